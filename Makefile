@@ -1,0 +1,74 @@
+# `make` alone prints the sentence behind each target.
+# Everything runs in .venv, which `make setup` builds once and every other target asks for.
+
+DATASET         ?=
+SEEDS           ?=
+EPOCHS          ?=
+CPUS_PER_TRIAL  ?=
+GPUS_PER_TRIAL  ?=
+RESULTS         ?= results
+SWEEP_ARGS      ?=
+PORT            ?= 5000
+PYTHON          ?= python3
+PYTEST_ARGS     ?=
+
+BIN   := .venv/bin
+STAMP := .venv/.ready
+OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+          $(if $(CPUS_PER_TRIAL),--cpus-per-trial $(CPUS_PER_TRIAL)) \
+          $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) --results '$(RESULTS)' $(SWEEP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep-beta sweep-projector sweep-datasets report mlflow-ui test lint format check clean
+
+help: ## print this list
+	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|folder:PATH SEEDS=3 EPOCHS=50"
+	@echo "  CPUS_PER_TRIAL=1 GPUS_PER_TRIAL=0.25 RESULTS=results SWEEP_ARGS=\"--set method.codes=16384 --force\""
+
+setup: $(STAMP) ## build .venv with everything in it (once)
+
+# The stamp depends on what is installed, so a second call does nothing and a changed dependency is installed.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which: make setup PYTHON=python3.12"; exit 1; }
+	@echo "Building .venv; PyTorch is large, so the first time takes some minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+sweep-beta: $(STAMP) ## the main job: CPLearn over β, then table and figure
+	@$(BIN)/cplearn sweep sweeps/beta.yaml $(OPTIONS)
+
+sweep-projector: $(STAMP) ## CPLearn over the dictionary size c
+	@$(BIN)/cplearn sweep sweeps/projector.yaml $(OPTIONS)
+
+sweep-datasets: $(STAMP) ## CPLearn on SVHN, CIFAR-10 and CIFAR-100
+	@$(BIN)/cplearn sweep sweeps/datasets.yaml $(OPTIONS)
+
+report: $(STAMP) ## write tables and figures again from the tracking store
+	@$(BIN)/cplearn report $(if $(DATASET),--dataset '$(DATASET)') --results '$(RESULTS)'
+
+mlflow-ui: $(STAMP) ## compare the runs in a browser (PORT=5000)
+	@$(BIN)/cplearn ui --port $(PORT)
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## put the code into the common style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+check: test lint ## what CI runs
+
+clean: ## remove .venv and caches; data, runs and results stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find cplearn sweeps runner reports tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""Backbones: stacks of K networks from images to features.
+
+The paper's ResNet-8 could not be read as a layer table. Our reading: `resnet8` is a residual network of constant width f
+in the style of SNGAN discriminators (Miyato et al. 2018) with BatchNorm: four blocks of two 3x3 convolutions, the first
+two halve the resolution by average pooling, then global average pooling, so it has f features. `resnet8-slim` is the
+classic CIFAR layout (He et al. 2016) for CPUs: a 3x3 stem and three blocks of widths w, 2w, 4w with strides 1, 2, 2.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cplearn import config, stacked
+
+
+class Block(nn.Module):
+    """relu(x' + BN conv relu BN conv x), both 3x3; x' is x, or a 1x1 convolution of it where the shape changes."""
+
+    def __init__(self, members: int, c_in: int, c_out: int, stride: int = 1, pool: bool = False) -> None:
+        super().__init__()
+        self.conv1 = stacked.Conv2d(members, c_in, c_out, 3, stride)
+        self.norm1 = stacked.BatchNorm2d(members, c_out)
+        self.conv2 = stacked.Conv2d(members, c_out, c_out, 3)
+        self.norm2 = stacked.BatchNorm2d(members, c_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(
+                stacked.Conv2d(members, c_in, c_out, 1, stride), stacked.BatchNorm2d(members, c_out)
+            )
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return F.avg_pool2d(y, 2) if self.pool else y
+
+
+class ResNet(nn.Sequential):
+    """Blocks after an optional stem; (N, K*C or C, H, W) to (K, N, features)."""
+
+    def __init__(self, members: int, stem: nn.Module, blocks: list[Block], features: int) -> None:
+        super().__init__(stem, *blocks)
+        self.members, self.features = members, features
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = super().forward(x).mean((2, 3))
+        return pooled.unflatten(1, (self.members, self.features)).transpose(0, 1)
+
+
+class Pixels(nn.Module):
+    """The flattened image as features, the baseline below every backbone: (N, C, H, W) to (K, N, C*H*W)."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.members, self.features = members, features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).expand(self.members, -1, -1)
+
+
+def build(settings: config.Backbone, members: int, channels: int, image_size: int) -> ResNet | Pixels:
+    """K backbones for square images; weights are left for `stacked.initialise` to draw."""
+    if settings.name == "pixels":
+        return Pixels(members, channels * image_size**2)
+    width = settings.width
+    assert width is not None
+    if settings.name == "resnet8":
+        blocks = [
+            Block(members, channels, width, pool=True),
+            Block(members, width, width, pool=True),
+            Block(members, width, width),
+            Block(members, width, width),
+        ]
+        return ResNet(members, nn.Identity(), blocks, width)
+    stem = nn.Sequential(stacked.Conv2d(members, channels, width, 3), stacked.BatchNorm2d(members, width), nn.ReLU())
+    blocks = [
+        Block(members, width, width),
+        Block(members, width, 2 * width, stride=2),
+        Block(members, 2 * width, 4 * width, stride=2),
+    ]
+    return ResNet(members, stem, blocks, 4 * width)

@@ -1,0 +1,86 @@
+"""The data sets: images and labels of a training and a test split, whatever they come from.
+
+`load` is the only entry point. Importing this package imports neither torch nor any library of data sets, so that the
+command line starts quickly; each module named in `catalogue` imports what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cplearn.data import catalogue
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Dataset", "Split", "data_root", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """`images` (n, C, H, W) uint8 and `labels` (n,) int64, both on the CPU.
+
+    The images may be a copy-on-write memory map: processes that load the same data set share its pages.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory.
+
+    `mean` and `std` are scalars for pixels in [0, 1]. `fingerprint` identifies images, labels and classes of both
+    splits as used here, wherever they were read from; `source` says where that was.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: float
+    std: float
+    source: str
+
+    @property
+    def channels(self) -> int:
+        """1 (greyscale) or 3 (RGB)."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.train.images.shape[-1]
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    def normalise(self, images01: Tensor) -> Tensor:
+        """(x - mean) / std of float pixels in [0, 1], any shape."""
+        return (images01 - self.mean) / self.std
+
+
+def load(name: str, root: Path | None = None, image_size: int | None = None, *, download: bool = True) -> Dataset:
+    """The data set `name`: digits, svhn, cifar10, cifar100 or folder:PATH.
+
+    `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
+    the images of a folder are resized; other data sets accept their own size only. Without `download`, a public data
+    set must lie under `root` already. Loading again is cheap: what was decoded once is only mapped into memory.
+
+    Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
+    """
+    module = importlib.import_module(f"cplearn.data.{catalogue.entry(name).module}")
+    dataset: Dataset = module.load(name, data_root(root), image_size, download)
+    return dataset
+
+
+def data_root(root: Path | None = None) -> Path:
+    """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""
+    return Path(os.path.abspath(Path(root or os.environ.get("CPLEARN_DATA") or "data").expanduser()))

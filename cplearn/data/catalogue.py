@@ -1,0 +1,74 @@
+"""The data sets by name, and what each implies unless a trial says otherwise. Needs no torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from cplearn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set.
+
+    `module` has the function `load` (see `cplearn.data`). `recipe` and `backbone` are the defaults of a trial on this
+    data set. `mean` and `std` normalise pixels in [0, 1]; None means: computed from the training split.
+    """
+
+    module: str
+    recipe: str
+    backbone: dict[str, object]
+    mean: float | None
+    std: float | None
+    summary: str
+
+
+SLIM: dict[str, object] = {"name": "resnet8-slim"}
+
+# The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's.
+CATALOGUE: dict[str, Entry] = {
+    "digits": Entry(
+        "digits", "digits", SLIM, None, None, "scikit-learn's 1,797 handwritten digits, 8x8; needs no download"
+    ),
+    "svhn": Entry(
+        "public", "paper-noflip", {"name": "resnet8", "width": 128}, 0.45, 0.19, "SVHN without its extra split, 32x32"
+    ),
+    "cifar10": Entry("public", "paper", {"name": "resnet8", "width": 128}, 0.48, 0.25, "CIFAR-10, 32x32"),
+    "cifar100": Entry("public", "paper", {"name": "resnet8", "width": 256}, 0.48, 0.27, "CIFAR-100, 32x32"),
+    "folder": Entry(
+        "folder",
+        "paper",
+        SLIM,
+        None,
+        None,
+        "folder:PATH, your own images as PATH/train/<class>/* and PATH/test/<class>/*",
+    ),
+}
+
+
+def entry(name: str) -> Entry:
+    """The catalogue entry of `name` (`folder:PATH` is an entry of its own kind).
+
+    Raises InputError, with the nearest known name, if there is none.
+    """
+    family, colon, path = name.partition(":")
+    if family in CATALOGUE and (family == "folder") == bool(path):
+        return CATALOGUE[family]
+    known = ", ".join("folder:PATH" if key == "folder" else key for key in CATALOGUE)
+    if family == "folder" or (colon and family in CATALOGUE):
+        raise InputError(
+            f"dataset {name!r}: write folder:PATH for a folder of images, or one of {known}", key="dataset"
+        )
+    near = difflib.get_close_matches(family, CATALOGUE, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"unknown dataset {name!r}; {hint}Known: {known}", key="dataset")
+
+
+def slug(name: str) -> str:
+    """`name` as a part of a path: `folder:/data/my set` becomes `folder-my-set`."""
+    family, _, path = name.partition(":")
+    if not path:
+        return family
+    base = path.rstrip("/").rsplit("/", 1)[-1]
+    return family + "-" + "".join(c if c.isalnum() or c in "._-" else "-" for c in base)

@@ -1,0 +1,32 @@
+"""The methods, one module each; the module's name is the method's name.
+
+A method module defines `Settings` (a `cplearn.config.MethodSettings`) and `Method` (a `cplearn.methods.base.Method`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from cplearn.errors import InputError
+
+NOT_METHODS = {"base"}
+
+
+def names() -> list[str]:
+    """Every method that `get` accepts."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS)
+
+
+def get(name: str) -> ModuleType:
+    """The module of one method.
+
+    Raises InputError, with the nearest known name, if there is none.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(str(name), names(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"unknown method.name {name!r}; {hint}Known: {', '.join(names())}", key="method.name")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,104 @@
+"""A stack of K trained (or trainable) models, and the way to disk and back of one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cplearn import backbones, methods, stacked, streams
+from cplearn.config import Trial
+from cplearn.errors import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.pt"
+
+
+class Model(nn.Module):
+    """Backbone and method of K members that differ in numbers only.
+
+    `images` describes the data the model was made for: channels, image_size, mean, std and classes.
+    """
+
+    def __init__(self, trials: Sequence[Trial], images: dict[str, Any]) -> None:
+        super().__init__()
+        self.trials, self.images = list(trials), images
+        first = trials[0]
+        seeds = [streams.stream(trial) for trial in trials]
+        self.backbone = backbones.build(first.backbone, len(trials), images["channels"], images["image_size"])
+        self.method = methods.get(first.method.name).Method(
+            [trial.method for trial in trials],
+            self.backbone.features,
+            first.batch_size,
+            [streams.generator(seed, "dictionary") for seed in seeds],
+        )
+        stacked.initialise(self, [streams.generator(seed, "init") for seed in seeds])
+        # Drawn in float32 whatever the precision, so that float64 verifies the very model that float32 trains.
+        self.to(torch.float64 if first.precision == "float64" else torch.float32)
+
+    @property
+    def members(self) -> int:
+        return len(self.trials)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.trials[0].precision == "float64" else torch.float32
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 or [0, 1] float images (N, C, H, W) as the backbone wants them: normalised, in the model's precision."""
+        scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
+        return (scaled - self.images["mean"]).div_(self.images["std"]).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
+        """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode."""
+        training = self.training
+        self.eval()
+        device = next((p.device for p in self.parameters()), images.device)
+        blocks = [self.backbone(self.prepare(block.to(device))) for block in images.split(batch_size)]
+        self.train(training)
+        return torch.cat(blocks, dim=1)
+
+    @torch.inference_mode()
+    def embeddings(self, features: Tensor) -> Tensor | None:
+        """Embeddings (K, N, f) of backbone features (K, N, F) in evaluation mode; None without a projector."""
+        training = self.training
+        self.eval()
+        embedded = self.method.embed(features)
+        self.train(training)
+        return embedded
+
+    def member_state(self, member: int) -> dict[str, Tensor]:
+        """The state dict of one member, as if it had been trained alone; on the CPU."""
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+        return stacked.take_member(state, member, self.members)
+
+    def save_member(self, member: int, folder: Path) -> None:
+        """Write one member's settings and weights into `folder`; `load_folder` reads them back."""
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"trial": self.trials[member].canonical(), "images": self.images}
+        (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        torch.save(self.member_state(member), folder / WEIGHTS_FILE)
+
+
+def load_folder(folder: Path) -> Model:
+    """The model (of one member, in evaluation mode) that `Model.save_member` wrote.
+
+    Raises InputError if the folder holds no model or a damaged one. Weights are read as plain tensors, never as code.
+    """
+    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not config.is_file() or not weights.is_file():
+        raise InputError(f"{folder}: no model here; expected {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        description = json.loads(config.read_text())
+        model = Model([Trial.read(description["trial"])], description["images"])
+        model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{folder}: the model cannot be read ({error}); it may be damaged") from error
+    return model.eval()

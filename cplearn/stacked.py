@@ -1,0 +1,100 @@
+"""Layers that hold K independent members and compute all of them in one call.
+
+Convention, relied upon everywhere: the first axis of every parameter and buffer is divisible by K and member-major, so
+that `tensor.unflatten(0, (K, -1))[k]` is what member k would own alone. Images carry the members in the channel axis
+(N, K*C, H, W), vectors in a leading axis (K, ..., C). K = 1 is an ordinary network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Module):
+    """K convolutions without bias (a BatchNorm follows, which would cancel it)."""
+
+    def __init__(self, members: int, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.members, self.c_in, self.stride, self.padding = members, c_in, stride, kernel // 2
+        self.weight = nn.Parameter(torch.empty(members * c_out, c_in, kernel, kernel))
+        self.init_std = (2 / (c_in * kernel * kernel)) ** 0.5  # He et al. 2015, fan-in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, K*c_in, H, W), or (N, c_in, H, W) where all members see the same images; returns (N, K*c_out, H', W')."""
+        shared = x.shape[1] == self.c_in
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=1 if shared else self.members)
+
+
+class Linear(nn.Module):
+    """K linear maps without bias."""
+
+    def __init__(self, members: int, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, c_in, c_out))
+        self.init_std = (1 / c_in) ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (K, n, c_in); returns (K, n, c_out)."""
+        return torch.bmm(x, self.weight)
+
+
+class BatchNorm2d(nn.Module):
+    """Per-channel, hence per-member, batch normalisation of (N, K*C, H, W).
+
+    Unlike `torch.nn.BatchNorm2d` it counts no batches: a counter shared by the members would break the first-axis
+    convention, and a fixed momentum does not need one.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, members: int, channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.members, self.momentum, self.eps = members, momentum, eps
+        self.weight = nn.Parameter(torch.ones(members * channels))
+        self.bias = nn.Parameter(torch.zeros(members * channels))
+        self.register_buffer("running_mean", torch.zeros(members * channels))
+        self.register_buffer("running_var", torch.ones(members * channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, K*C, ...); returns the same shape."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+
+class BatchNorm1d(BatchNorm2d):
+    """Batch normalisation of (K, n, C) over n, for each member by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (K, n, C); returns the same shape."""
+        normed = super().forward(x.transpose(0, 1).flatten(1))
+        return normed.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Draw the weights of every `Conv2d` and `Linear`, member k from `generators[k]` alone (on the CPU)."""
+    for layer in module.modules():
+        if isinstance(layer, Conv2d | Linear):
+            for own, generator in zip(members_of(layer.weight, len(generators)), generators, strict=True):
+                own.normal_(0, layer.init_std, generator=generator)
+
+
+def members_of(tensor: Tensor, members: int) -> Tensor:
+    """The view (K, first axis / K, ...) of a parameter or buffer, whatever its memory format."""
+    return tensor.unflatten(0, (members, -1))
+
+
+def take_member(state: dict[str, Tensor], member: int, members: int) -> dict[str, Tensor]:
+    """The state dict that member `member` of K would have had alone (copies)."""
+    return {name: members_of(tensor, members)[member].clone() for name, tensor in state.items()}
+
+
+def stack_members(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The inverse of `take_member`: one state dict of K members."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}

@@ -1,0 +1,313 @@
+"""The command line: the one place that knows sweeps, trainer, tracker and reports, and ties them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from runner.plan import Plan
+    from sweeps.spec import Sweep
+
+# Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Sweeps of CPLearn and other self-supervised methods: Ray Tune runs them, MLflow keeps them, tables come out.",
+)
+out, err = Console(), Console(stderr=True)
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+Setting = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis.")
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", "-d", metavar="NAME", help="digits, svhn, cifar10, cifar100 or folder:PATH.")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where tables and figures go.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
+]
+Uri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow store; ./mlflow.db."),
+]
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")],
+    dataset: DatasetName = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None,
+    epochs: Epochs = None,
+    settings: Setting = [],  # noqa: B006 (typer wants a literal default)
+    cpus: Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
+    ] = None,
+    pack: Annotated[int, typer.Option("--pack", min=1, help="Trials trained together as one fused model.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Run a sweep: every trial that has not finished before, then the tables."""
+    from runner.plan import packs, split
+
+    with _plain_errors():
+        plan = _plan(file, dataset, seeds, epochs, settings, data_root)
+        uri = _uri(tracking_uri)
+        _writable(results)
+        from reports import store
+
+        todo, reused = split(plan.jobs, lambda: store.finished_runs(uri), force)
+        again = f", {len(reused)} finished before" if reused else ""
+        data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
+        out.print(f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False)
+
+        from runner.execute import Resources
+
+        resources = Resources(cpus, gpus)
+        failed = _run(plan, packs(todo, pack), len(reused), resources, uri, data_root)
+        if len(failed) < len(plan.jobs):
+            _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def train(
+    dataset: DatasetName = None,
+    epochs: Epochs = None,
+    settings: Setting = [],  # noqa: B006
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:1; default: cuda if there is one.")] = "",
+    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Train one trial in this process, without Ray and without tracking; print its metrics."""
+    with _plain_errors():
+        import torch
+
+        import cplearn.data
+        from cplearn import config, training
+        from sweeps.spec import parse_override
+
+        trial_settings: dict[str, Any] = {"dataset": dataset} if dataset else {}
+        overrides = dict(parse_override(text) for text in settings) | ({"epochs": epochs} if epochs is not None else {})
+        for key, value in overrides.items():
+            _nest(trial_settings, key, value)
+        trial = config.Trial.read(trial_settings)
+        data = cplearn.data.load(trial.dataset, data_root, trial.image_size)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+        def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
+            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
+            out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
+
+        outcome = training.train([trial], data, device=device, log=log, save_to=[save] if save else None)[0]
+        for name, value in outcome.metrics.items():
+            out.print(f"{name:32} {value:.4f}", highlight=False)
+        if outcome.failure:
+            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def report(
+    name: Annotated[str | None, typer.Argument(help="A sweep's name; default: every sweep of the store.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only this data set.")] = None,
+    results: Results = Path("results"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Write tables and figures from the runs in the tracking store, without running anything."""
+    with _plain_errors():
+        from cplearn.data.catalogue import slug
+        from reports import store
+
+        uri = _uri(tracking_uri)
+        only = {slug(dataset)} if dataset else None
+        for one in [name] if name else store.list_sweeps(uri):
+            _report(uri, one, results, only)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = 5000,
+    tracking_uri: Uri = None,
+) -> None:
+    """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
+    with _plain_errors():
+        uri = _uri(tracking_uri)
+        out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        try:
+            code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
+        except KeyboardInterrupt:
+            code = 0
+        raise typer.Exit(code)
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set to fetch and check; default: list them.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
+    with _plain_errors():
+        import cplearn.data
+        from cplearn.data.catalogue import CATALOGUE
+
+        if name is None:
+            table = Table("name", "what it is", box=None, pad_edge=False)
+            for key, entry in CATALOGUE.items():
+                table.add_row("folder:PATH" if key == "folder" else key, entry.summary)
+            out.print(table)
+            return
+        loaded = cplearn.data.load(name, data_root)
+        out.print(
+            f"{loaded.name}: {len(loaded.train.images):,} training and {len(loaded.test.images):,} test images of "
+            f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+            f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def settings(
+    method: Annotated[str | None, typer.Argument(help="Only the settings of this method.")] = None,
+) -> None:
+    """List every setting of a trial with its sentence."""
+    with _plain_errors():
+        from cplearn import config, methods
+
+        if method:
+            methods.get(method)
+        table = Table("setting", "what it does", box=None, pad_edge=False)
+        for key, sentence in config.known_keys(method).items():
+            table.add_row(key, sentence)
+        out.print(table)
+
+
+def _plan(
+    file: Path, dataset: str | None, seeds: int | None, epochs: int | None, settings: list[str], data_root: Path | None
+) -> Plan:
+    from runner.plan import SCHEMA, make_plan
+    from sweeps.spec import parse_override, read_sweep
+
+    overrides = dict(parse_override(text) for text in settings)
+    overrides |= {"dataset": dataset} if dataset else {}
+    overrides |= {"epochs": epochs} if epochs is not None else {}
+    described: Sweep = read_sweep(file, SCHEMA, overrides, seeds)
+    return make_plan(described, data_root)
+
+
+def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_root: Path | None) -> list[str]:
+    """Run packs under tracking and display; returns the keys of the trials that failed."""
+    from runner.execute import execute
+    from runner.progress import Progress
+    from runner.tracking import Tracker
+
+    tracker = Tracker(uri, plan)
+    progress = Progress([job for pack in packed for job in pack], reused, out)
+    try:
+        with _sigterm_as_interrupt(), progress:
+            execute(packed, [tracker, progress], resources, str(data_root) if data_root else None)
+    except KeyboardInterrupt:
+        tracker.close("KILLED")
+        out.print(
+            f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
+            "run the same command again to do the rest.",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close("FAILED" if progress.failures else "FINISHED")
+    for job, reason in progress.failures:
+        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
+        err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
+    if progress.failures:
+        err.print(f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False)
+    return [job.key for job, _ in progress.failures]
+
+
+def _report(uri: str, name: str, results: Path, datasets: set[str] | None) -> None:
+    from reports import build, terminal
+
+    for one in build.build(uri, name, results):
+        if datasets is None or one.dataset in datasets:
+            out.print(terminal.render(one, out.width))
+            out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
+
+
+def _uri(given: str | None) -> str:
+    from runner.tracking import default_uri
+
+    return given or default_uri()
+
+
+def _writable(folder: Path) -> None:
+    from cplearn.errors import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write-test").touch()
+        (folder / ".write-test").unlink()
+    except OSError as error:
+        raise InputError(f"--results {folder}: cannot write there ({error.strerror})") from None
+
+
+def _nest(settings: dict[str, Any], key: str, value: Any) -> None:
+    group, _, rest = key.partition(".")
+    if rest:
+        _nest(settings.setdefault(group, {}), rest, value)
+    else:
+        settings[group] = value
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let a preempted machine stop a sweep as cleanly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's mistake is one sentence and status 2, never a traceback."""
+    from cplearn.errors import InputError
+    from reports.errors import ReportError
+    from sweeps.spec import SweepError
+
+    try:
+        yield
+    except (InputError, SweepError, ReportError) as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

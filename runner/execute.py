@@ -1,0 +1,156 @@
+"""Execution of packs by Ray Tune, on this machine or on the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+# Both are read when ray is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from cplearn.errors import InputError
+from runner.events import Listener
+from runner.plan import Job
+from runner.trainable import PackTrainable
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
+
+    None for `gpus` means one if there is any, else none.
+    """
+
+    cpus: float = 1
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
+            raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
+
+
+def execute(
+    packs: Sequence[Sequence[Job]], listeners: Sequence[Listener], resources: Resources, data_root: str | None = None
+) -> None:
+    """Run every pack and tell the listeners. A pack that fails does not stop the others.
+
+    Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
+    """
+    if not packs:
+        return
+    with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
+        resources = _fit(resources)
+        config = {
+            "index": tune.grid_search(list(range(len(packs)))),
+            "members": tune.sample_from(lambda spec: [job.trial.canonical() for job in packs[spec.config.index]]),
+            "data_root": data_root,
+            "cpus": resources.cpus,
+            "gpus": resources.gpus,
+        }
+        placed: dict[str, float] = {"cpu": resources.cpus}
+        if resources.gpus:
+            placed["gpu"] = resources.gpus
+        tune.Tuner(
+            tune.with_resources(PackTrainable, placed),
+            param_space=config,
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                callbacks=[_Bridge(packs, listeners)],
+                failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+                verbose=0,
+            ),
+        ).fit()
+
+
+class _Bridge(tune.Callback):
+    """Tune's callbacks, translated into events of single jobs."""
+
+    def __init__(self, packs: Sequence[Sequence[Job]], listeners: Sequence[Listener]) -> None:
+        self.packs, self.listeners = packs, listeners
+        self.stopped: set[str] = set()
+
+    def _tell(self, event: str, job: Job, *details: Any) -> None:
+        for listener in self.listeners:
+            getattr(listener, event)(job, *details)
+
+    def _jobs(self, trial: TuneTrial) -> Sequence[Job]:
+        return self.packs[trial.config["index"]]
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        for job in self._jobs(trial):
+            self._tell("started", job)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        jobs = self._jobs(trial)
+        for index, metrics in result.get("members", {}).items():
+            self._tell("epoch", jobs[int(index)], result["epoch"], metrics)
+        # Taken out, because Tune writes what stays in a result into its own records.
+        for job, outcome in zip(jobs, result.pop("outcomes", ()), strict=False):
+            self.stopped.add(job.key)
+            if outcome["failure"]:
+                self._tell("failed", job, outcome["failure"])
+            else:
+                self._tell("finished", job, outcome["metrics"], outcome["files"], result["hardware"])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        reason = _reason(trial)
+        for job in self._jobs(trial):
+            if job.key not in self.stopped:
+                self._tell("failed", job, reason)
+
+
+def _reason(trial: TuneTrial) -> str:
+    """The traceback of a failed trial as the worker saw it."""
+    error = trial.get_error()
+    text = str(getattr(error, "cause", None) or error or "the worker was lost")
+    if getattr(error, "traceback_str", None):
+        text = error.traceback_str
+    return text.strip()
+
+
+def _fit(resources: Resources) -> Resources:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
+    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise InputError(
+            f"a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {have}; ask for less"
+        )
+    return Resources(resources.cpus, gpus)
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """A connection to Ray: one that exists, the cluster of RAY_ADDRESS, or a new local one that ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a driver-side check asks for.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()

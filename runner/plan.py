@@ -1,0 +1,148 @@
+"""From a sweep to jobs: trials that know their data, their key and their place, checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cplearn.data
+from cplearn import config, training
+from cplearn.data import catalogue
+from cplearn.errors import InputError
+from sweeps import identity, spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial to be run: what, on which data, and under which key its result is kept."""
+
+    key: str
+    trial: config.Trial
+    dataset: str
+    fingerprint: str
+    role: str
+    label: str
+    point: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Short text for listings, `beta=0.1 seed=0` for instance."""
+        return f"{self.label} seed={self.trial.seed}".strip()
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """A data set as used by a sweep."""
+
+    name: str
+    slug: str
+    fingerprint: str
+    source: str
+    train_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep with its data, ready to run."""
+
+    sweep: spec.Sweep
+    key: str
+    datasets: list[DatasetUse]
+    jobs: list[Job]
+
+    def manifest(self) -> dict[str, Any]:
+        """What a report needs to know about the sweep beyond the runs: axes, seeds, and the keys of its trials."""
+        return {
+            "version": 1,
+            "sweep": self.sweep.name,
+            "description": self.sweep.description,
+            "source": self.sweep.source,
+            "axes": self.sweep.axes,
+            "seeds": self.sweep.seeds,
+            "datasets": [vars(dataset) for dataset in self.datasets],
+            "trials": [
+                {
+                    "key": job.key,
+                    "dataset": job.dataset,
+                    "role": job.role,
+                    "label": job.label,
+                    "point": job.point,
+                    "seed": job.trial.seed,
+                }
+                for job in self.jobs
+            ],
+        }
+
+
+SCHEMA = spec.Schema(lambda settings: config.Trial.read(settings).canonical(), tuple(config.known_keys()))
+"""What `sweeps` must know of a trial's settings; the two packages meet only here."""
+
+
+def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
+    """The plan of a sweep. Fetches and decodes the data sets where that has not been done.
+
+    Raises InputError if a data set is not to be had, or a trial does not fit it.
+    """
+    trials = [config.Trial.read(_absolute(trial.settings)) for trial in sweep.trials]
+    datasets: dict[tuple[str, int | None], cplearn.data.Dataset] = {}
+    jobs: dict[str, Job] = {}
+    for declared, trial in zip(sweep.trials, trials, strict=True):
+        use = (trial.dataset, trial.image_size)
+        if use not in datasets:
+            datasets[use] = cplearn.data.load(trial.dataset, data_root, trial.image_size)
+        training.check([trial], datasets[use])
+        job = Job(
+            key=identity.trial_key(trial.identity(), datasets[use].fingerprint, config.NUMERICS),
+            trial=trial,
+            dataset=catalogue.slug(trial.dataset),
+            fingerprint=datasets[use].fingerprint,
+            role=declared.role,
+            label=declared.label,
+            point=declared.point,
+        )
+        jobs.setdefault(job.key, job)
+    uses = {
+        data.fingerprint: DatasetUse(
+            name, catalogue.slug(name), data.fingerprint, data.source, len(data.train.images), len(data.test.images)
+        )
+        for (name, _), data in datasets.items()
+    }
+    slugs = [use.slug for use in uses.values()]
+    if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):
+        raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
+    shared = json.loads(json.dumps(sweep.shared))
+    key = identity.sweep_key(sweep.name, _absolute(shared), list(uses))
+    return Plan(sweep, key, list(uses.values()), list(jobs.values()))
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose folder of images is named from the root, so that every worker finds it."""
+    family, colon, path = str(settings.get("dataset", "")).partition(":")
+    if family == "folder" and path:
+        return {**settings, "dataset": f"{family}{colon}{Path(path).expanduser().resolve()}"}
+    return dict(settings)
+
+
+def packs(jobs: Iterable[Job], width: int) -> list[list[Job]]:
+    """Jobs grouped into packs of at most `width` that can be trained as one model, in the order of the jobs."""
+    groups: dict[str, list[Job]] = {}
+    result: list[list[Job]] = []
+    for job in jobs:
+        signature = json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True)
+        open_pack = groups.get(signature)
+        if open_pack is None or len(open_pack) >= width:
+            open_pack = groups[signature] = []
+            result.append(open_pack)
+        open_pack.append(job)
+    return result
+
+
+def split(jobs: Sequence[Job], finished: Callable[[], Mapping[str, str]], force: bool) -> tuple[list[Job], dict[str, str]]:
+    """Jobs still to be run, and the run ids of those that were finished before."""
+    known = {} if force else finished()
+    reused = {job.key: known[job.key] for job in jobs if job.key in known}
+    return [job for job in jobs if job.key not in reused], reused

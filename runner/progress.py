@@ -1,0 +1,122 @@
+"""What the terminal shows while a sweep runs: a live table, or plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from runner.plan import Job
+
+
+class Progress:
+    """Counts jobs and epochs; a `runner.events.Listener` and a context manager that draws while it is entered."""
+
+    def __init__(self, jobs: Sequence[Job], reused: int, console: Console) -> None:
+        self.console = console
+        self.total, self.reused = len(jobs), reused
+        # An evaluation counts as an epoch: on small data it takes as long.
+        self.work = {job.key: job.trial.epochs + 1 for job in jobs}
+        self.done_work: dict[str, int] = {}
+        self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
+        self.done: list[Job] = []
+        self.failures: list[tuple[Job, str]] = []
+        self.start = time.monotonic()
+        self.first: float | None = None
+        self.live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    # Events of jobs.
+
+    def started(self, job: Job) -> None:
+        self.first = self.first or time.monotonic()
+        self.running[job.key] = (job, 0, {})
+
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.running[job.key] = (job, epoch, dict(metrics))
+        self.done_work[job.key] = epoch
+
+    def finished(
+        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
+    ) -> None:
+        self._stop(job)
+        self.done.append(job)
+        accuracy = metrics.get("probe/accuracy")
+        shown = [f"accuracy {accuracy:.3f}" if accuracy is not None else ""]
+        shown += [f"NMI {metrics['codes/nmi']:.3f}" if "codes/nmi" in metrics else ""]
+        shown += [f"codes {metrics['collapse/codes_used']:.0f}" if "collapse/codes_used" in metrics else ""]
+        self._line("[green]done[/]  ", job, ", ".join(filter(None, shown)))
+
+    def failed(self, job: Job, reason: str) -> None:
+        self._stop(job)
+        self.failures.append((job, reason))
+        self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
+
+    def _stop(self, job: Job) -> None:
+        self.running.pop(job.key, None)
+        self.done_work[job.key] = self.work[job.key]
+
+    def _line(self, mark: str, job: Job, text: str) -> None:
+        finished = len(self.done) + len(self.failures)
+        left = self.remaining()
+        clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
+        # soft_wrap: a log is read by grep, which wants one line an event.
+        self.console.print(
+            f"{mark} {finished}/{self.total} [bold]{job.dataset} {job.name}[/]  {Text(text).plain}  [dim]({clock})[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def remaining(self) -> float | None:
+        """Seconds left at the pace so far; None before there is one."""
+        made, total = sum(self.done_work.values()), sum(self.work.values())
+        if not made or self.first is None:
+            return None
+        return (time.monotonic() - self.first) * (total - made) / made
+
+    def render(self) -> RenderableType:
+        """The live table."""
+        left = self.remaining()
+        head = Text.assemble(
+            (f"{len(self.done)} done", "green"),
+            f" · {len(self.running)} running · {self.total - len(self.done) - len(self.failures) - len(self.running)} waiting",
+            (f" · {len(self.failures)} failed" if self.failures else "", "red"),
+            f" · {self.reused} reused" if self.reused else "",
+            f" · {duration(time.monotonic() - self.start)} elapsed",
+            f" · {duration(left)} left" if left is not None else "",
+        )
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        for heading in ("running", "epoch", "loss", "terms"):
+            table.add_column(heading, style="bold" if heading == "running" else "")
+        hidden = ("train/loss", "train/lr", "train/images_per_second")
+        for job, epoch, metrics in list(self.running.values())[: max(3, self.console.height - 6)]:
+            terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in hidden)
+            loss = f"{metrics['train/loss']:.4g}" if "train/loss" in metrics else "-"
+            table.add_row(f"{job.dataset} {job.name}", f"{epoch}/{job.trial.epochs}", loss, terms)
+        return Group(head, table)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s` or `2 h 10 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

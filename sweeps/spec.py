@@ -1,0 +1,360 @@
+"""Sweep files: reading, checking and expanding them into one dict of settings a trial.
+
+This package knows no trainer: what a trial's settings may be is said by a `Schema` that the caller brings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class SweepError(ValueError):
+    """A sweep cannot be run as written; the message is one sentence that names file and key."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the settings of a trial may be.
+
+    `read` returns the settings written out in full, or raises ValueError with one sentence that names the key.
+    `known_keys` are the dotted names of all settings.
+    """
+
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    known_keys: Sequence[str]
+
+
+Scalar = bool | int | float | str | None
+
+
+class Range(BaseModel):
+    """Random draws along an axis: `uniform`, `log_uniform` or `integers` between two bounds, or a `choice` from a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = None
+    choice: list[Scalar] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Range:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, log_uniform, integers, choice")
+        if given[0] == "choice":
+            return self
+        low, high = getattr(self, given[0])
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"{given[0]} needs two finite bounds, the lower first, not [{low}, {high}]")
+        if given[0] == "log_uniform" and low <= 0:
+            raise ValueError(f"log_uniform needs positive bounds, not [{low}, {high}]")
+        return self
+
+    def draw(self, generator: random.Random) -> Scalar:
+        """One value; `generator` is the only source of randomness."""
+        if self.uniform:
+            return generator.uniform(*self.uniform)
+        if self.log_uniform:
+            return math.exp(generator.uniform(*map(math.log, self.log_uniform)))
+        if self.integers:
+            return generator.randint(*self.integers)
+        assert self.choice is not None
+        return generator.choice(self.choice)
+
+
+def _seed_list(value: object) -> object:
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+
+
+class SweepFile(BaseModel):
+    """The content of a sweep file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/.")
+    description: str = Field("", description="A sentence for tables and the tracking store.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="What all trials share.")
+    axes: dict[str, Any] = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
+    samples: int = Field(1, ge=1, le=100_000, description="Random draws, if an axis is a range.")
+    sample_seed: int = Field(0, ge=0, description="Seed of those draws.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
+        default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
+    )
+    baselines: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Name to settings that replace the shared ones; one trial a seed and data set."
+    )
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _read_axes(cls, axes: Any) -> Any:
+        return {key: _axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
+
+
+def _axis(key: str, values: Any) -> list[Scalar] | Range:
+    """An axis as written in a file or an override; raises ValueError with one sentence."""
+    if key == "seed":
+        raise ValueError("write seeds under 'seeds', not as an axis")
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, Mapping):
+        try:
+            return Range.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"axis {key!r}: {_explain(error, list(Range.model_fields))}") from None
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"axis {key!r} must be a list of values or a range such as {{log_uniform: [0.01, 10]}}")
+    if not all(isinstance(value, bool | int | float | str | None) for value in values):
+        raise ValueError(f"axis {key!r} must list plain values (numbers, words, true, false)")
+    return values
+
+
+@dataclass(frozen=True)
+class SweepTrial:
+    """One trial of a sweep: its settings in full, and where it stands in the sweep."""
+
+    settings: dict[str, Any]
+    role: Literal["trial", "baseline"]
+    label: str
+    point: dict[str, Scalar]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep read from a file, overrides applied, checked.
+
+    `axes` holds each axis' distinct values in order (data set and seed apart); trials are ordered seed by seed, so that
+    a sweep cut short has one seed everywhere before it has two anywhere.
+    """
+
+    name: str
+    description: str
+    source: str
+    axes: dict[str, list[Scalar]]
+    seeds: list[int]
+    shared: dict[str, Any]
+    trials: list[SweepTrial] = field(repr=False)
+
+
+def read_sweep(path: Path, schema: Schema, overrides: Mapping[str, Any] | None = None, seeds: int | None = None) -> Sweep:
+    """The sweep of a YAML file.
+
+    `overrides` maps dotted settings to values; a value replaces the axis of that name, a list of values becomes the
+    axis. `seeds` counts seeds from 0.
+
+    Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest known
+    one), a wrong type, or leads to a trial that the schema refuses.
+    """
+    document = _load(path)
+    if seeds is not None:
+        document = {**document, "seeds": seeds}
+    try:
+        file = SweepFile.model_validate(document)
+    except ValidationError as error:
+        raise SweepError(f"{path}: {_explain(error)}") from None
+    settings, axes = _merge(path, file, overrides or {})
+    unknown = [key for key in _leaves(settings) | axes.keys() if not _known(key, schema.known_keys)]
+    if unknown:
+        where = _origin(path, unknown[0], overrides or {})
+        raise SweepError(f"{where}: unknown key {unknown[0]!r}; {_nearest(unknown[0], schema.known_keys)}")
+
+    def read(own: dict[str, Any], label: str) -> dict[str, Any]:
+        try:
+            return schema.read(own)
+        except ValueError as error:
+            where = _origin(path, getattr(error, "key", None), overrides or {})
+            raise SweepError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
+
+    trials = list(_expand(path, file, settings, axes, read))
+    values: dict[str, list[Scalar]] = {}
+    for key in axes:
+        drawn = list(dict.fromkeys(trial.point[key] for trial in trials if key in trial.point))
+        # Grid values keep the order of the file; drawn ones are sorted, since their order means nothing.
+        values[key] = sorted(drawn) if isinstance(axes[key], Range) and None not in drawn else drawn  # type: ignore[type-var]
+    values.pop("dataset", None)
+    return Sweep(file.sweep, file.description, str(path), values, list(dict.fromkeys(file.seeds)), settings, trials)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` as given on a command line; the value is YAML. Raises SweepError if it is not of that form."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SweepError(f"--set {text!r}: write it as key=value, for instance epochs=50")
+    try:
+        return key.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise SweepError(f"--set {text!r}: the value is not valid YAML") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also reads 1e-3 as a number and refuses a key that is written twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # Sweep files need no aliases, and nested ones expand to gigabytes.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SweepError(f"{path}: no such sweep file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"{path}: cannot be read ({error})") from None
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise SweepError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(document, dict):
+        raise SweepError(f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}")
+    return document
+
+
+def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    settings, axes = _nested(file.settings), dict(file.axes)
+    for key, value in overrides.items():
+        if isinstance(value, list):
+            try:
+                axes[key] = _axis(key, value)
+            except ValueError as error:
+                raise SweepError(f"command line: {error}") from None
+        else:
+            axes.pop(key, None)
+            _assign(settings, key, value)
+    return settings, axes
+
+
+def _expand(
+    path: Path,
+    file: SweepFile,
+    settings: dict[str, Any],
+    axes: Mapping[str, Any],
+    read: Callable[[dict[str, Any], str], dict[str, Any]],
+) -> Iterator[SweepTrial]:
+    generator = random.Random(file.sample_seed)
+    ranges = {key: axis for key, axis in axes.items() if isinstance(axis, Range)}
+    draws = [{k: r.draw(generator) for k, r in ranges.items()} for _ in range(file.samples if ranges else 1)]
+    grid = {key: axis for key, axis in axes.items() if not isinstance(axis, Range)}
+    datasets = grid.pop("dataset", [None])
+    size = math.prod(len(axis) for axis in grid.values()) * len(draws) * len(datasets) * len(file.seeds)
+    if size > 1_000_000:
+        raise SweepError(f"{path}: the sweep has {size:,} trials; at most 1,000,000 are planned at once")
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    points = [{key: {**point, **draw}[key] for key in axes if key != "dataset"} for point in points for draw in draws]
+    for seed, dataset in itertools.product(dict.fromkeys(file.seeds), datasets):
+        placed = {} if dataset is None else {"dataset": dataset}
+        for name, replaced in file.baselines.items():
+            own = {**settings, **_nested(replaced), **placed, "seed": seed}
+            yield SweepTrial(read(own, f"baseline {name!r}"), "baseline", name, {}, seed)
+        once: set[str] = set()
+        for point in points:
+            own = _nested(settings)
+            for key, value in {**placed, **point, "seed": seed}.items():
+                _assign(own, key, value)
+            full = read(own, _label(point))
+            # 1 and 1.0, or two draws of one choice, are the same trial.
+            identity = repr(sorted(_flat(full)))
+            if identity in once:
+                continue
+            once.add(identity)
+            spelled = dict(_flat(full))
+            values = {key: spelled.get(key, value) for key, value in point.items()}
+            yield SweepTrial(full, "trial", _label(values), values, seed)
+
+
+def _origin(path: Path, key: str | None, overrides: Mapping[str, Any]) -> str:
+    """Where the user wrote a key: on the command line or in the file."""
+    given = key is not None and any(key == name or key.startswith(name + ".") for name in overrides)
+    return "command line" if given else str(path)
+
+
+def _label(point: Mapping[str, Scalar]) -> str:
+    parts = ((key.rsplit(".", 1)[-1], value) for key, value in point.items())
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parts)
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy in which dotted keys have become groups."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        _assign(nested, str(key), _nested(value) if isinstance(value, Mapping) else value)
+    return nested
+
+
+def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    *groups, leaf = key.split(".")
+    for group in groups:
+        inner = settings.get(group)
+        if isinstance(inner, str):  # `method: cplearn` is short for `method: {name: cplearn}`
+            inner = {"name": inner}
+        settings[group] = inner if isinstance(inner, dict) else {}
+        settings = settings[group]
+    if isinstance(value, Mapping) and isinstance(settings.get(leaf), dict):
+        settings[leaf].update(value)
+    else:
+        settings[leaf] = value
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_flat(settings))
+
+
+def _known(key: str, known: Sequence[str]) -> bool:
+    # A group written as one word (`method: cplearn`) is known by its members.
+    return key in known or any(name.startswith(key + ".") for name in known)
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    leaf = key.rsplit(".", 1)[-1]
+    near = [name for name in known if name.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(key, known, 1)
+    near = near or difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1] for name in known], 1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def _explain(error: ValidationError, known: Sequence[str] = tuple(SweepFile.model_fields)) -> str:
+    """One sentence for the first of pydantic's complaints."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {_nearest(key, known)}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    where = f"{key}: " if key and first["type"] != "value_error" else ""
+    shown = "" if isinstance(first["input"], Mapping | list) else f", not {first['input']!r}"
+    return f"{where}{message[0].lower()}{message[1:]}{shown}"

@@ -1,0 +1,140 @@
+"""Trial settings: defaults, refusals, identity."""
+
+from __future__ import annotations
+
+import pytest
+
+from cplearn import config
+from cplearn.config import Trial
+from cplearn.errors import InputError
+from sweeps.identity import sweep_key, trial_key
+
+
+def key(settings: dict, fingerprint: str = "data") -> str:
+    return trial_key(Trial.read(settings).identity(), fingerprint, config.NUMERICS)
+
+
+def test_canonical_settings_read_back_as_the_same_trial() -> None:
+    trial = Trial.read({"dataset": "svhn", "method": {"name": "cplearn", "beta": 0.5}})
+    assert Trial.read(trial.canonical()) == trial
+
+
+def test_defaults_follow_the_data_set() -> None:
+    assert Trial.read({"dataset": "cifar100"}).backbone.width == 256
+    assert Trial.read({"dataset": "svhn"}).augment.recipe == "paper-noflip"
+    assert Trial.read({"dataset": "svhn", "backbone": {"name": "resnet8-slim"}}).backbone.width == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\?"),
+        ({"beta": 3}, r"unknown key 'beta'; did you mean 'method.beta'\?"),
+        ({"method": {"bta": 3}}, r"unknown key 'method.bta'; did you mean 'method.beta'\?"),
+        ({"backbone": {"widht": 3}}, r"unknown key 'backbone.widht'; did you mean 'backbone.width'\?"),
+        ({"method": "cplern"}, r"unknown method.name 'cplern'; did you mean 'cplearn'\?"),
+        ({"method": {"name": 3}}, r"unknown method.name 3"),
+        ({"dataset": "shvn"}, r"unknown dataset 'shvn'; did you mean 'svhn'\?"),
+        ({"dataset": "folder:"}, r"write folder:PATH"),
+        ({"dataset": 5}, r"dataset: must be a valid string, not 5"),
+        ({"method": {"beta": -1}}, r"method.beta: must be greater than 0, not -1"),
+        ({"method": {"beta": float("nan")}}, r"method.beta: must be a finite number"),
+        ({"method": {"codes": 1}}, r"method.codes: must be greater than or equal to 2, not 1"),
+        ({"method": {"codes": 10, "epsilon": 0.2}}, r"ε\(c-1\) must be below"),
+        ({"batch_size": "64"}, r"batch_size: must be a valid integer, not '64'"),
+        ({"batch_size": True}, r"batch_size: must be a valid integer, not True"),
+        ({"epochs": 1.5}, r"epochs: must be a valid integer"),
+        ({"epochs": 2, "optimizer": {"warmup_epochs": 3}}, r"warmup_epochs 3 is longer than epochs 2"),
+        ({"backbone": {"name": "pixels"}}, r"nothing to train"),
+        ({"backbone": 3}, r"backbone: must be a valid dictionary"),
+        ({"method": 3}, r"method must be a group of settings"),
+    ],
+)
+def test_bad_settings_are_refused_with_key_and_value(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Trial.read(settings)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"method": {"name": "cplearn", "beta": 1}},
+        {"method": {"beta": 1.0}, "dataset": "digits"},
+        {"epochs": 20.0, "method": "cplearn"},
+        {"seed": 0, "optimizer": {"lr": 0.001}, "backbone": {"name": "resnet8-slim", "width": 32}},
+    ],
+)
+def test_written_and_omitted_defaults_have_one_key(same: dict) -> None:
+    assert key(same) == key({})
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"method": {"beta": 0.5}}, {"epochs": 21}, {"dataset": "svhn"}, {"augment": {"strength": 0.5}}]
+)
+def test_other_settings_have_another_key(other: dict) -> None:
+    assert key(other) != key({})
+
+
+def test_key_depends_on_data_and_numerics_but_not_on_where_a_folder_lies() -> None:
+    assert key({}, "other data") != key({})
+    assert trial_key({}, "data", 1) != trial_key({}, "data", 2)
+    assert key({"dataset": "folder:/a/images"}) == key({"dataset": "folder:/b/images"})
+
+
+def test_an_untrained_backbone_does_not_depend_on_training_settings() -> None:
+    assert key({"method": "untrained", "epochs": 7, "batch_size": 8}) == key({"method": "untrained"})
+    assert key({"method": "untrained", "seed": 1}) != key({"method": "untrained"})
+
+
+def test_keys_of_the_defaults_are_pinned() -> None:
+    """If this fails, a default has changed: raise `config.NUMERICS`, or finished trials are taken for what they are not."""
+    pinned = {
+        "dataset": "digits",
+        "image_size": None,
+        "method.name": "cplearn",
+        "method.beta": 1.0,
+        "method.codes": 2048,
+        "method.embedding_dim": 128,
+        "method.form": "l2",
+        "method.prior": "reverse",
+        "method.symmetric": True,
+        "method.epsilon": 1e-8,
+        "method.temperature": None,
+        "backbone.name": "resnet8-slim",
+        "backbone.width": 32,
+        "augment.recipe": "digits",
+        "augment.strength": 1.0,
+        "optimizer.name": "adam",
+        "optimizer.lr": 1e-3,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.schedule": "cosine",
+        "optimizer.warmup_epochs": 0.0,
+        "optimizer.warmup_lr": 3e-5,
+        "evaluation.probe_c": 1.0,
+        "evaluation.knn_neighbours": 20,
+        "evaluation.knn_temperature": 0.07,
+        "evaluation.kmeans_restarts": 10,
+        "epochs": 20,
+        "batch_size": 64,
+        "precision": "float32",
+        "seed": 0,
+        "common_random_numbers": True,
+    }
+    assert (config.NUMERICS, Trial.read({}).flat()) == (1, pinned)
+
+
+def test_members_of_a_pack_may_differ_in_marked_numbers_only() -> None:
+    base = Trial.read({})
+    same = Trial.read({"seed": 3, "method": {"beta": 5}, "optimizer": {"lr": 0.1}, "augment": {"strength": 0.5}})
+    other = Trial.read({"method": {"codes": 10}})
+    assert base.pack_signature() == same.pack_signature()
+    assert base.pack_signature() != other.pack_signature()
+
+
+def test_every_setting_has_a_sentence() -> None:
+    assert all(sentence.endswith(".") for sentence in config.known_keys().values())
+
+
+def test_an_enlarged_grid_is_the_same_sweep() -> None:
+    assert sweep_key("beta", {"epochs": 5}, ["a", "b"]) == sweep_key("beta", {"epochs": 5}, ["b", "a"])
+    assert sweep_key("beta", {"epochs": 5}, ["a"]) != sweep_key("beta", {"epochs": 6}, ["a"])

@@ -1,0 +1,140 @@
+"""Sweep files: reading, refusing, expanding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.plan import SCHEMA
+from sweeps.spec import Sweep, SweepError, parse_override, read_sweep
+
+
+def read(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None, seeds: int | None = None) -> Sweep:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return read_sweep(path, SCHEMA, overrides, seeds)
+
+
+BASE = "sweep: s\nsettings: {method: {codes: 16}}\n"
+
+
+def test_the_shipped_sweeps_are_valid(root: Path) -> None:
+    files = sorted((root / "sweeps").glob("*.yaml"))
+    assert {file.stem for file in files} >= {"beta", "projector", "datasets"}
+    for file in files:
+        assert read_sweep(file, SCHEMA).name == file.stem
+
+
+def test_the_beta_sweep_is_the_grid_of_the_paper(root: Path) -> None:
+    sweep = read_sweep(root / "sweeps" / "beta.yaml", SCHEMA)
+    assert sweep.axes == {"method.beta": [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]}
+    assert [trial.role for trial in sweep.trials].count("trial") == 9
+
+
+def test_grid_is_ordered_seed_by_seed(tmp_path: Path) -> None:
+    sweep = read(tmp_path, BASE + "axes: {method.beta: [1, 2], batch_size: [32, 64]}\nseeds: 2\n")
+    seen = [(t.seed, t.point["method.beta"], t.point["batch_size"]) for t in sweep.trials]
+    assert seen == [(s, b, n) for s in (0, 1) for b in (1, 2) for n in (32, 64)]
+    assert all(t.settings["method"]["codes"] == 16 for t in sweep.trials)
+
+
+def test_numbers_may_be_written_as_in_papers(tmp_path: Path) -> None:
+    sweep = read(tmp_path, "sweep: s\nsettings: {optimizer.lr: 1e-3, epochs: 1e1}\n")
+    assert sweep.trials[0].settings["optimizer"]["lr"] == 1e-3
+    assert sweep.trials[0].settings["epochs"] == 10
+
+
+def test_equal_points_are_one_trial(tmp_path: Path) -> None:
+    assert len(read(tmp_path, BASE + "axes: {method.beta: [1, 1.0, 2]}\n").trials) == 2
+
+
+def test_random_axes_draw_reproducibly_within_their_bounds(tmp_path: Path) -> None:
+    text = BASE + (
+        "axes:\n  optimizer.lr: {log_uniform: [1e-4, 1e-1]}\n  augment.strength: {uniform: [0, 1]}\n"
+        "  batch_size: {integers: [8, 16]}\n  method.form: {choice: [l2, tanh]}\nsamples: 50\n"
+    )
+    first, second = read(tmp_path, text), read(tmp_path, text)
+    assert [t.point for t in first.trials] == [t.point for t in second.trials]
+    assert len(first.trials) == 50
+    rates = [t.point["optimizer.lr"] for t in first.trials]
+    assert all(1e-4 <= r <= 1e-1 for r in rates)
+    # Log-uniform: about a third of the draws in each decade, where uniform would leave the lowest almost empty.
+    assert 5 <= sum(r < 1e-3 for r in rates) <= 30
+    assert {t.point["method.form"] for t in first.trials} == {"l2", "tanh"}
+    assert read(tmp_path, text + "sample_seed: 1\n").trials[0].point != first.trials[0].point
+
+
+def test_a_grid_axis_and_a_range_cross(tmp_path: Path) -> None:
+    sweep = read(tmp_path, BASE + "axes: {method.beta: [1, 2], optimizer.lr: {uniform: [0.1, 0.2]}}\nsamples: 3\n")
+    assert len(sweep.trials) == 6
+    assert len({t.point["optimizer.lr"] for t in sweep.trials}) == 3
+
+
+def test_baselines_replace_settings_and_run_once_a_seed_and_data_set(tmp_path: Path) -> None:
+    text = BASE + "axes: {method.beta: [1, 2], dataset: [svhn, digits]}\nbaselines: {random: {method: untrained}}\n"
+    sweep = read(tmp_path, text, seeds=2)
+    baselines = [t for t in sweep.trials if t.role == "baseline"]
+    assert [(t.settings["dataset"], t.seed) for t in baselines] == [("svhn", 0), ("digits", 0), ("svhn", 1), ("digits", 1)]
+    assert {t.settings["method"]["name"] for t in baselines} == {"untrained"}
+    assert "dataset" not in sweep.axes
+
+
+def test_overrides_fix_an_axis_make_one_or_change_a_setting(tmp_path: Path) -> None:
+    text = BASE + "axes: {method.beta: [1, 2]}\n"
+    assert read(tmp_path, text, {"method.beta": 3}).trials[0].settings["method"]["beta"] == 3
+    assert read(tmp_path, text, {"method.codes": [8, 9]}).axes == {"method.beta": [1, 2], "method.codes": [8, 9]}
+    assert read(tmp_path, text, {"epochs": 3}).trials[1].settings["epochs"] == 3
+    assert parse_override("method.beta=[1, 2e-1]") == ("method.beta", [1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "group of keys"),
+        ("- a\n", "group of keys"),
+        ("sweep: [\n", "not valid YAML in line"),
+        ("sweep: s\nsweep: t\n", "'sweep' is written twice"),
+        ("a: &a [1]\nsweep: *a\n", "aliases"),
+        ("sweep: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("settings: {}\n", "sweep: field required"),
+        ("sweep: ../up\n", "sweep: string should match pattern"),
+        ("sweep: s\naxis: {}\n", "unknown key 'axis'; did you mean 'axes'"),
+        ("sweep: s\nsettings: {method: {bta: 1}}\n", "unknown key 'method.bta'; did you mean 'method.beta'"),
+        ("sweep: s\naxes: {beta: [1]}\n", "unknown key 'beta'; did you mean 'method.beta'"),
+        ("sweep: s\naxes: {method.beta: []}\n", "axis 'method.beta' must be a list"),
+        ("sweep: s\naxes: {method.beta: 3}\n", "axis 'method.beta' must be a list"),
+        ("sweep: s\naxes: {method.beta: [[1]]}\n", "plain values"),
+        ("sweep: s\naxes: {seed: [1]}\n", "under 'seeds'"),
+        ("sweep: s\naxes: {method.beta: {log_uniform: [0, 1]}}\n", "positive bounds"),
+        ("sweep: s\naxes: {method.beta: {uniform: [2, 1]}}\n", "lower first"),
+        ("sweep: s\naxes: {method.beta: {uniform: [1, 2], choice: [1]}}\n", "exactly one"),
+        ("sweep: s\naxes: {method.beta: {unifrom: [1, 2]}}\n", "unknown key 'unifrom'; did you mean 'uniform'"),
+        ("sweep: s\naxes: {method.beta: [1, -2]}\n", r"method.beta: must be greater than 0, not -2.* \(at beta=-2\)"),
+        ("sweep: s\nseeds: 0\n", "seeds: must be a valid list, not 0"),
+        ("sweep: s\nseeds: [-1]\n", "greater than or equal to 0"),
+        ("sweep: s\nsettings: {dataset: imagenet}\n", "unknown dataset 'imagenet'"),
+        ("sweep: s\nseeds: 2000000\n", "at most 1,000,000"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SweepError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "sweep.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="no such sweep file"):
+        read_sweep(tmp_path / "none.yaml", SCHEMA)
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SweepError, match="cannot be read|not valid YAML"):
+        read_sweep(tmp_path / "b.yaml", SCHEMA)
+
+
+def test_an_error_names_the_command_line_where_the_key_came_from_there(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"^command line: method.beta: must be greater"):
+        read(tmp_path, BASE, {"method.beta": -1})
+    with pytest.raises(SweepError, match="write it as key=value"):
+        parse_override("epochs")
