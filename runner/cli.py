@@ -221,6 +221,7 @@ def _plan(
 
 def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_root: Path | None) -> list[str]:
     """Run packs under tracking and display; returns the keys of the trials that failed."""
+    import cplearn.data
     from runner.execute import execute
     from runner.progress import Progress
     from runner.tracking import Tracker
@@ -229,7 +230,7 @@ def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_ro
     progress = Progress([job for pack in packed for job in pack], reused, out)
     try:
         with _sigterm_as_interrupt(), progress:
-            execute(packed, [tracker, progress], resources, str(data_root) if data_root else None)
+            execute(packed, [tracker, progress], resources, str(cplearn.data.data_root(data_root)))
     except KeyboardInterrupt:
         tracker.close("KILLED")
         out.print(
@@ -311,3 +312,6 @@ def _plain_errors() -> Iterator[None]:
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,8 @@ def execute(
 ) -> None:
     """Run every pack and tell the listeners. A pack that fails does not stop the others.
 
+    `data_root` should be absolute: workers do not run in the driver's directory.
+
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
     if not packs:

@@ -1,0 +1,199 @@
+"""Transforms that move or mix pixels: crops, flip, affine map, blur."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cplearn.augment.transform import Params, between, change_chosen, power, uniform
+
+_TRIES = 10
+_MARGIN = 2
+"""Taps of an interpolation that may fall outside the image on either side; their weight is zero."""
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A crop of random area and aspect ratio, enlarged to the size of the image.
+
+    Sampled like torchvision's: area uniform in `scale` (fractions of the image), logarithm of the ratio uniform, ten
+    tries for a box that fits, then the whole image. Boxes lie on whole pixels. A crop is never larger than its image,
+    so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL and of torchvision with
+    antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
+
+    Strength s uses the ranges `scale` ** s and `ratio` ** s.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:
+        """`box` (n, 4): top, left, height and width of the crop in pixels."""
+        u = uniform(n, 2 * _TRIES + 2, generator)
+        area = size**2 * between(u[:, :_TRIES], *power(self.scale, strength))
+        log_ratio = between(u[:, _TRIES : 2 * _TRIES], *(strength * math.log(bound) for bound in self.ratio))
+        # Height and width of every try: (n, tries, 2).
+        tries = torch.stack([area * torch.exp(-log_ratio), area * torch.exp(log_ratio)], 2).sqrt().round()
+        fits = ((tries >= 1) & (tries <= size)).all(2)
+        first = fits.to(torch.uint8).argmax(1)
+        extent = tries.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
+        extent = torch.where(fits.any(1, keepdim=True), extent, size)
+        corner = (u[:, 2 * _TRIES :] * (size - extent + 1)).floor()
+        return {"box": torch.cat([corner, extent], 1)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        box = params["box"].to(images.dtype)
+        weights = self._weights(box[:, :2], box[:, 2:], images.shape[-1])
+        return _resample(images, weights[:, 0], weights[:, 1]).clamp_(0, 1)
+
+    def _weights(self, start: Tensor, length: Tensor, size: int) -> Tensor:
+        """Interpolation matrices (n, 2, out, in), vertical and horizontal; start and length of the crop are (n, 2)."""
+        start, length = start[..., None], length[..., None]
+        positions = torch.arange(size, device=start.device)
+        # Centres of the output's pixels in the crop's coordinates, where pixel j covers [j, j + 1].
+        centre = (positions + 0.5) * (length / size)
+        taps = (centre - 0.5).floor()[..., None] + torch.arange(-1, 3, device=start.device)
+        weight = self._kernel((taps + 0.5 - centre[..., None]).abs())
+        weight = weight * ((taps >= 0) & (taps < length[..., None]))
+        weight = weight / weight.sum(-1, keepdim=True)
+        # Every tap has a column of its own, so scattering is deterministic.
+        columns = (taps + start[..., None]).long() + _MARGIN
+        matrix = weight.new_zeros(*weight.shape[:3], size + 2 * _MARGIN).scatter_(-1, columns, weight)
+        return matrix[..., _MARGIN:-_MARGIN]
+
+    def _kernel(self, distance: Tensor) -> Tensor:
+        """Weight of a pixel at `distance` (in [0, 2]) from the point to be interpolated."""
+        if self.interpolation == "bilinear":
+            return (1 - distance).clamp_min(0)
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        return torch.where(distance < 1, near, far)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """The image padded by `padding` reflected pixels, cropped back to its size: a shift by whole pixels.
+
+    Strength s pads by round(s * padding).
+    """
+
+    padding: int = 4
+
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+        """`shift` (n, 2): rows and columns by which the window moves down and right, at most the padding."""
+        padding = round(strength * self.padding)
+        return {"shift": (uniform(n, 2, generator) * (2 * padding + 1)).long() - padding}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        size = images.shape[-1]
+        source = _reflect(torch.arange(size, device=images.device) + params["shift"][..., None], size)
+        pixels = source[:, 0, :, None] * size + source[:, 1, None, :]
+        flat = images.flatten(2)
+        return flat.gather(2, pixels.flatten(1)[:, None].expand_as(flat)).view_as(images)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Left and right exchanged with probability `p`.
+
+    There is no range to scale, so strength s < 1 scales the probability: min(s, 1) * p.
+    """
+
+    p: float = 0.5
+
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+        """`chosen` (n,) bool."""
+        return {"chosen": uniform(n, 1, generator)[:, 0] < self.p * min(strength, 1)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        return change_chosen(images, params["chosen"], lambda x: x.flip(-1))
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Rotation, shift, scaling and horizontal shear about the centre, bilinear; what comes from outside is black.
+
+    `degrees` and `shear` (degrees) are half-widths, as is `translate` (a fraction of the size, not rounded to whole
+    pixels as torchvision does); `scale` is a range.
+
+    Strength s multiplies the half-widths and uses the range `scale` ** s.
+    """
+
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+        """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down in fractions of the size, `scale` (n,)."""
+        u = uniform(n, 5, generator)
+        signed = (2 * u - 1) * strength
+        return {
+            "angle": signed[:, 0] * self.degrees,
+            "translate": signed[:, 1:3] * self.translate,
+            "shear": signed[:, 3] * self.shear,
+            "scale": between(u[:, 4], *power(self.scale, strength)),
+        }
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        angle, shear = (torch.deg2rad(params[name].to(images.dtype)) for name in ("angle", "shear"))
+        scale, translate = params["scale"].to(images.dtype), params["translate"].to(images.dtype)
+        cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
+        # The inverse of scale * rotation * shear takes a pixel of the output to its source.
+        rows = [cos - sin * tan, sin + cos * tan, -sin, cos]
+        inverse = torch.stack(rows, 1).view(-1, 2, 2) / scale[:, None, None]
+        # affine_grid's coordinates run from -1 to 1: a shift by the size is a shift by 2.
+        offset = -2 * inverse @ translate[..., None]
+        grid = F.affine_grid(torch.cat([inverse, offset], 2), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """With probability `p`, a blur whose standard deviation in pixels is uniform in `sigma`; borders are reflected.
+
+    The kernel covers 2 * `radius` + 1 pixels. Strength s uses the range s * `sigma`.
+    """
+
+    radius: int = 1
+    sigma: tuple[float, float] = (0.1, 2.0)
+    p: float = 0.5
+
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+        """`chosen` (n,) bool and `sigma` (n,) in pixels."""
+        u = uniform(n, 2, generator)
+        return {"chosen": u[:, 0] < self.p, "sigma": between(u[:, 1], *self.sigma) * strength}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        return change_chosen(images, params["chosen"], self._blur, params["sigma"])
+
+    def _blur(self, images: Tensor, sigma: Tensor) -> Tensor:
+        size = images.shape[-1]
+        offsets = torch.arange(-self.radius, self.radius + 1, device=images.device)
+        # A vanishing sigma leaves the middle tap alone; 0 / 0 would not.
+        exponent = -0.5 * (offsets / sigma.to(images.dtype).clamp_min(0.01)[:, None]) ** 2
+        kernel = exponent.softmax(1)
+        positions = torch.arange(size, device=images.device)
+        source = _reflect(positions[:, None] + offsets, size)
+        # (out, tap, in): which pixel each tap of each output reads; reflected taps share pixels and add up.
+        reads = (source[..., None] == positions).to(images.dtype)
+        matrix = torch.einsum("nt,oti->noi", kernel, reads)
+        return _resample(images, matrix, matrix).clamp_(0, 1)
+
+
+def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows @ image @ columns^T for images (n, C, H, W) and matrices (n, out, in) of each image."""
+    along_rows = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, images.shape[1:3])
+    return rows[:, None] @ along_rows
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Whole-numbered positions on an endless line to pixels 0..size-1, mirrored about the first and last pixel."""
+    last = size - 1
+    return last - (last - index.remainder(2 * last)).abs()

@@ -1,0 +1,175 @@
+"""Decoded data sets on disk: written once, then memory-mapped by every process that loads them.
+
+    ROOT/cache/KEY/train-images.npy   (n, C, H, W) uint8
+    ROOT/cache/KEY/train-labels.npy   (n,) int64; the same two for test
+    ROOT/cache/KEY/dataset.json       classes, fingerprint, mean and std
+
+A folder KEY is complete if it exists: it is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+
+from cplearn.data import Dataset, Split, catalogue
+from cplearn.errors import InputError
+
+DESCRIPTION = "dataset.json"
+
+
+class Arrays(NamedTuple):
+    """A split: `images` (n, C, H, W) uint8, `labels` (n,) int64."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+def location(root: Path, key: str) -> Path:
+    """The folder of a decoded data set in the data folder `root`."""
+    return root / "cache" / key
+
+
+@contextmanager
+def lock(root: Path, owner: str) -> Iterator[None]:
+    """Hold the lock `owner` of a data folder, across processes. Raises InputError if the folder cannot be written."""
+    try:
+        (root / "cache").mkdir(parents=True, exist_ok=True)
+        held = FileLock(root / "cache" / f"{owner}.lock")
+        held.acquire()
+    except OSError as error:
+        raise InputError(f"{root}: the data folder cannot be written ({error}); set CPLEARN_DATA to another") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def scratch(root: Path, owner: str) -> Iterator[Path]:
+    """An empty folder that is gone afterwards; hold the lock `owner` around it."""
+    folder = root / "cache" / f"{owner}.partial"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def building(root: Path, key: str, owner: str) -> Iterator[Path]:
+    """A scratch folder that becomes the cached folder `key` on success. Raises InputError if the disk refuses."""
+    target = location(root, key)
+    try:
+        with scratch(root, owner) as folder:
+            yield folder
+            try:
+                folder.rename(target)
+            except OSError:
+                if not target.exists():  # else another owner, with equal content, came first
+                    raise
+    except OSError as error:
+        raise InputError(
+            f"{target}: the decoded images cannot be written ({error}); free some space or set CPLEARN_DATA to another "
+            "folder"
+        ) from error
+
+
+def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], labels: npt.ArrayLike) -> None:
+    """Write a split of `n` images that come as blocks (b, C, H, W) uint8, never all in memory."""
+    # Written, not mapped: on a full disk a write raises, where storing into a memory map would kill the process.
+    with open(folder / f"{split}-images.npy", "wb") as file:
+        for i, block in enumerate(blocks):
+            if i == 0:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (n, *block.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block).data)
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(folder / f"{split}-labels.npy", np.asarray(labels, np.int64))
+
+
+def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
+    """Complete a folder in which both splits were written.
+
+    Raises InputError if all training pixels are equal: nothing could be normalised then, let alone learned.
+    """
+    train, test = (_map(folder, split) for split in ("train", "test"))
+    mean, std = moments(train.images)
+    if std == 0:
+        raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
+    facts = {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
+    (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
+    """The decoded data set `key`, None if it is not there. Raises InputError if it is damaged."""
+    folder = location(root, key)
+    if not folder.exists():
+        return None
+    try:
+        facts = json.loads((folder / DESCRIPTION).read_text())
+        train, test = (_map(folder, split) for split in ("train", "test"))
+        numbers = facts["fingerprint"], facts["mean"], facts["std"]
+        return assemble(name, source, train, test, tuple(facts["classes"]), *numbers)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{folder}: this decoded copy is damaged ({error}); delete it and load again") from error
+
+
+def assemble(
+    name: str,
+    source: str,
+    train: Arrays,
+    test: Arrays,
+    classes: tuple[str, ...],
+    fingerprint: str,
+    mean: float,
+    std: float,
+) -> Dataset:
+    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones."""
+    entry = catalogue.entry(name)
+    splits = [Split(torch.from_numpy(split.images), torch.from_numpy(split.labels)) for split in (train, test)]
+    mean = mean if entry.mean is None else entry.mean
+    std = std if entry.std is None else entry.std
+    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source)
+
+
+def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
+    """32 hexadecimal digits that identify images, labels (both in order) and class names."""
+    shapes = [list(split.images.shape) for split in (train, test)]
+    digest = hashlib.blake2b(json.dumps([list(classes), shapes]).encode(), digest_size=16)
+    for images, labels in (train, test):
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(labels.astype("<i8").data)
+    return digest.hexdigest()
+
+
+def moments(images: npt.NDArray[np.uint8], block: int = 4096) -> tuple[float, float]:
+    """Mean and (population) standard deviation of all pixels, scaled to [0, 1].
+
+    Computed from the counts of the 256 values, hence without accumulated rounding.
+    """
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(images), block):
+        counts += np.bincount(images[start : start + block].reshape(-1), minlength=256)
+    values, weights = np.arange(256) / 255, counts / counts.sum()
+    mean = float(weights @ values)
+    return mean, float(np.sqrt(weights @ (values - mean) ** 2))
+
+
+def _map(folder: Path, split: str) -> Arrays:
+    # Copy-on-write: torch wants writable memory, and the files must not change.
+    images = np.load(folder / f"{split}-images.npy", mmap_mode="c")
+    return Arrays(images, np.load(folder / f"{split}-labels.npy"))

@@ -1,0 +1,43 @@
+"""scikit-learn's handwritten digits: 1,797 greyscale images of 8x8 pixels that come with the library."""
+
+from __future__ import annotations
+
+from functools import cache as remember
+from pathlib import Path
+
+import numpy as np
+
+from cplearn.data import Dataset, cache
+from cplearn.errors import InputError
+
+SIZE = 8
+TEST_IMAGES = 360
+SPLIT_SEED = 0
+
+
+def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:  # noqa: ARG001
+    """The digits, 1,437 to train and 360 to test; the library has no split of its own, so this one is ours.
+
+    Stratified by class, with a fixed seed. Pixels 0..16 become v * 255 / 16, rounded to the nearest integer (127.5, the
+    only half, upwards). Raises InputError if `image_size` is neither None nor 8.
+    """
+    if image_size not in (None, SIZE):
+        raise InputError(
+            f"image_size {image_size}: {name} has images of {SIZE}x{SIZE} pixels; leave it out", key="image_size"
+        )
+    return _load(name)
+
+
+@remember
+def _load(name: str) -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
+    labels = digits.target.astype(np.int64)
+    classes = tuple(str(c) for c in digits.target_names)
+    rows = train_test_split(np.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED)
+    train, test = (cache.Arrays(images[np.sort(r)], labels[np.sort(r)]) for r in rows)
+    found = cache.fingerprint(train, test, classes)
+    return cache.assemble(name, "scikit-learn, load_digits", train, test, classes, found, *cache.moments(train.images))

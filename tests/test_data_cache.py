@@ -1,0 +1,120 @@
+"""Decoded copies on disk: complete or absent, shared, and identified by what is in them."""
+
+import os
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from cplearn.data import cache
+from cplearn.errors import InputError
+
+CLASSES = ("cat", "dog")
+
+
+def arrays(n=6, size=4, seed=0):
+    draw = np.random.default_rng(seed)
+    return cache.Arrays(draw.integers(0, 256, (n, 3, size, size), dtype=np.uint8), np.arange(n) % 2)
+
+
+def write(root, key="key", train=None, test=None, classes=CLASSES):
+    with cache.lock(root, "owner"), cache.building(root, key, "owner") as folder:
+        for split, (images, labels) in (("train", train or arrays()), ("test", test or arrays(4, seed=1))):
+            cache.write_split(folder, split, len(images), (image[None] for image in images), labels)
+        cache.write_description(folder, classes, "test images")
+
+
+def read(root, key="key"):
+    return cache.read(root, key, "folder:x", "here")
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    assert read(tmp_path) is None
+    write(tmp_path)
+    dataset = read(tmp_path)
+    assert np.array_equal(dataset.train.images.numpy(), arrays().images)
+    assert np.array_equal(dataset.test.labels.numpy(), arrays(4, seed=1).labels)
+    assert (dataset.classes, dataset.name, dataset.source) == (CLASSES, "folder:x", "here")
+    assert dataset.fingerprint == cache.fingerprint(arrays(), arrays(4, seed=1), CLASSES)
+
+
+def test_writing_into_the_tensors_leaves_the_files_alone(tmp_path):
+    write(tmp_path)
+    read(tmp_path).train.images.zero_()
+    assert np.array_equal(read(tmp_path).train.images.numpy(), arrays().images)
+
+
+def test_a_failed_or_killed_attempt_leaves_nothing_that_counts(tmp_path):
+    leftover = tmp_path / "cache" / "owner.partial" / "train-images.npy"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    with suppress(KeyboardInterrupt), cache.building(tmp_path, "key", "owner") as folder:
+        assert os.listdir(folder) == []
+        (folder / "train-images.npy").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert read(tmp_path) is None
+    assert not leftover.parent.exists()
+
+
+def test_equal_content_may_be_written_twice(tmp_path):
+    write(tmp_path)
+    write(tmp_path)
+    assert sorted(os.listdir(tmp_path / "cache" / "key")) == [
+        "dataset.json",
+        "test-images.npy",
+        "test-labels.npy",
+        "train-images.npy",
+        "train-labels.npy",
+    ]
+
+
+@pytest.mark.parametrize("file", ["dataset.json", "train-images.npy", "test-labels.npy"])
+@pytest.mark.parametrize("left", [0, 100, None])
+def test_a_damaged_copy_is_named(tmp_path, file, left):
+    write(tmp_path)
+    path = tmp_path / "cache" / "key" / file
+    if left is None:
+        path.unlink()
+    else:
+        os.truncate(path, left)
+    with pytest.raises(InputError, match=r"cache/key: this decoded copy is damaged \(.*\); delete it and load again"):
+        read(tmp_path)
+
+
+def test_an_unwritable_data_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: the data folder cannot be written .* set CPLEARN_DATA"):
+        write(tmp_path / "file")
+
+
+def test_images_of_one_colour_are_refused(tmp_path):
+    blank = cache.Arrays(np.full((4, 1, 2, 2), 7, np.uint8), np.arange(4) % 2)
+    with pytest.raises(InputError, match="test images: every training pixel has the value 7"):
+        write(tmp_path, train=blank)
+    assert read(tmp_path) is None
+
+
+def test_fingerprint_depends_on_images_labels_order_classes_and_split():
+    train, test = arrays(), arrays(4, seed=1)
+    pixel = train.images.copy()
+    pixel[5, 2, 3, 3] ^= 1
+    label = train.labels.copy()
+    label[0] = 1
+    variants = [
+        cache.fingerprint(train, test, CLASSES),
+        cache.fingerprint(cache.Arrays(pixel, train.labels), test, CLASSES),
+        cache.fingerprint(cache.Arrays(train.images, label), test, CLASSES),
+        cache.fingerprint(cache.Arrays(train.images[::-1], train.labels[::-1]), test, CLASSES),
+        cache.fingerprint(cache.Arrays(train.images.reshape(6, 3, 2, 8), train.labels), test, CLASSES),
+        cache.fingerprint(train, test, ("cat", "cow")),
+        cache.fingerprint(test, train, CLASSES),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert cache.fingerprint(train, test, CLASSES) == variants[0]
+    # The memory layout does not matter, as torchvision's arrays come transposed.
+    assert cache.fingerprint(train._replace(images=np.asfortranarray(train.images)), test, CLASSES) == variants[0]
+
+
+def test_moments_are_those_of_all_pixels():
+    images = arrays(50).images
+    assert cache.moments(images, block=7) == pytest.approx(((images / 255).mean(), (images / 255).std()), abs=1e-14)

@@ -1,0 +1,210 @@
+"""Training and evaluation of packs: the equality of a member with the same trial alone is the gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cplearn
+import cplearn.data
+from cplearn import training
+from cplearn.config import Trial
+from cplearn.data import Dataset
+from cplearn.errors import InputError
+from cplearn.model import load_folder
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    """160 training and 96 test digits: enough for metrics, few enough for seconds."""
+    full = cplearn.data.load("digits")
+
+    def cut(split: Any, n: int) -> Any:
+        return dataclasses.replace(split, images=split.images[:n], labels=split.labels[:n])
+
+    return dataclasses.replace(full, train=cut(full.train, 160), test=cut(full.test, 96))
+
+
+def trial(**changes: Any) -> Trial:
+    settings: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 32,
+        "backbone": {"name": "resnet8-slim", "width": 4},
+        "method": {"name": "cplearn", "codes": 32, "embedding_dim": 16, "beta": 0.5},
+        "evaluation": {"kmeans_restarts": 1},
+    }
+    for key, value in changes.items():
+        settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
+    return Trial.read(settings)
+
+
+def run(trials: list[Trial], dataset: Dataset) -> tuple[training.Pack, list[list[dict[str, float]]]]:
+    """A pack trained to its end, and the logged epochs of each member."""
+    pack = training.Pack(trials, dataset)
+    logs: list[list[dict[str, float]]] = [[] for _ in trials]
+    while not pack.finished:
+        for member, metrics in pack.train_epoch():
+            logs[member].append({k: v for k, v in metrics.items() if "per_second" not in k})
+    return pack, logs
+
+
+VARIED = [
+    {"method": {"beta": 0.1}},
+    {"method": {"beta": 5.0, "temperature": 1.0}, "optimizer": {"lr": 3e-3, "weight_decay": 1e-2, "warmup_epochs": 1}},
+    {"seed": 7, "augment": {"strength": 0.5}},
+    {"seed": 7, "method": {"epsilon": 1e-6}},
+]
+
+
+@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("form", ["l2", "tanh"])
+def test_a_member_of_a_pack_is_the_trial_alone(digits: Dataset, common: bool, form: str) -> None:
+    """In float64, after 50 steps: losses, embeddings and probe results to 1e-8 relative."""
+    shared = {"precision": "float64", "epochs": 10, "common_random_numbers": common}
+    trials = [trial(**shared, **{**v, "method": {**v.get("method", {}), "form": form}}) for v in VARIED]
+    together, logs = run(trials, digits)
+    assert together.steps_per_epoch * together.epochs == 50
+    features = together.model.features(digits.test.images)
+    embeddings = together.model.embeddings(features)
+    outcomes = together.evaluate()
+    for k, one in enumerate(trials):
+        alone, (own_log,) = run([one], digits)
+        for together_epoch, own_epoch in zip(logs[k], own_log, strict=True):
+            assert together_epoch == pytest.approx(own_epoch, rel=1e-8)
+        own_features = alone.model.features(digits.test.images)
+        torch.testing.assert_close(features[k], own_features[0], rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(embeddings[k], alone.model.embeddings(own_features)[0], rtol=1e-8, atol=1e-9)
+        (own,) = alone.evaluate()
+        for name, value in own.metrics.items():
+            if not name.startswith("time/"):
+                assert outcomes[k].metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_two_runs_of_one_seed_give_the_same_numbers(digits: Dataset) -> None:
+    (first, first_log), (second, second_log) = run([trial()], digits), run([trial()], digits)
+    assert first_log == second_log
+    own, again = first.member_state(0)["model"], second.member_state(0)["model"]
+    assert all(torch.equal(own[name], again[name]) for name in own)
+    _, other_log = run([trial(seed=1)], digits)
+    assert other_log != first_log
+
+
+def test_training_learns(digits: Dataset) -> None:
+    _, (log,) = run([trial(epochs=6)], digits)
+    assert log[-1]["train/loss"] < log[0]["train/loss"]
+
+
+def test_no_global_random_state_is_used(digits: Dataset) -> None:
+    state = torch.get_rng_state()
+    pack, _ = run([trial()], digits)
+    pack.evaluate()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_diverging_member_stops_alone(digits: Dataset) -> None:
+    def with_neighbour(lr: float) -> tuple[training.Pack, list[Any]]:
+        return run([trial(), trial(optimizer={"lr": lr}), trial(seed=3)], digits)
+
+    (healthy, healthy_logs), (pack, logs) = with_neighbour(1e-3), with_neighbour(1e38)
+    assert logs[1] == []
+    assert [logs[0], logs[2]] == [healthy_logs[0], healthy_logs[2]]
+    for k in (0, 2):
+        own, other = pack.member_state(k)["model"], healthy.member_state(k)["model"]
+        assert all(torch.equal(own[name], other[name]) for name in own)
+    outcomes = pack.evaluate()
+    assert "became nan in epoch 1" in outcomes[1].failure
+    assert outcomes[1].metrics == {}
+    assert outcomes[0].failure is None
+
+
+def test_a_pack_whose_members_all_diverge_ends(digits: Dataset) -> None:
+    pack, _ = run([trial(optimizer={"lr": 1e38}, epochs=9)], digits)
+    assert pack.finished
+    assert pack.epoch == 1
+
+
+def test_a_member_goes_on_from_its_state_alone_or_in_another_pack(digits: Dataset) -> None:
+    through, through_logs = run([trial(seed=s) for s in (0, 1)], digits)
+    first = training.Pack([trial(seed=s) for s in (0, 1)], digits)
+    first.train_epoch()
+    alone = training.Pack([trial(seed=1)], digits)
+    alone.load_member_states([first.member_state(1)])
+    swapped = training.Pack([trial(seed=1), trial(seed=0)], digits)
+    swapped.load_member_states([first.member_state(1), first.member_state(0)])
+    assert dict(swapped.train_epoch())[1]["train/loss"] == through_logs[0][1]["train/loss"]
+    assert dict(alone.train_epoch())[0]["train/loss"] == pytest.approx(through_logs[1][1]["train/loss"], rel=1e-5)
+    state, expected = swapped.member_state(0)["model"], through.member_state(1)["model"]
+    assert all(torch.equal(state[name], expected[name]) for name in state)
+    with pytest.raises(ValueError, match="states of epochs"):
+        swapped.load_member_states([first.member_state(0)])
+
+
+def test_outcome_and_files(digits: Dataset, tmp_path: Path) -> None:
+    epochs: list[int] = []
+    (outcome,) = training.train(
+        [trial()], digits, log=lambda member, epoch, metrics: epochs.append(epoch), save_to=[tmp_path]
+    )
+    assert epochs == [1, 2]
+    assert {"probe/accuracy", "knn/accuracy", "codes/ami", "codes/nmi_chance", "kmeans/nmi"} <= outcome.metrics.keys()
+    assert {"collapse/codes_used", "collapse/effective_rank"} <= outcome.metrics.keys()
+    assert 0 < outcome.metrics["probe/accuracy"] <= 1
+    written = json.loads((tmp_path / "diagnostics.json").read_text())
+    assert len(written["singular_values"]) == 16
+    assert sum(written["code_counts"]) == 96
+    assert sum(count > 0 for count in written["code_counts"]) == outcome.metrics["collapse/codes_used"]
+
+
+def test_a_saved_model_is_read_back(digits: Dataset, tmp_path: Path) -> None:
+    pack, _ = run([trial(), trial(seed=1)], digits)
+    pack.model.save_member(1, tmp_path)
+    expected = pack.model.features(digits.test.images)
+    loaded = cplearn.load(tmp_path)
+    torch.testing.assert_close(loaded.features(digits.test.images)[0], expected[1], rtol=1e-4, atol=1e-5)
+    assert loaded.trials == [trial(seed=1)]
+    assert torch.equal(loaded.method.dictionary[0], pack.model.method.dictionary[1])
+
+
+def test_features_leave_the_callers_images_alone(digits: Dataset) -> None:
+    pack = training.Pack([trial()], digits)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    pack.model.features(images)
+    assert torch.equal(images, before)
+
+
+def test_a_missing_or_damaged_model_is_one_sentence(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model here"):
+        load_folder(tmp_path)
+    training.Pack([trial()], digits).model.save_member(0, tmp_path)
+    (tmp_path / "weights.pt").write_bytes((tmp_path / "weights.pt").read_bytes()[:1000])
+    with pytest.raises(InputError, match="may be damaged"):
+        load_folder(tmp_path)
+    with pytest.raises(InputError, match="neither a folder with a model nor a known run"):
+        cplearn.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("backbone", ["pixels", "resnet8-slim"])
+def test_baselines_are_evaluated_without_training(digits: Dataset, backbone: str) -> None:
+    (outcome,) = training.train([Trial.read({"method": "untrained", "backbone": {"name": backbone}})], digits)
+    assert outcome.metrics["probe/accuracy"] > 0.3
+    assert not any(name.startswith(("codes/", "collapse/")) for name in outcome.metrics)
+
+
+def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
+    with pytest.raises(InputError, match="batch_size 512 is larger than the 160 training images"):
+        training.Pack([trial(batch_size=512)], digits)
+    with pytest.raises(ValueError, match=r"differ in method.codes cannot share a pack"):
+        training.Pack([trial(), trial(method={"codes": 33})], digits)
+    with pytest.raises(ValueError, match="cannot share a pack"):
+        training.Pack([trial(), Trial.read({"method": "untrained"})], digits)
+
+
+def test_bfloat16_trains(digits: Dataset) -> None:
+    _, (log,) = run([trial(precision="bfloat16")], digits)
+    _, (reference,) = run([trial()], digits)
+    assert log[-1]["train/loss"] == pytest.approx(reference[-1]["train/loss"], rel=0.1)
