@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-# Both are read when ray is imported.
+# All are read when ray is imported or a sweep starts. Tune's own handler of Ctrl-C ends `fit` as if all were done; of its
+# two displays, only the older one can be silenced.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
@@ -73,6 +78,7 @@ def execute(
                 storage_path=scratch,
                 callbacks=[_Bridge(packs, listeners)],
                 failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()
@@ -84,6 +90,10 @@ class _Bridge(tune.Callback):
     def __init__(self, packs: Sequence[Sequence[Job]], listeners: Sequence[Listener]) -> None:
         self.packs, self.listeners = packs, listeners
         self.stopped: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
+        return {}
 
     def _tell(self, event: str, job: Job, *details: Any) -> None:
         for listener in self.listeners:
@@ -119,11 +129,12 @@ class _Bridge(tune.Callback):
 
 def _reason(trial: TuneTrial) -> str:
     """The traceback of a failed trial as the worker saw it."""
-    error = trial.get_error()
-    text = str(getattr(error, "cause", None) or error or "the worker was lost")
-    if getattr(error, "traceback_str", None):
-        text = error.traceback_str
-    return text.strip()
+    # Tune has written it to the driver's disk by now, and copies it to the experiment's storage later.
+    path = Path(trial.error_file) if trial.error_file else None
+    text = path.read_text(errors="replace") if path and path.is_file() else "the worker was lost"
+    # Terminal colours and squiggles under the source lines do not belong into a tracking store.
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
+    return "\n".join(line for line in lines if line.strip(" ^~"))
 
 
 def _fit(resources: Resources) -> Resources:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import subprocess
 import tempfile
@@ -25,6 +26,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from cplearn import config
 from runner.plan import DatasetUse, Job, Plan
+
+# The migrations of a fresh store are no news to its user.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cplearn.augment.transform import Params, between, change_chosen, per_image, power, uniform
+from cplearn.augment.transform import Params, between, change_chosen, less, per_image, power
 
-_BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
+_CONTRAST, _SATURATION = 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ColourJitter:
     """With probability `p`, brightness, contrast, saturation and hue change, in an order drawn for each image.
 
     As in torchvision: factors are uniform in [max(0, 1 - range), 1 + range], the hue moves by up to `hue` of a full
-    turn either way, and all 24 orders are equally likely (torchvision draws one for each call).
+    turn either way, and all 24 orders are equally likely.
 
     Strength s multiplies the four ranges (the hue's ends at half a turn).
     """
@@ -31,48 +31,56 @@ class ColourJitter:
     hue: float = 0.1
     p: float = 0.8
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 9
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`chosen` (n,) bool; `factors` (n, 3) of brightness, contrast, saturation; `hue` (n,) in turns.
 
         `order` (n, 3) lists the three blends (0 brightness, 1 contrast, 2 saturation) in the order in which they are
-        done; the hue moves before the blend at position `hue_slot` (n,), or after the last if it is 3.
+        done; `before_hue` (n,) says how many of them, 0 to 3, come before the hue moves.
         """
-        u = uniform(n, 9, generator)
-        ranges = [strength * half for half in (self.brightness, self.contrast, self.saturation)]
-        factors = [between(u[:, k + 1], max(0.0, 1 - half), 1 + half) for k, half in enumerate(ranges)]
+        halves = [strength * half for half in (self.brightness, self.contrast, self.saturation)]
+        factors = [between(u[:, k + 1], (1 - half).clamp_min(0), 1 + half) for k, half in enumerate(halves)]
         return {
             "chosen": u[:, 0] < self.p,
             "factors": torch.stack(factors, 1),
-            "hue": (2 * u[:, 4] - 1) * min(strength * self.hue, 0.5),
+            "hue": (2 * u[:, 4] - 1) * (strength * self.hue).clamp_max(0.5),
             "order": u[:, 5:8].argsort(1),
-            "hue_slot": (4 * u[:, 8]).long(),
+            "before_hue": (4 * u[:, 8]).long(),
         }
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        names = ("factors", "hue", "order", "hue_slot")
-        return change_chosen(images, params["chosen"], _jitter, *(params[name] for name in names))
+        # Three blends before the hue and three after; of each pair, one has factor 1 and so does nothing.
+        order, factor = params["order"], params["factors"].gather(1, params["order"])
+        if images.shape[1] == 1:
+            factor = torch.where(order == _SATURATION, 1, factor)
+        early = torch.arange(3, device=order.device) < params["before_hue"][:, None]
+        factor = torch.cat([torch.where(early, factor, 1), torch.where(early, 1, factor)], 1)
+        order = order.repeat(1, 2)
+        parts = [factor, (1 - factor) * (order == _CONTRAST), (1 - factor) * (order == _SATURATION)]
+        blends, turns = torch.stack(parts, 2).to(images.dtype), params["hue"].to(images.dtype)
+        return change_chosen(images, params["chosen"], _jitter, blends, turns)
 
 
-def _jitter(images: Tensor, factors: Tensor, hue: Tensor, order: Tensor, hue_slot: Tensor) -> Tensor:
-    for slot in range(4):
-        if images.shape[1] == 3:
-            images = change_chosen(images, hue_slot == slot, _turn_hue, hue)
-        if slot < 3:
-            kind = order[:, slot]
-            images = _blend(images, kind, factors.gather(1, kind[:, None])[:, 0])
+def _jitter(images: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
+    """The blends given by `blends` (n, 6, 3), one after the other, with the change of hue in their middle."""
+    for slot in range(6):
+        if slot == 3 and images.shape[1] == 3:
+            images = _turn_hue(images, turns)
+        images = _blend(images, blends[:, slot])
     return images
 
 
-def _blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """factor * image + (1 - factor) * base: black (brightness), mean luminance (contrast) or luminance (saturation)."""
-    if images.shape[1] == 1:
-        factor = torch.where(kind == _SATURATION, 1, factor)
-    factor = per_image(factor, images)
+def _blend(images: Tensor, parts: Tensor) -> Tensor:
+    """The sum of the image, its mean luminance and its luminance, each times its column of `parts` (n, 3), clipped.
+
+    Brightness blends with black, contrast with the mean luminance, saturation with the luminance.
+    """
+    of_image, of_mean, of_luminance = parts[:, :, None, None, None].unbind(1)
     luminance = _luminance(images)
-    mean = luminance.mean((2, 3), keepdim=True)
-    contrast, saturation = (per_image(kind == k, images) for k in (_CONTRAST, _SATURATION))
-    base = (1 - factor) * contrast * mean + (1 - factor) * saturation * luminance
-    return torch.addcmul(base, images, factor).clamp_(0, 1)
+    base = (luminance * of_luminance).add_(luminance.mean((2, 3), keepdim=True) * of_mean)
+    return torch.addcmul(base, images, of_image).clamp_(0, 1)
 
 
 def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -81,17 +89,16 @@ def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     # Two exchanges sort the channels; which of them happened tells the sextant of the colour circle.
     upper, lower = torch.maximum(green, blue), torch.minimum(green, blue)
     high, middle = torch.maximum(red, upper), torch.minimum(red, upper)
-    low = torch.minimum(middle, lower)
-    spread = high - low
-    blue_side, not_red = (green < blue).to(images.dtype), (red < upper).to(images.dtype)
-    sextant = not_red * (12 * blue_side - 2) - 6 * blue_side
-    # Grey pixels have spread 0 and any hue.
-    hue = (sextant + (middle - lower) / spread.clamp_min(1e-12)).abs()
-    hue = hue + 6 * per_image(turns, images)
-    hue = hue - 6 * (hue / 6).floor()
-    # How far each channel stands between low and high, around the circle.
-    channels = [(hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()]
-    return torch.addcmul(low, torch.cat(channels, 1).clamp_(0, 1), spread)
+    spread = high - torch.minimum(middle, lower)
+    bluish, not_red = less(green, blue), less(red, upper)
+    sextant = (2 * bluish).sub_(1 / 3).mul_(not_red).sub_(bluish)
+    # Grey pixels have no spread, and any hue will do.
+    hue = torch.addcdiv(sextant, middle - lower, spread.clamp_min(1e-12), value=1 / 6).abs_()
+    # A channel is highest up to 1/6 of a turn from its primary colour, lowest from 1/3 on, and linear in between.
+    primaries = torch.arange(3, device=images.device)[:, None, None] / 3
+    distance = hue + (per_image(turns, images) - primaries)
+    distance = distance.sub_(distance.round()).abs_().clamp_(1 / 6, 1 / 3)
+    return torch.addcmul(high + spread, distance, spread, value=-6)
 
 
 def _luminance(images: Tensor) -> Tensor:
@@ -108,10 +115,12 @@ class Grayscale:
 
     p: float = 0.2
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 1
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`chosen` (n,) bool and `amount` (n,) in [0, 1]."""
-        chosen = uniform(n, 1, generator)[:, 0] < self.p
-        return {"chosen": chosen, "amount": torch.full((n,), min(strength, 1.0), device=chosen.device)}
+        return {"chosen": u[:, 0] < self.p, "amount": strength.clamp_max(1)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         if images.shape[1] == 1:
@@ -134,18 +143,20 @@ class Solarise:
     threshold: float = 0.5
     p: float = 0.2
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 1
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`chosen` (n,) bool and `threshold` (n,)."""
-        chosen = uniform(n, 1, generator)[:, 0] < self.p
-        threshold = max(0.0, 1 - strength * (1 - self.threshold))
-        return {"chosen": chosen, "threshold": torch.full((n,), threshold, device=chosen.device)}
+        return {"chosen": u[:, 0] < self.p, "threshold": (1 - strength * (1 - self.threshold)).clamp_min(0)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         return change_chosen(images, params["chosen"], _invert_above, params["threshold"])
 
 
 def _invert_above(images: Tensor, threshold: Tensor) -> Tensor:
-    return torch.where(images > per_image(threshold, images), 1 - images, images)
+    # |1 - x| above the threshold, |0 - x| below.
+    return less(per_image(threshold, images), images).sub_(images).abs_()
 
 
 @dataclass(frozen=True)
@@ -155,9 +166,11 @@ class Intensity:
     gain: tuple[float, float] = (0.7, 1.3)
     gamma: tuple[float, float] = (1.0, 1.0)
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 2
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`gain` and `gamma` (n,)."""
-        u = uniform(n, 2, generator)
         return {
             "gain": between(u[:, 0], *power(self.gain, strength)),
             "gamma": between(u[:, 1], *power(self.gamma, strength)),
@@ -177,11 +190,15 @@ class GaussianNoise:
 
     std: tuple[float, float] = (0.05, 0.1)
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:
+    def draws(self, size: int) -> int:
+        return 1 + size**2
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`noise` (n, 1, size, size), to be added."""
-        std = between(uniform(n, 1, generator), *self.std) * strength
-        noise = torch.randn(n, 1, size, size, generator=generator, device=generator.device)
-        return {"noise": noise * std[..., None, None]}
+        std = between(u[:, :1], *self.std) * strength[:, None]
+        # The quantile of a uniform number is normal; 0 would be infinite.
+        normal = torch.special.ndtri(u[:, 1:].clamp_min(2**-25))
+        return {"noise": (std * normal).unflatten(1, (1, size, size))}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         return (images + params["noise"].to(images.dtype)).clamp_(0, 1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cplearn.augment.transform import Params, between, change_chosen, power, uniform
+from cplearn.augment.transform import Params, between, change_chosen, power
 
 _TRIES = 10
 _MARGIN = 2
@@ -33,18 +33,22 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 2 * _TRIES + 2
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`box` (n, 4): top, left, height and width of the crop in pixels."""
-        u = uniform(n, 2 * _TRIES + 2, generator)
-        area = size**2 * between(u[:, :_TRIES], *power(self.scale, strength))
-        log_ratio = between(u[:, _TRIES : 2 * _TRIES], *(strength * math.log(bound) for bound in self.ratio))
-        # Height and width of every try: (n, tries, 2).
-        tries = torch.stack([area * torch.exp(-log_ratio), area * torch.exp(log_ratio)], 2).sqrt().round()
+        areas, ratios, place = u.split([_TRIES, _TRIES, 2], 1)
+        strength = strength[:, None]
+        side = size * between(areas, *power(self.scale, strength)).sqrt()
+        # Square root of the ratio, so that height times width is the area.
+        stretch = torch.exp(between(ratios, *(math.log(bound) / 2 for bound in self.ratio)) * strength)
+        tries = torch.stack([side / stretch, side * stretch], 2).round()
         fits = ((tries >= 1) & (tries <= size)).all(2)
         first = fits.to(torch.uint8).argmax(1)
         extent = tries.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
         extent = torch.where(fits.any(1, keepdim=True), extent, size)
-        corner = (u[:, 2 * _TRIES :] * (size - extent + 1)).floor()
+        corner = (place * (size + 1 - extent)).floor()
         return {"box": torch.cat([corner, extent], 1)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
@@ -55,25 +59,27 @@ class RandomResizedCrop:
     def _weights(self, start: Tensor, length: Tensor, size: int) -> Tensor:
         """Interpolation matrices (n, 2, out, in), vertical and horizontal; start and length of the crop are (n, 2)."""
         start, length = start[..., None], length[..., None]
-        positions = torch.arange(size, device=start.device)
-        # Centres of the output's pixels in the crop's coordinates, where pixel j covers [j, j + 1].
-        centre = (positions + 0.5) * (length / size)
-        taps = (centre - 0.5).floor()[..., None] + torch.arange(-1, 3, device=start.device)
-        weight = self._kernel((taps + 0.5 - centre[..., None]).abs())
-        weight = weight * ((taps >= 0) & (taps < length[..., None]))
-        weight = weight / weight.sum(-1, keepdim=True)
+        # Centre of each pixel of the output, (n, 2, out), on an axis where pixel j of the crop has its centre at j.
+        centre = (torch.arange(size, device=start.device) + 0.5) * (length / size) - 0.5
+        before = centre.floor()
+        taps = before + torch.arange(-1, 3, device=start.device)[:, None, None, None]
+        weight = self._kernel(centre - before) * ((taps >= 0) & (taps < length))
+        weight = weight / weight.sum(0)
         # Every tap has a column of its own, so scattering is deterministic.
-        columns = (taps + start[..., None]).long() + _MARGIN
-        matrix = weight.new_zeros(*weight.shape[:3], size + 2 * _MARGIN).scatter_(-1, columns, weight)
+        columns = (taps + (start + _MARGIN)).long()
+        matrix = weight.new_zeros(*centre.shape, size + 2 * _MARGIN)
+        matrix.scatter_(-1, columns.movedim(0, -1), weight.movedim(0, -1))
         return matrix[..., _MARGIN:-_MARGIN]
 
-    def _kernel(self, distance: Tensor) -> Tensor:
-        """Weight of a pixel at `distance` (in [0, 2]) from the point to be interpolated."""
+    def _kernel(self, t: Tensor) -> Tensor:
+        """Weights of the pixels at -1, 0, 1 and 2 for a point at `t` in [0, 1), stacked in front."""
         if self.interpolation == "bilinear":
-            return (1 - distance).clamp_min(0)
-        near = (1.5 * distance - 2.5) * distance**2 + 1
-        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        return torch.where(distance < 1, near, far)
+            zero = torch.zeros_like(t)
+            return torch.stack([zero, 1 - t, t, zero])
+        near, far = torch.stack([t, 1 - t]), torch.stack([1 + t, 2 - t])
+        near = (1.5 * near - 2.5) * near**2 + 1
+        far = ((-0.5 * far + 2.5) * far - 4) * far + 2
+        return torch.stack([far[0], near[0], near[1], far[1]])
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,13 @@ class RandomCrop:
 
     padding: int = 4
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 2
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`shift` (n, 2): rows and columns by which the window moves down and right, at most the padding."""
-        padding = round(strength * self.padding)
-        return {"shift": (uniform(n, 2, generator) * (2 * padding + 1)).long() - padding}
+        padding = (strength * self.padding).round()[:, None]
+        return {"shift": ((u * (2 * padding + 1)).floor() - padding).long()}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         size = images.shape[-1]
@@ -107,9 +116,12 @@ class HorizontalFlip:
 
     p: float = 0.5
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 1
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`chosen` (n,) bool."""
-        return {"chosen": uniform(n, 1, generator)[:, 0] < self.p * min(strength, 1)}
+        return {"chosen": u[:, 0] < self.p * strength.clamp_max(1)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         return change_chosen(images, params["chosen"], lambda x: x.flip(-1))
@@ -130,10 +142,12 @@ class RandomAffine:
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
-        """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down in fractions of the size, `scale` (n,)."""
-        u = uniform(n, 5, generator)
-        signed = (2 * u - 1) * strength
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 5
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+        """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down, of the size, `scale` (n,)."""
+        signed = (2 * u - 1) * strength[:, None]
         return {
             "angle": signed[:, 0] * self.degrees,
             "translate": signed[:, 1:3] * self.translate,
@@ -165,9 +179,11 @@ class GaussianBlur:
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:  # noqa: ARG002
+    def draws(self, size: int) -> int:  # noqa: ARG002
+        return 2
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
         """`chosen` (n,) bool and `sigma` (n,) in pixels."""
-        u = uniform(n, 2, generator)
         return {"chosen": u[:, 0] < self.p, "sigma": between(u[:, 1], *self.sigma) * strength}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cplearn.augment.colour import ColourJitter, GaussianNoise, Grayscale, Intensity, Solarise
 from cplearn.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
-from cplearn.augment.transform import Params, Transform
+from cplearn.augment.transform import Transform
 from cplearn.errors import InputError
 
-RecipeParams = list[list[Params]]
-"""Parameters of every transform of every view, in the recipe's order."""
+_CPU_BATCH = 64
+"""Images that a CPU augments at a time: enough to make calls cheap, few enough to stay in its cache."""
+
+
+class Draws(NamedTuple):
+    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, and the `strength` (n,) of each image."""
+
+    uniform: Tensor
+    strength: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,30 +37,49 @@ class Recipe:
     name: str
     views: tuple[tuple[Transform, ...], ...]
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float = 1.0) -> RecipeParams:
-        """Random parameters for `n` images of `size` x `size` pixels, on the generator's device.
+    def sample(self, n: int, size: int, generator: torch.Generator, strength: float = 1.0) -> Draws:
+        """Random numbers for `n` images of `size` x `size` pixels, on the generator's device.
 
-        Raises InputError unless `strength` is in [0, 2].
+        The numbers are the same whatever the strength. Raises InputError unless `strength` is in [0, 2].
         """
         if not 0 <= strength <= 2:
             raise InputError(f"augment.strength must lie between 0 and 2, not {strength!r}", key="augment.strength")
-        return [[transform.sample(n, size, generator, strength) for transform in view] for view in self.views]
+        most = max(_count(transforms, size) for transforms in self.views)
+        uniform = torch.rand(n, len(self.views), most, generator=generator, device=generator.device)
+        return Draws(uniform, torch.full((n,), strength, dtype=torch.float32, device=generator.device))
 
-    def apply(self, images: Tensor, params: RecipeParams, dtype: torch.dtype = torch.float32) -> Tensor:
+    def apply(self, images: Tensor, params: Draws, dtype: torch.dtype = torch.float32) -> Tensor:
         """Square images (n, C, H, H) uint8, 1 or 3 channels, to views (V, n, C, H, H) of `dtype` in [0, 1].
 
         `params` lie on the device of the images. Raises ValueError if the images are no bytes.
         """
         if images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 in [0, 255], not {images.dtype}")
-        originals = images.to(dtype).div_(255)
-        results = []
-        for transforms, draws in zip(self.views, params, strict=True):
-            view = originals
-            for transform, values in zip(transforms, draws, strict=True):
-                view = transform.apply(view, values)
-            results.append(view)
-        return torch.stack(results)
+        batch = _CPU_BATCH if images.device.type == "cpu" else len(images)
+        parts = zip(images.split(batch), *(numbers.split(batch) for numbers in params), strict=True)
+        # Nothing here is differentiated; the final copy is an ordinary tensor again.
+        with torch.inference_mode():
+            views = [self._apply(part, Draws(*numbers), dtype) for part, *numbers in parts]
+        return torch.cat(views, 1)
+
+    def _apply(self, images: Tensor, params: Draws, dtype: torch.dtype) -> Tensor:
+        uniform, strength = params.uniform.transpose(0, 1), params.strength
+        views, count = len(self.views), self._common()
+        # What the views have in common is done to all of them at once: half the launches on an accelerator.
+        common, rest = self.views[0][:count], [transforms[count:] for transforms in self.views]
+        stacked = images.to(dtype).div_(255).repeat(views, 1, 1, 1)
+        stacked = _run(common, stacked, uniform.flatten(0, 1), strength.repeat(views))
+        unused = uniform[..., _count(common, images.shape[-1]) :]
+        return torch.stack(
+            [
+                _run(transforms, view, numbers, strength)
+                for transforms, view, numbers in zip(rest, stacked.chunk(views), unused, strict=True)
+            ]
+        )
+
+    def _common(self) -> int:
+        """The number of transforms with which all views begin."""
+        return len(list(takewhile(lambda row: all(t == row[0] for t in row), zip(*self.views, strict=False))))
 
     def __call__(
         self,
@@ -64,12 +92,23 @@ class Recipe:
         return self.apply(images, self.sample(len(images), images.shape[-1], generator, strength), dtype)
 
 
-def stack_params(params: Sequence[RecipeParams]) -> RecipeParams:
-    """Draws of one recipe for several batches to the draws for their concatenation."""
-    return [
-        [{name: torch.cat([draw[name] for draw in draws]) for name in draws[0]} for draws in zip(*views, strict=True)]
-        for views in zip(*params, strict=True)
-    ]
+def _count(transforms: Sequence[Transform], size: int) -> int:
+    return sum(transform.draws(size) for transform in transforms)
+
+
+def _run(transforms: Sequence[Transform], images: Tensor, uniform: Tensor, strength: Tensor) -> Tensor:
+    """The transforms one after the other, each with its columns of `uniform` (n, k)."""
+    size = images.shape[-1]
+    for transform in transforms:
+        count = transform.draws(size)
+        images = transform.apply(images, transform.parameters(uniform[:, :count], strength, size))
+        uniform = uniform[:, count:]
+    return images
+
+
+def stack_params(params: Sequence[Draws]) -> Draws:
+    """The draws of several batches, all of one recipe and image size, as those of their concatenation."""
+    return Draws(*(torch.cat(numbers) for numbers in zip(*params, strict=True)))
 
 
 def recipe(name: str) -> Recipe:

@@ -13,39 +13,46 @@ Params = dict[str, Tensor]
 
 
 class Transform(Protocol):
-    """A random change of square images in [0, 1].
+    """A random change of square images, in three steps that do not know of one another.
+
+    Uniform numbers are drawn for each image (by `Recipe.sample`), `parameters` turns them into angles, boxes or factors,
+    and `apply` changes the pixels. No step makes the host wait for an accelerator.
 
     `strength` in [0, 2] scales the ranges of a transform: 1 is the published one, 0 leaves every image as it is.
-    Probabilities stay, and the same random numbers are drawn whatever the strength, so trials of one seed stay paired.
+    Probabilities stay, and the draws do not depend on it, so trials of one seed stay paired.
     """
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float) -> Params:
-        """Parameters of `n` images of `size` x `size` pixels, on the generator's device, drawn in float32."""
+    def draws(self, size: int) -> int:
+        """How many uniform numbers an image of `size` x `size` pixels needs."""
+        ...
+
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
+        """Parameters of n images from their numbers `u` (n, draws) in [0, 1) and their `strength` (n,)."""
         ...
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        """(n, C, H, W) floats in [0, 1] to the same shape, dtype and device, in [0, 1]; `images` stays as it is."""
+        """(n, C, H, H) floats in [0, 1] to the same shape, dtype and device, in [0, 1]; `images` stay as they are."""
         ...
 
 
-def uniform(n: int, k: int, generator: torch.Generator) -> Tensor:
-    """(n, k) numbers in [0, 1)."""
-    return torch.rand(n, k, generator=generator, device=generator.device)
-
-
-def between(u: Tensor, low: float, high: float) -> Tensor:
+def between(u: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Numbers in [0, 1) to numbers in [low, high)."""
     return low + (high - low) * u
 
 
-def power(bounds: tuple[float, float], strength: float) -> tuple[float, float]:
-    """A range of factors around (or up to) 1 at some strength: its logarithm is scaled, so no bound can reach 0."""
+def power(bounds: tuple[float, float], strength: Tensor) -> tuple[Tensor, Tensor]:
+    """A range of factors at some strength: their logarithms are scaled, so that none can reach 0."""
     return bounds[0] ** strength, bounds[1] ** strength
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """(n,) to (n, 1, 1, 1) in the dtype of the images `like`."""
     return values.to(like.dtype)[:, None, None, None]
+
+
+def less(a: Tensor, b: Tensor) -> Tensor:
+    """1 where a < b and 0 elsewhere, in the dtype of both; on a CPU several times quicker than to convert a bool."""
+    return torch.lt(a, b, out=torch.empty(torch.broadcast_shapes(a.shape, b.shape), dtype=a.dtype, device=a.device))
 
 
 def change_chosen(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *params: Tensor) -> Tensor:

@@ -1,0 +1,93 @@
+"""Agreement of a clustering with the labels, and k-means as a clustering that every method has.
+
+NMI rises with the number of clusters by chance alone, so it is never yielded alone: beside it stand the NMI of shuffled
+assignments, AMI and ARI (both about 0 at chance) and the number of clusters in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+from threadpoolctl import threadpool_limits
+
+from cplearn.evaluate.inputs import Array, standardise, to_float64, to_indices
+
+
+def clustering(
+    prefix: str, labels: Array, assignments: Array, *, generator: np.random.Generator, shuffles: int = 10
+) -> Iterator[tuple[str, float]]:
+    """Compare clusters with classes; labels and assignments: (n,) integers of any range.
+
+    Yields, each after `prefix`/:
+    nmi -- mutual information over the arithmetic mean of both entropies (scikit-learn's default).
+    nmi_chance -- mean NMI of `shuffles` random permutations of the assignments: what clusters of these sizes reach
+        without looking at an image.
+    ami -- mutual information adjusted for chance, arithmetic mean.
+    ari -- adjusted Rand index.
+    accuracy -- images in the cluster that stands for their class, one cluster to one class (Hungarian matching), over
+        all images. With more clusters than classes, all images of the unmatched clusters count as wrong.
+    clusters -- clusters in use.
+
+    One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there is also only one class.
+    Raises ValueError if the lengths differ or `shuffles` is below 1.
+    """
+    classes, clusters = _compact(labels), _compact(assignments)
+    if len(classes) != len(clusters):
+        raise ValueError(f"{prefix}: {len(clusters)} assignments for {len(classes)} labels")
+    if shuffles < 1:
+        raise ValueError(f"{prefix}: shuffles must be at least 1, not {shuffles}")
+    yield f"{prefix}/nmi", float(normalized_mutual_info_score(classes, clusters))
+    yield f"{prefix}/nmi_chance", _shuffled_nmi(classes, clusters, generator, shuffles)
+    yield f"{prefix}/ami", float(adjusted_mutual_info_score(classes, clusters))
+    yield f"{prefix}/ari", float(adjusted_rand_score(classes, clusters))
+    yield f"{prefix}/accuracy", _matched_accuracy(classes, clusters)
+    yield f"{prefix}/clusters", float(clusters.max() + 1)
+
+
+def kmeans(features: Array, n_clusters: int, *, restarts: int, seed: int) -> np.ndarray:
+    """k-means++ and Lloyd's iterations on standardised features (n, F); returns the cluster of each row, (n,) int64.
+
+    Of `restarts` runs the one with the lowest inertia counts. There are fewer than `n_clusters` clusters where there
+    are fewer distinct rows.
+    """
+    (x,) = standardise(to_float64(features, "features"))
+    distinct = len(np.unique(x, axis=0))
+    model = KMeans(min(n_clusters, distinct), n_init=restarts, random_state=seed)
+    # Several threads would add their parts of the centres in the order in which they finish.
+    with threadpool_limits(1, user_api="openmp"):
+        return model.fit(x).labels_.astype(np.int64)
+
+
+def _compact(values: Array) -> np.ndarray:
+    """Renumber (n,) from 0 in the order of the values, without gaps: the cost then depends on clusters in use alone."""
+    return np.unique(to_indices(values), return_inverse=True)[1]
+
+
+def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.random.Generator, shuffles: int) -> float:
+    """Mean NMI of permuted clusters.
+
+    With S(x) = Σ x log x over a table of counts, NMI = 2 (S(joint) - S(classes) - S(clusters) + S(n)) / (2 S(n) -
+    S(classes) - S(clusters)). A permutation changes S(joint) alone, and its table has at most n filled cells.
+    """
+
+    def s(members: np.ndarray) -> float:
+        counts = np.unique(members, return_counts=True)[1]
+        return float((counts * np.log(counts)).sum())
+
+    s_n = len(classes) * np.log(len(classes))
+    marginals = s(classes) + s(clusters)
+    if marginals == 2 * s_n:  # one class and one cluster
+        return 1.0
+    cells = classes * (clusters.max() + 1)
+    joint = np.mean([s(cells + generator.permutation(clusters)) for _ in range(shuffles)])
+    return float(max(0.0, 2 * (joint - marginals + s_n) / (2 * s_n - marginals)))
+
+
+def _matched_accuracy(classes: np.ndarray, clusters: np.ndarray) -> float:
+    shape = (classes.max() + 1, clusters.max() + 1)
+    table = np.bincount(classes * shape[1] + clusters, minlength=shape[0] * shape[1]).reshape(shape)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(classes))

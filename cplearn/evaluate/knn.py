@@ -1,0 +1,76 @@
+"""k-nearest-neighbour classification on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cplearn.evaluate.inputs import Array, finite
+
+SIMILARITIES = 2**25
+"""Similarities held at once, 128 MiB in float32: the whole matrix, of test by training images, may not fit."""
+
+
+def knn(
+    train: Array,
+    train_labels: Array,
+    test: Array,
+    test_labels: Array,
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Iterator[tuple[str, float]]:
+    """Weighted vote of the nearest training images by cosine similarity s; a vote counts exp(s / temperature).
+
+    Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.4.
+    train: (n, F), test: (m, F) on one device, labels from 0. Yields `knn/accuracy`. All training images vote where
+    there are fewer than `neighbours`. Among equally near images the first ones are the neighbours; among classes with
+    equal votes the lowest wins. The similarity to a feature vector of zeros is 0.
+    """
+    known, unknown = (_unit(finite(x, what)) for x, what in ((train, "training features"), (test, "test features")))
+    labels, truth = (torch.as_tensor(x, device=known.device) for x in (train_labels, test_labels))
+    if len(known) != len(labels) or len(unknown) != len(truth):
+        raise ValueError(f"{len(labels)} and {len(truth)} labels for {len(known)} and {len(unknown)} images")
+    k = min(neighbours, len(known))
+    predicted = []
+    for block in unknown.split(max(1, SIMILARITIES // len(known))):
+        similarity, index = _nearest(block @ known.T, k)
+        # Relative to the nearest: the same order of votes, and no overflow at a low temperature.
+        weight = ((similarity - similarity.amax(1, keepdim=True)).double() / temperature).exp()
+        predicted.append(_vote(weight, labels[index]))
+    yield "knn/accuracy", float((torch.cat(predicted) == truth).double().mean())
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows (n, F) of length 1 or 0, in float32 at least; the length is taken in float64, whose range is wider."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return F.normalize(features.double(), dim=1, eps=torch.finfo(torch.float64).tiny).to(dtype)
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of (b, n), the earliest among equals; values and columns, each (b, k)."""
+    values, index = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    contested = values[:, k - 1] == values[:, -1] if values.shape[1] > k else torch.zeros_like(values[:, 0]).bool()
+    values, index = values[:, :k], index[:, :k]
+    if contested.any():
+        # topk leaves open which of the equals at the border it takes.
+        rows, border = similarity[contested], values[contested, -1:]
+        nearer, equal = rows > border, rows == border
+        room = k - nearer.sum(1, keepdim=True)
+        taken = nearer | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+        index[contested] = taken.nonzero()[:, 1].view(-1, k)
+        values = similarity.gather(1, index)
+    return values, index
+
+
+def _vote(weight: Tensor, label: Tensor) -> Tensor:
+    """The class (b,) with the largest sum of weights; both arguments (b, k)."""
+    votes = weight.new_zeros(len(weight), int(label.max()) + 1)
+    row = torch.arange(len(weight), device=weight.device)
+    # One neighbour at a time: a scatter would add in no fixed order on a GPU.
+    for one, its_weight in zip(label.T, weight.T, strict=True):
+        votes[row, one] += its_weight
+    return votes.argmax(1)

@@ -1,0 +1,68 @@
+"""From a sweep's name to its files: tables, runs and figures of each data set."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports import figures, store, tables
+from reports.errors import ReportError
+from reports.store import SweepResult
+from reports.tables import Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written for one data set, `dataset` being its slug, and the table for showing."""
+
+    sweep: str
+    dataset: str
+    folder: Path
+    files: tuple[Path, ...]
+    table: Table
+
+
+def build(
+    uri: str | None, sweep: str, out: str | Path = "results", datasets: Collection[str] | None = None
+) -> list[Report]:
+    """Write <out>/<sweep>/<data set>/{table.md, table.tex, runs.csv, figures/*} for each data set of a sweep.
+
+    `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
+
+    Raises ReportError for an unknown sweep or data set, where no trial has finished, and where files cannot be written.
+    """
+    results = store.read_sweep(uri, sweep, datasets)
+    if not any((result.runs["status"] == "FINISHED").any() for result in results):
+        counts = sum(result.runs["status"].value_counts() for result in results)
+        told = ", ".join(f"{count} {tables.STATES.get(status, status)}" for status, count in counts.items())
+        raise ReportError(f"sweep {sweep!r} has no finished trial to report on yet ({told})")
+    try:
+        return [_write(result, Path(out)) for result in results]
+    except OSError as error:
+        raise ReportError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+
+
+def _write(result: SweepResult, out: Path) -> Report:
+    if unsafe := next(
+        (name for name in (result.sweep, result.slug) if name in {".", ".."} or Path(name).name != name), None
+    ):
+        raise ReportError(f"{unsafe!r} cannot be a folder's name; rename the sweep or data set")
+    folder = out / result.sweep / result.slug
+    folder.mkdir(parents=True, exist_ok=True)
+    table = tables.make_table(result)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{result.slug}-") as scratch:
+        draft = Path(scratch)
+        (draft / "figures").mkdir()
+        (draft / "table.md").write_text(tables.to_markdown(table), encoding="utf-8")
+        (draft / "table.tex").write_text(tables.to_latex(table), encoding="utf-8")
+        result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
+        for curve in figures.curves(result):
+            figures.write(curve, draft / "figures")
+        (folder / "figures").mkdir(exist_ok=True)
+        made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
+        for path in made:
+            os.replace(draft / path, folder / path)
+    return Report(result.sweep, result.slug, folder, tuple(folder / path for path in made), table)

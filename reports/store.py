@@ -1,0 +1,349 @@
+"""The one module that reads MLflow: which trials have finished, the results of a sweep, the files of a model.
+
+All of it goes through searches that return many runs with their params, tags and last metrics, never through one call a
+run, and works on a local SQLite file and on a remote tracking server alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import json
+import os
+import re
+import socket
+import sqlite3
+import tempfile
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import quote
+
+import pandas as pd
+
+from reports.errors import ReportError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+MANIFEST_VERSION = 1
+PAGE = 1000
+LOOKUPS = 50
+"""Up to so many keys are asked for one by one; for more, reading every trial of the experiment is quicker."""
+
+SWEEP_RUNS = "tags.`cplearn.kind` = 'sweep'"
+TRIAL_RUNS = "tags.`cplearn.kind` = 'trial'"
+OWN_COLUMNS = ("kind", "key", "sweep", "dataset", "role", "label", "fingerprint", "error")
+"""Tags `cplearn.*` that have a column of their own in a frame of runs, or need none."""
+
+
+class NothingThere(ReportError):
+    """The store, or the experiment in it, does not exist."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep has given on one data set.
+
+    `axes` maps dotted settings to their values in the order of the table. `runs` has one row for each trial that the sweep
+    declares, run or not, in the order of the manifest, with the columns
+
+    - `run_id`, `key`, `status`: FINISHED, FAILED, KILLED, RUNNING, or MISSING where no run has the trial's key. Of several
+      runs of a key the newest finished one counts, else the newest;
+    - `sweep`: the sweep under which that run was made, which may be another; `started`: UTC, ISO 8601;
+    - `dataset`, `fingerprint`, `role` (trial or baseline), `label`, `seed`;
+    - one column for each axis under its dotted name, None for baselines;
+    - `error`: the end of the failure's message;
+    - `params.*` and `tags.*`: text, as logged (of the tags, those that start with `cplearn.`);
+    - each metric under its own name, `probe/accuracy` for instance: the last value that was logged.
+    """
+
+    sweep: str
+    description: str
+    dataset: str
+    slug: str
+    axes: dict[str, list[Any]]
+    seeds: list[int]
+    about: dict[str, Any]
+    parent: str
+    runs: pd.DataFrame = field(repr=False)
+
+
+def finished_runs(uri: str | None = None, keys: Collection[str] | None = None) -> dict[str, str]:
+    """The run id of the newest finished run of each trial key; of all keys, or of `keys`.
+
+    A store or experiment that does not exist yet has no finished runs. Raises ReportError if it cannot be read.
+    """
+    try:
+        client, experiment = _open(uri)
+    except NothingThere:
+        return {}
+    with _readable(uri):
+        return _newest(client, experiment, keys, lambda run: run.info.run_id, " AND attributes.status = 'FINISHED'")
+
+
+def list_sweeps(uri: str | None = None) -> dict[str, str]:
+    """Names of the sweeps in the store, each with the run id of its newest parent run; the newest sweep first.
+
+    Raises ReportError if the store cannot be read or holds no sweep.
+    """
+    client, experiment = _open(uri)
+    with _readable(uri):
+        return {name: runs[0].info.run_id for name, runs in _parents(client, experiment, uri).items()}
+
+
+def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
+    """The results of a sweep, one for each data set it was run on, or for those whose slugs are given.
+
+    Where several parent runs have the sweep's name, each data set is taken from the newest one that declares it.
+
+    Raises ReportError for an unknown name or data set (with the known ones), and if the store cannot be read.
+    """
+    client, experiment = _open(uri)
+    with _readable(uri):
+        known = _parents(client, experiment, uri)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ReportError(f"no sweep {name!r} in {_shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
+        declared: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for parent in known[name]:
+            manifest = _manifest(client, parent.info.run_id)
+            for slug in dict.fromkeys(dataset["slug"] for dataset in manifest.get("datasets", [])):
+                declared.setdefault(slug, (parent.info.run_id, manifest))
+        if not declared:
+            raise ReportError(f"sweep {name!r} in {_shown(uri)} has no manifest.json; run the sweep again to write it")
+        if unknown := sorted(set(datasets or ()) - declared.keys()):
+            raise ReportError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
+        wanted = {slug: found for slug, found in declared.items() if datasets is None or slug in datasets}
+        keys = {t["key"] for slug, (_, manifest) in wanted.items() for t in manifest["trials"] if t["dataset"] == slug}
+        runs = _newest(client, experiment, keys, _record)
+    return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in sorted(wanted.items())]
+
+
+def download_model(run_id: str) -> Path:
+    """A local folder with the model of a finished run: the store's own where that is local, else a temporary copy.
+
+    Raises LookupError with one sentence if there is no such run or it has no model.
+    """
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        raise LookupError(f"{run_id!r} is not a run id, which has 32 hexadecimal digits")
+    try:
+        client = _connect(None)
+    except ReportError as error:
+        raise LookupError(str(error)) from None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = {file.path for file in client.list_artifacts(run_id)}
+    except MlflowException:
+        raise LookupError(f"no run {run_id} in {_shown(None)}") from None
+    if "model" not in held:
+        raise LookupError(f"run {run_id} in {_shown(None)} has no model; did it finish?")
+    return Path(client.download_artifacts(run_id, "model"))
+
+
+def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[str, dict[str, Any]]) -> SweepResult:
+    about = next(dataset for dataset in manifest["datasets"] if dataset["slug"] == slug)
+    axes: dict[str, list[Any]] = manifest["axes"]
+    declared = [
+        {
+            "run_id": None,
+            "key": trial["key"],
+            "status": "MISSING",
+            "sweep": None,
+            "started": None,
+            "dataset": slug,
+            "fingerprint": about["fingerprint"],
+            "role": trial["role"],
+            "label": trial["label"],
+            "seed": trial["seed"],
+            **{axis: trial["point"].get(axis) for axis in axes},
+            "error": None,
+        }
+        for trial in manifest["trials"]
+        if trial["dataset"] == slug
+    ]
+    frame = pd.DataFrame.from_records([{**trial, **runs.get(trial["key"], {})} for trial in declared])
+    for axis in axes:  # Beside the None of the baselines pandas would turn integers into floats.
+        frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
+    logged = [name for name in frame if name not in declared[0]]
+    kinds = ("params.", "tags.")
+    logged.sort(key=lambda name: (not name.startswith(kinds[0]), not name.startswith(kinds[1]), name))
+    return SweepResult(
+        sweep=manifest["sweep"],
+        description=manifest["description"],
+        dataset=about["name"],
+        slug=slug,
+        axes=axes,
+        seeds=manifest["seeds"],
+        about=about,
+        parent=parent,
+        runs=frame[[*declared[0], *logged]],
+    )
+
+
+def _record(run: Run) -> dict[str, Any]:
+    tags = {key.removeprefix("cplearn."): text for key, text in run.data.tags.items() if key.startswith("cplearn.")}
+    return {
+        "run_id": run.info.run_id,
+        "status": run.info.status,
+        "sweep": tags.get("sweep"),
+        "started": datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+        "fingerprint": tags.get("fingerprint"),
+        "error": tags.get("error"),
+        **{f"params.{name}": text for name, text in run.data.params.items()},
+        **{f"tags.{name}": text for name, text in tags.items() if name not in OWN_COLUMNS},
+        **run.data.metrics,
+    }
+
+
+def _newest(
+    client: MlflowClient, experiment: str, keys: Collection[str] | None, keep: Callable[[Run], T], condition: str = ""
+) -> dict[str, T]:
+    """What `keep` makes of the run that counts for each key: the newest finished one, else the newest."""
+    queries = [TRIAL_RUNS + condition]
+    if keys is not None and len(keys) <= LOOKUPS:
+        queries = [f"{TRIAL_RUNS}{condition} AND tags.`cplearn.key` = '{key}'" for key in sorted(keys)]
+    best: dict[str, tuple[tuple[bool, int, str], T]] = {}
+    for query in queries:
+        for run in _search(client, experiment, query):
+            key = run.data.tags.get("cplearn.key")
+            if key is None or (keys is not None and key not in keys):
+                continue
+            rank = (run.info.status == "FINISHED", run.info.start_time, run.info.run_id)
+            if key not in best or rank > best[key][0]:
+                best[key] = (rank, keep(run))
+    return {key: kept for key, (_, kept) in best.items()}
+
+
+def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:
+    """The parent runs of each sweep's name; raises ReportError if there is none.
+
+    The one that was worked on last comes first: a parent goes on when its sweep is invoked again, so its start says little.
+    """
+    parents: dict[str, list[Run]] = {}
+    runs = _search(client, experiment, SWEEP_RUNS)
+    for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
+        parents.setdefault(run.data.tags.get("cplearn.sweep", ""), []).append(run)
+    if not parents:
+        raise ReportError(f"{_shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
+    return parents
+
+
+def _manifest(client: MlflowClient, run_id: str) -> Mapping[str, Any]:
+    """The manifest of a parent run; empty if the sweep was stopped before it was written."""
+    if "manifest.json" not in {file.path for file in client.list_artifacts(run_id)}:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run_id, "manifest.json", folder)
+        manifest: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    if manifest.get("version") != MANIFEST_VERSION:
+        raise ReportError(
+            f"the manifest of run {run_id} has version {manifest.get('version')!r}, this program reads "
+            f"{MANIFEST_VERSION}; use the version of the program that wrote it"
+        )
+    return manifest
+
+
+def _search(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    token = None
+    while True:
+        with _no_garbage_collection():
+            page = client.search_runs([experiment], query, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A page of runs is some 100,000 small objects at once, none of them garbage: without the collector that looks through
+    them again and again, reading is three times as fast."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _open(uri: str | None) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment; raises NothingThere or ReportError."""
+    client = _connect(uri)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+    with _readable(uri):
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        raise NothingThere(f"no experiment {name!r} in {_shown(uri)}; run a sweep first, or set MLFLOW_EXPERIMENT_NAME")
+    return client, experiment.experiment_id
+
+
+def _connect(uri: str | None) -> MlflowClient:
+    address = _resolved(uri)
+    if address.startswith("sqlite:"):
+        _check_database(address)
+    elif address.startswith(("http:", "https:")):
+        _check_server(address)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    with _readable(uri):
+        return MlflowClient(address)
+
+
+def _resolved(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def _shown(uri: str | None) -> str:
+    """The store's address for a message, without a password."""
+    return "the MLflow store " + re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", _resolved(uri))
+
+
+def _check_database(uri: str) -> None:
+    """MLflow would create a missing database, and its tables in an empty one; a reader must not."""
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    if not path.is_file():
+        raise NothingThere(f"{_shown(uri)} does not exist; run a sweep first, or set MLFLOW_TRACKING_URI")
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall()
+        connection.close()
+    except sqlite3.Error as error:
+        raise ReportError(f"{_shown(uri)} cannot be read: {error}") from None
+    if not tables:
+        raise NothingThere(f"{_shown(uri)} is empty; run a sweep first, or set MLFLOW_TRACKING_URI")
+
+
+def _check_server(uri: str) -> None:
+    """MLflow asks a server that does not answer again for minutes; a wrong address should be said at once."""
+    try:
+        urllib.request.urlopen(uri, timeout=10).close()
+    except HTTPError:
+        return  # It answers; the rest is between MLflow and the server.
+    except OSError as error:
+        if isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror):
+            raise ReportError(f"{_shown(uri)} does not answer; is it running, and is the address right?") from None
+
+
+@contextmanager
+def _readable(uri: str | None) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ReportError(f"{_shown(uri)} cannot be read: {reason}") from error

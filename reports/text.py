@@ -1,0 +1,108 @@
+"""Spelling of numbers and names in markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+GREEK = {
+    **dict(zip("αβγδζηθικλμνξπρστυφχψω", "alpha beta gamma delta zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
+               "upsilon phi chi psi omega".split(), strict=True)),
+    **dict(zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True)),
+    "ε": "varepsilon",
+}  # fmt: skip
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': "''",
+    "–": "--",
+    "—": "---",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "…": r"\dots{}",
+    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
+}
+# What LaTeX knows in any font encoding: the letters below, and ASCII letters under one of these accents.
+LETTERS = set("ßæøœåÆØŒÅłŁ")
+ACCENTS = {"\N{COMBINING GRAVE ACCENT}", "\N{COMBINING ACUTE ACCENT}", "\N{COMBINING CIRCUMFLEX ACCENT}",
+           "\N{COMBINING TILDE}", "\N{COMBINING DIAERESIS}", "\N{COMBINING CARON}", "\N{COMBINING CEDILLA}"}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it reads, on one line. A character that pdfLaTeX lacks becomes its code, [U+6570]."""
+    return "".join(map(_latex_character, _one_line(text)))
+
+
+def markdown(text: str) -> str:
+    """Text that markdown prints as it reads, on one line and safe inside a table."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", _one_line(text))
+
+
+def values(items: Sequence[Any]) -> list[str]:
+    """The values of an axis as text. A number of more than six digits, drawn at random say, is rounded to four, or to as
+    many as keep distinct numbers distinct."""
+    for digits in range(4, 18):
+        spelled = [_value(item, digits) for item in items]
+        if len(set(spelled)) == len(set(items)):
+            break
+    return spelled
+
+
+def latex_symbol(heading: str) -> str:
+    """The heading of an axis for LaTeX: a single letter is a symbol, so it stands in italics."""
+    return f"${heading}$" if len(heading) == 1 and heading.isascii() else latex(heading)
+
+
+def latex_value(spelled: str) -> str:
+    """A value spelled by `values`, for LaTeX: 1e-5 becomes a power of ten."""
+    if power := re.fullmatch(r"(-?[\d.]+)e(-?\d+)", spelled):
+        factor, exponent = power.groups()
+        return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times 10^{{{exponent}}}$"
+    return f"${spelled}$" if re.fullmatch(r"-?[\d.]+", spelled) else latex(spelled)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers, runs of three or more shortened: 0–4, 7, 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def _value(item: Any, digits: int) -> str:
+    if item is None:
+        return "–"
+    if isinstance(item, bool):
+        return str(item).lower()
+    if isinstance(item, float):
+        exact = f"{item:.6g}"
+        return re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", exact if float(exact) == item else f"{item:.{digits}g}")
+    return str(item)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _latex_character(character: str) -> str:
+    if character in LATEX:
+        return LATEX[character]
+    base, *marks = unicodedata.normalize("NFD", character)
+    if character in LETTERS or (
+        base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
+    ):
+        return character
+    return f"[U+{ord(character):04X}]"
