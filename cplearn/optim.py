@@ -100,14 +100,12 @@ def learning_rates(settings: Sequence[Optimizer], epochs: int, steps_per_epoch: 
     Linear warm-up from `warmup_lr`, then constant or a cosine to 0 that would reach it one step after the last.
     """
     total = epochs * steps_per_epoch
-    table = torch.empty(total, len(settings), dtype=torch.float64)
-    for k, s in enumerate(settings):
+    step = torch.arange(total, dtype=torch.float64)
+    columns = []
+    for s in settings:
         warmup = round(s.warmup_epochs * steps_per_epoch)
-        for step in range(total):
-            if step < warmup:
-                table[step, k] = s.warmup_lr + (s.lr - s.warmup_lr) * step / warmup
-            elif s.schedule == "constant":
-                table[step, k] = s.lr
-            else:
-                table[step, k] = s.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-    return table
+        progress = (step - warmup) / max(1, total - warmup)
+        factor = torch.ones_like(step) if s.schedule == "constant" else 0.5 * (1 + torch.cos(math.pi * progress))
+        rising = s.warmup_lr + (s.lr - s.warmup_lr) * step / max(1, warmup)
+        columns.append(torch.where(step < warmup, rising, s.lr * factor))
+    return torch.stack(columns, dim=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
 import torch
 from torch import Tensor
 
@@ -162,7 +163,14 @@ class Pack:
         return loss, terms
 
     def evaluate(self) -> list[Outcome]:
-        """Every evaluator on the frozen backbones: the test split, after the last epoch."""
+        """Every evaluator on the frozen backbones: the test split, after the last epoch.
+
+        scikit-learn is held to torch's number of threads, so that trials side by side do not fight for the cores.
+        """
+        with threadpoolctl.threadpool_limits(torch.get_num_threads()):
+            return self._evaluate()
+
+    def _evaluate(self) -> list[Outcome]:
         start = time.perf_counter()
         train = self.model.features(self.dataset.train.images).cpu()
         test = self.model.features(self.dataset.test.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,13 +22,13 @@ class Summary:
 
 
 def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
-    """Mean, spread and number of values for each table row and metric.
+    """Mean, spread and number of values for each table row, in the order of their numbers, and metric.
 
     `runs` has a row for each trial, with the columns `row` (the table row it belongs to), `status`, and the metrics; a
     metric without a column counts as never logged. Only finished runs count. A value that is not finite is left out
     and so lowers `n`; it never enters a mean unseen.
     """
-    rows = pd.Index(runs["row"].drop_duplicates(), name="row")
+    rows = pd.Index(sorted(set(runs["row"])), name="row")
     finished = runs[runs["status"] == "FINISHED"]
     values = finished.reindex(columns=list(metrics)).astype(float)
     grouped = values.where(np.isfinite(values)).groupby(finished["row"])
@@ -39,10 +40,11 @@ def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
 
 
 def best(means: Sequence[float], better: Literal["higher", "lower"] | None, decimals: int) -> list[bool]:
-    """Which means are the best at the printed precision; ties all are. NaN does not compete, one alone is no best."""
-    rounded = np.array([float(f"{mean:.{decimals}f}") for mean in means])
-    competing = np.isfinite(rounded)
-    if better is None or competing.sum() < 2:
+    """Which means are the best at the printed precision, ties together. NaN does not compete. Where all that compete
+    are equal, or one is alone, there is no best."""
+    rounded = [float(f"{mean:.{decimals}f}") for mean in means]
+    competing = {value for value in rounded if not math.isnan(value)}
+    if better is None or len(competing) < 2:
         return [False] * len(rounded)
-    top = rounded[competing].max() if better == "higher" else rounded[competing].min()
-    return (rounded == top).tolist()
+    top = max(competing) if better == "higher" else min(competing)
+    return [value == top for value in rounded]

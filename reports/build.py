@@ -8,7 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import figures, store, tables
+import pandas as pd
+
+from reports import figures, render, store, tables
 from reports.errors import ReportError
 from reports.store import SweepResult
 from reports.tables import Table
@@ -35,10 +37,11 @@ def build(
     Raises ReportError for an unknown sweep or data set, where no trial has finished, and where files cannot be written.
     """
     results = store.read_sweep(uri, sweep, datasets)
-    if not any((result.runs["status"] == "FINISHED").any() for result in results):
-        counts = sum(result.runs["status"].value_counts() for result in results)
-        told = ", ".join(f"{count} {tables.STATES.get(status, status)}" for status, count in counts.items())
-        raise ReportError(f"sweep {sweep!r} has no finished trial to report on yet ({told})")
+    states = pd.concat(result.runs["status"] for result in results)
+    if not (states == "FINISHED").any():
+        counts = states.map(tables.STATES).value_counts()
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        raise ReportError(f"sweep {sweep!r} has no finished trial to report on ({told})")
     try:
         return [_write(result, Path(out)) for result in results]
     except OSError as error:
@@ -46,18 +49,17 @@ def build(
 
 
 def _write(result: SweepResult, out: Path) -> Report:
-    if unsafe := next(
-        (name for name in (result.sweep, result.slug) if name in {".", ".."} or Path(name).name != name), None
-    ):
-        raise ReportError(f"{unsafe!r} cannot be a folder's name; rename the sweep or data set")
+    for name in (result.sweep, result.slug):
+        if Path(name).name != name:
+            raise ReportError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
     folder.mkdir(parents=True, exist_ok=True)
     table = tables.make_table(result)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{result.slug}-") as scratch:
         draft = Path(scratch)
         (draft / "figures").mkdir()
-        (draft / "table.md").write_text(tables.to_markdown(table), encoding="utf-8")
-        (draft / "table.tex").write_text(tables.to_latex(table), encoding="utf-8")
+        (draft / "table.md").write_text(render.to_markdown(table), encoding="utf-8")
+        (draft / "table.tex").write_text(render.to_latex(table), encoding="utf-8")
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
         for curve in figures.curves(result):
             figures.write(curve, draft / "figures")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,12 +23,15 @@ STYLE = Path(__file__).with_name("paper.mplstyle")
 MOST_SERIES = 6
 DICTIONARY = "params.method.codes"
 GREY = "0.35"
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_LINE = 2.3, 2.1, 0.16
+"""In inches; three panels are as wide as a page's text."""
+LEAST_SPAN = 0.05
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Metrics that share a vertical axis, each with its text in the legend. The first leads: it alone is compared with the
-    baselines, and it alone is drawn where each point of the other axes has a line of its own."""
+    """Metrics that share a vertical axis, each with its text in the legend. The first leads: it alone is compared with
+    the baselines, and it alone is drawn where each point of the other axes has a line of its own."""
 
     title: str
     lines: dict[str, str]
@@ -43,16 +47,17 @@ PANELS = (
     Panel("Codes against labels", {"codes/ami": "AMI", "codes/nmi": "NMI", "codes/nmi_chance": "NMI by chance"}),
     Panel("Codes in use", {"collapse/codes_used": "in use", DICTIONARY: "dictionary"}, log=True),
 )
+METRICS = {metric: (panel.title, name) for panel in PANELS for metric, name in panel.lines.items()}
 
 
 @dataclass(frozen=True)
 class Curve:
     """The numbers of a figure along one axis.
 
-    `numbers` has a row for each point of each line: `panel`, `metric`, `line` (its text in the legend), `x`, `n`, `mean`,
-    `std`, and a column `seed <s>` for each seed. Baselines have no `x`. Where no seed has a value, `n` is 0 and `mean` is
-    NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where neighbouring points
-    differ in other axes too.
+    `numbers` has a row for each point of each line: `panel`, `metric`, `line` (its text in the legend), `x`, `n`,
+    `mean`, `std`, and a column `seed <s>` for each seed. Baselines have no `x`. Where no seed has a value, `n` is 0 and
+    `mean` is NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where neighbouring
+    points differ in other axes too; `apart` says that the lines stand for points of the other axes.
     """
 
     name: str
@@ -60,12 +65,13 @@ class Curve:
     words: tuple[str, ...]
     log: bool
     joined: bool
+    apart: bool
     numbers: pd.DataFrame = field(repr=False)
 
 
 def curves(result: SweepResult) -> list[Curve]:
-    """A curve along each axis that has several values; of a sweep without such an axis, its rows side by side. A curve without
-    any number is left out."""
+    """A curve along each axis that has several values; of a sweep without such an axis, its rows side by side. A curve
+    without any number is left out."""
     several = [axis for axis, values in result.axes.items() if len(values) > 1]
     drawn = [curve(result, axis) for axis in several] or [curve(result, None)]
     return [one for one in drawn if len(one.numbers)]
@@ -78,9 +84,9 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
         runs[DICTIONARY] = pd.to_numeric(runs[DICTIONARY], errors="coerce")
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
     is_trial = rows["role"] != "baseline"
-    x = rows.loc[is_trial, axis or "label"]
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in x)
-    x = x.astype(float) if numeric else pd.Series(text.values(x.tolist()), x.index)
+    values = rows.loc[is_trial, axis or "label"].tolist()
+    has_scale = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    x = pd.Series(values if has_scale else text.values(values), rows.index[is_trial])
     series = _series(result, rows[is_trial], axis)
     apart = 1 < series.nunique() <= MOST_SERIES
 
@@ -88,38 +94,52 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     trial = numbers["row"].map(is_trial)
     leading = numbers["metric"].isin([panel.lead for panel in PANELS])
     known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
-    numbers = numbers[known & np.where(trial, leading | (not apart), leading & (numbers["n"] > 0))]
-    panels = {metric: (panel.title, name) for panel in PANELS for metric, name in panel.lines.items()}
-    lines = numbers["row"].map(series) if apart else numbers["metric"].map({m: name for m, (_, name) in panels.items()})
-    numbers.insert(0, "panel", numbers["metric"].map({metric: title for metric, (title, _) in panels.items()}))
-    numbers.insert(2, "line", lines.where(trial[numbers.index], numbers["row"].map(rows["label"])))
-    numbers.insert(3, "x", numbers["row"].map(x))
-    order = numbers["metric"].map({metric: place for place, metric in enumerate(panels)})
-    place = numbers["x"] if numeric else numbers["row"]
-    numbers = numbers.assign(order=order, place=place.where(trial[numbers.index])).sort_values(
-        ["order", "place", "row"]
-    )
+    wanted = (trial & (leading | (not apart))) | (~trial & leading & (numbers["n"] > 0))
+    numbers, trial = numbers[known & wanted], trial[known & wanted]
 
-    names = dict(zip(result.axes, zip(metrics.leaves(list(result.axes)), metrics.headings(list(result.axes)))))
-    key, heading = names[axis] if axis else ("rows", "")
+    titles, lines = ({metric: texts[part] for metric, texts in METRICS.items()} for part in (0, 1))
+    line = numbers["row"].map(series) if apart else numbers["metric"].map(lines)
+    numbers.insert(0, "panel", numbers["metric"].map(titles))
+    numbers.insert(2, "line", line.where(trial, numbers["row"].map(rows["label"])))
+    numbers.insert(3, "x", numbers["row"].map(x))
+    metric_order = numbers["metric"].map({name: place for place, name in enumerate(METRICS)})
+    along = (numbers["x"] if has_scale else numbers["row"]).where(trial)
+    numbers = numbers.assign(metric_order=metric_order, along=along).sort_values(["metric_order", "along", "row"])
+
+    name, heading = "rows", ""
+    if axis:
+        place = list(result.axes).index(axis)
+        name, heading = (names(list(result.axes))[place] for names in (metrics.leaves, metrics.headings))
     return Curve(
-        name=re.sub(r"[^A-Za-z0-9_-]+", "-", key),
+        name=re.sub(r"[^A-Za-z0-9_-]+", "-", name),
         heading=heading,
-        words=() if numeric else tuple(dict.fromkeys(x)),
-        log=bool(numeric and x.min() > 0 and x.max() >= 10 * x.min()),
-        joined=bool(numeric and series.nunique() <= MOST_SERIES),
-        numbers=numbers.drop(columns=["row", "order", "place"]).reset_index(drop=True),
+        words=() if has_scale else tuple(dict.fromkeys(x.tolist())),
+        log=has_scale and min(values) > 0 and max(values) >= 10 * min(values),
+        joined=has_scale and series.nunique() <= MOST_SERIES,
+        apart=apart,
+        numbers=numbers.drop(columns=["row", "metric_order", "along"]).reset_index(drop=True),
     )
 
 
 def draw(curve: Curve) -> Figure:
-    """The figure of a curve, one panel beside the other: mean, a band of one standard deviation, and each seed's value as a
-    point. A cross on the axis marks a point without any result."""
+    """The figure of a curve, panels side by side: the mean, a band of one standard deviation, and each seed's value as
+    a point. A cross on the axis marks a point without a result."""
     panels = [panel for panel in PANELS if panel.title in set(curve.numbers["panel"])]
+    width = PANEL_WIDTH * len(panels)
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(2.3 * len(panels) + 0.1, 2.5))
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        figure = Figure()
+        grid = figure.add_gridspec(2, len(panels))
+        drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
+        for axes, panel in zip(drawn, panels, strict=True):
             _draw_panel(axes, curve, panel)
+        # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
+        if curve.apart:
+            heights = [_draw_legend(figure.add_subplot(grid[1, :]), drawn[0], width)]
+        else:
+            below = [figure.add_subplot(grid[1, place]) for place in range(len(panels))]
+            heights = [_draw_legend(legend, axes, PANEL_WIDTH) for legend, axes in zip(below, drawn, strict=True)]
+        grid.set_height_ratios([PANEL_HEIGHT, max(heights)])
+        figure.set_size_inches(width, PANEL_HEIGHT + max(heights))
     return figure
 
 
@@ -136,7 +156,7 @@ def write(curve: Curve, folder: Path) -> list[Path]:
 
 def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     """Columns `row`, `metric`, `n`, `mean`, `std`, `seed <s>`: one row for each table row and metric of the panels."""
-    names = [metric for panel in PANELS for metric in panel.lines]
+    names = list(METRICS)
     summary = aggregate.summarise(runs, names)
     statistics = {name: getattr(summary, name).rename_axis(columns="metric").stack() for name in ("n", "mean", "std")}
     finished = runs[runs["status"] == "FINISHED"].reindex(columns=["row", "seed", *names])
@@ -150,44 +170,69 @@ def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Ser
     others = [other for other, values in result.axes.items() if other != axis and axis is not None and len(values) > 1]
     headings = dict(zip(result.axes, metrics.headings(list(result.axes)), strict=True))
     parts = [f"{headings[other]} = " + pd.Series(text.values(rows[other].tolist()), rows.index) for other in others]
-    return pd.Series([", ".join(part) for part in zip(*parts)] if parts else "", rows.index, dtype=object)
+    return pd.Series([", ".join(part) for part in zip(*parts, strict=True)] if parts else "", rows.index, dtype=object)
 
 
 def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
     numbers = curve.numbers[curve.numbers["panel"] == panel.title]
     points = numbers[numbers["x"].notna()]
-    seeds = [name for name in numbers if name.startswith("seed ")]
-    for _, line in points.groupby(["metric", "line"], sort=False):
-        x = _horizontal(curve, line["x"])
-        drawn = axes.plot(
-            x, line["mean"], label=line["line"].iloc[0], **({} if curve.joined else {"linestyle": "none"})
-        )[0]
+    lines = [line for _, line in points.groupby(["metric", "line"], sort=False)]
+    for place, line in enumerate(lines):
+        x = _horizontal(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.12)
+        drawn = axes.plot(x, line["mean"], label=line["line"].iloc[0])[0]
         if curve.joined:
-            axes.fill_between(
-                x, line["mean"] - line["std"], line["mean"] + line["std"], color=drawn.get_color(), alpha=0.18, lw=0
-            )
+            low, high = line["mean"] - line["std"], line["mean"] + line["std"]
+            axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
+        else:
+            drawn.set_linestyle("none")
         if (line["n"] > 1).any():
-            for seed in seeds:
+            for seed in (name for name in map(str, line.columns) if name.startswith("seed ")):
                 axes.plot(x, line[seed], ".", color=drawn.get_color(), markersize=2.5, alpha=0.7)
     empty = points[(points["metric"] == panel.lead) & (points["n"] == 0)]
     if len(empty):
-        at = _horizontal(curve, empty["x"])
-        axes.plot(at, [0.02] * len(at), "x", color=GREY, transform=axes.get_xaxis_transform(), label="no result")
-    for (_, line), dashes in zip(numbers[numbers["x"].isna()].iterrows(), ("--", ":", "-.", "-") * 9, strict=False):
-        axes.axhline(line["mean"], color=GREY, linestyle=dashes, linewidth=0.9, label=line["line"])
+        x = _horizontal(curve, empty["x"])
+        axes.plot(x, [0.03] * len(x), "x", color=GREY, transform=axes.get_xaxis_transform(), label="no result")
+    baselines = numbers[numbers["x"].isna()]
+    for mean, name, dashes in zip(
+        baselines["mean"], baselines["line"], itertools.cycle(("--", ":", "-.")), strict=False
+    ):
+        axes.axhline(mean, color=GREY, linestyle=dashes, linewidth=0.9, label=name)
 
     axes.set_title(panel.title)
     axes.set_xlabel(curve.heading)
     if curve.words:
-        axes.set_xticks(range(len(curve.words)), curve.words, rotation=0 if max(map(len, curve.words)) < 8 else 30)
-        axes.margins(x=0.15)
-    for scale, is_log in ((axes.xaxis, curve.log and not curve.words), (axes.yaxis, panel.log)):
-        if is_log:
-            scale._set_axes_scale("log")
-            scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            scale.set_minor_formatter(NullFormatter())
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2, columnspacing=1.2)
+        long = max(map(len, curve.words)) * len(curve.words) > 30
+        axes.set_xticks(
+            range(len(curve.words)), curve.words, rotation=35 if long else 0, ha="right" if long else "center"
+        )
+        axes.set_xlim(-0.5, len(curve.words) - 0.5)
+    elif curve.log:
+        axes.set_xscale("log")
+        _spell_ticks(axes.xaxis)
+    if panel.log:
+        axes.set_yscale("log")
+        _spell_ticks(axes.yaxis)
+    else:
+        bottom, top = axes.get_ylim()
+        if top - bottom < LEAST_SPAN:  # Lest noise in the fourth decimal fill the panel.
+            axes.set_ylim((bottom + top - LEAST_SPAN) / 2, (bottom + top + LEAST_SPAN) / 2)
 
 
-def _horizontal(curve: Curve, x: pd.Series) -> list[Any]:
-    return [curve.words.index(value) for value in x] if curve.words else x.tolist()
+def _draw_legend(below: Axes, axes: Axes, width: float) -> float:
+    """Draw the legend of `axes` in `below`, which is `width` inches wide; returns the height that it needs."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, int(width / (0.45 + 0.045 * max(map(len, labels)))))
+    below.set_axis_off()
+    legend = below.legend(handles, labels, loc="upper center", ncols=columns, columnspacing=1.0)
+    legend.set_in_layout(False)
+    return 0.1 + LEGEND_LINE * math.ceil(len(labels) / columns)
+
+
+def _spell_ticks(axis: Any) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _horizontal(curve: Curve, x: pd.Series, shift: float = 0.0) -> list[float]:
+    """Places on the horizontal axis; words stand at whole numbers, `shift` apart for each line."""
+    return [curve.words.index(value) + shift for value in x] if curve.words else x.tolist()

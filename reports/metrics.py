@@ -41,16 +41,16 @@ METRICS = {
     for metric in (
         Metric("probe/accuracy", "Linear acc.", "Accuracy", "linear"),
         Metric("knn/accuracy", "k-NN acc.", "Accuracy", "k-NN"),
-        # NMI rises with the number of codes by chance alone, so between rows that use more or fewer codes it has no best.
+        # NMI rises by chance alone with the number of codes, so it cannot rank rows that use more or fewer of them.
         Metric("codes/nmi", "NMI (codes)", "Codes", "NMI", better=None),
         Metric("codes/nmi_chance", "NMI (chance)", "Codes", "chance", better=None, spread=False),
         Metric("codes/ami", "AMI (codes)", "Codes", "AMI"),
         Metric("codes/ari", "ARI (codes)", "Codes", "ARI"),
         Metric("codes/accuracy", "ACC (codes)", "Codes", "ACC"),
-        Metric("collapse/codes_used", "Codes used", "Codes", "used", better=None, decimals=0),
+        Metric("collapse/codes_used", "Codes used", "Codes", "used", better=None, decimals=0, spread=False),
         Metric("kmeans/nmi", "NMI (k-means)", "k-means", "NMI"),
         Metric("kmeans/ami", "AMI (k-means)", "k-means", "AMI"),
-        Metric("collapse/effective_rank", "Eff. rank", "Eff.", "rank", better=None, decimals=1),
+        Metric("collapse/effective_rank", "Eff. rank", "Eff.", "rank", better=None, decimals=1, spread=False),
     )
 }
 

@@ -53,11 +53,11 @@ class NothingThere(ReportError):
 class SweepResult:
     """What a sweep has given on one data set.
 
-    `axes` maps dotted settings to their values in the order of the table. `runs` has one row for each trial that the sweep
-    declares, run or not, in the order of the manifest, with the columns
+    `axes` maps dotted settings to their values in the order of the table. `runs` has one row for each trial that the
+    sweep declares, run or not, in the order of the manifest, with the columns
 
-    - `run_id`, `key`, `status`: FINISHED, FAILED, KILLED, RUNNING, or MISSING where no run has the trial's key. Of several
-      runs of a key the newest finished one counts, else the newest;
+    - `run_id`, `key`, `status`: FINISHED, FAILED, KILLED, RUNNING, or MISSING where no run has the trial's key. Of
+      several runs of a key the newest finished one counts, else the newest;
     - `sweep`: the sweep under which that run was made, which may be another; `started`: UTC, ISO 8601;
     - `dataset`, `fingerprint`, `role` (trial or baseline), `label`, `seed`;
     - one column for each axis under its dotted name, None for baselines;
@@ -175,9 +175,8 @@ def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[s
     frame = pd.DataFrame.from_records([{**trial, **runs.get(trial["key"], {})} for trial in declared])
     for axis in axes:  # Beside the None of the baselines pandas would turn integers into floats.
         frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
-    logged = [name for name in frame if name not in declared[0]]
-    kinds = ("params.", "tags.")
-    logged.sort(key=lambda name: (not name.startswith(kinds[0]), not name.startswith(kinds[1]), name))
+    logged = [name for name in map(str, frame.columns) if name not in declared[0]]
+    logged.sort(key=lambda name: (not name.startswith("params."), not name.startswith("tags."), name))
     return SweepResult(
         sweep=manifest["sweep"],
         description=manifest["description"],
@@ -228,7 +227,7 @@ def _newest(
 def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:
     """The parent runs of each sweep's name; raises ReportError if there is none.
 
-    The one that was worked on last comes first: a parent goes on when its sweep is invoked again, so its start says little.
+    The one that was worked on last comes first: a parent goes on when its sweep is invoked again.
     """
     parents: dict[str, list[Run]] = {}
     runs = _search(client, experiment, SWEEP_RUNS)
@@ -267,8 +266,8 @@ def _search(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A page of runs is some 100,000 small objects at once, none of them garbage: without the collector that looks through
-    them again and again, reading is three times as fast."""
+    """A page of runs is some 100,000 small objects at once, none of them garbage: without the collector, which looks
+    through them again and again, reading is three times as fast."""
     enabled = gc.isenabled()
     gc.disable()
     try:

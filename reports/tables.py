@@ -1,15 +1,11 @@
-"""The table of a sweep: computed once as `Table`, then written as markdown or LaTeX."""
+"""The table of a sweep on one data set, as data: cells, rows, caption and notes in plain text."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -18,15 +14,18 @@ from reports.metrics import Metric, TableSpec
 from reports.store import SweepResult
 
 STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "MISSING": "missing"}
-"""How a trial without a result is called; where a whole row has none, the first of these that applies stands in it."""
+"""How a trial without a result is called; in a row without any result stands the first of these that applies."""
 UNDEFINED = "–"
-ERROR_LENGTH = 100
+REASON_LENGTH = 100
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table. `mean` and `std` are spelled as printed. `n` is the number of seeds behind them where that is
-    fewer than the table's, else None. Where there is no number, `mean` says why and `empty` is True."""
+    """One number of a table.
+
+    `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
+    number of seeds behind the number where it differs from the row's, else None.
+    """
 
     mean: str
     std: str | None = None
@@ -37,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Source:
-    """A run behind a row; `run_id` is None where the trial has no run."""
+    """A trial behind a row; `run_id` is None where it has no run."""
 
     seed: int
     key: str
@@ -47,19 +46,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """`head` has the value of each axis; of a baseline its name alone, which spans the axes. `label` says the same in one
-    text, for notes."""
+    """One row of a table.
+
+    `head` has the value of each axis; of a baseline its name alone, which spans the axes. `label` says the same in one
+    text. `n` is the number of seeds with a result where that is fewer than the table's but not none, else None.
+    """
 
     head: tuple[str, ...]
     label: str
+    n: int | None
     cells: tuple[Cell, ...]
     sources: tuple[Source, ...]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the head is a name instead of the values of the axes."""
+        return self.head == (self.label,)
 
 
 @dataclass(frozen=True)
 class Table:
-    """`headings` are those of the axes, `columns` those that have a value in some row. Baselines come before the sweep's own
-    rows. `caption` and `notes` are sentences in plain text, `origin` says what the numbers were made with."""
+    """A table over `n` seeds.
+
+    `headings` are those of the axes, `columns` the metrics that have a value in some row. Baselines come before the
+    sweep's own rows. `caption` and `notes` are sentences, `origin` says what the numbers were made with.
+    """
 
     sweep: str
     dataset: str
@@ -75,16 +86,16 @@ class Table:
 
 
 def number_rows(result: SweepResult) -> pd.DataFrame:
-    """The runs with a column `row`: the table row of each trial, counted in the order of the table. Baselines come first, in
-    the order of the manifest; then points, in the order of the axes' values."""
+    """The runs with a column `row`, the table row of each trial: baselines first, in the order of the manifest, then
+    points, in the order of the axes' values."""
     runs = result.runs
-    names = {label: place for place, label in enumerate(dict.fromkeys(runs.loc[runs["role"] == "baseline", "label"]))}
+    names = list(dict.fromkeys(runs.loc[runs["role"] == "baseline", "label"]))
     orders = [{repr(value): place for place, value in enumerate(values)} for values in result.axes.values()]
 
     def place(role: str, label: str, point: Sequence[Any]) -> tuple[Any, ...]:
         if role == "baseline":
-            return 0, names[label]
-        # Told apart by their text too, in case a point has a value that the axis does not list.
+            return 0, names.index(label)
+        # The text tells apart values that the axis does not list.
         spelled = map(repr, point)
         return 1, *((order.get(value, len(order)), value) for order, value in zip(orders, spelled, strict=True))
 
@@ -95,183 +106,165 @@ def number_rows(result: SweepResult) -> pd.DataFrame:
 
 
 def make_table(result: SweepResult, spec: TableSpec = metrics.SWEEP_TABLE) -> Table:
-    """The table of a sweep on one data set, over the seeds that the sweep declares."""
+    """The table of a sweep over the seeds that it declares. Numbers come from finished runs only.
+
+    Best values are marked among the sweep's rows: baselines do not compete, nor do means over fewer seeds.
+    """
     runs = number_rows(result)
+    seeds = len(result.seeds)
     summary = aggregate.summarise(runs, [metric.name for metric in spec.columns])
-    columns = tuple(metric for metric in spec.columns if summary.n[metric.name].any())
-    n = len(result.seeds)
-    names = metrics.headings(list(result.axes))
-    by_row = [group for _, group in runs.groupby("row")]
-    is_trial = pd.Series([group["role"].iloc[0] != "baseline" for group in by_row])
-    cells = [
-        _column(
-            metric, *(frame[metric.name].sort_index() for frame in (summary.mean, summary.std, summary.n)), is_trial, n
+    columns = [metric for metric in spec.columns if summary.n[metric.name].any()]
+    firsts = runs.drop_duplicates("row").set_index("row").sort_index()
+    is_trial = firsts["role"] != "baseline"
+    bold = {
+        metric.name: aggregate.best(
+            summary.mean[metric.name].where(is_trial & (summary.n[metric.name] == seeds)).tolist(),
+            metric.better,
+            metric.decimals,
         )
         for metric in columns
-    ]
-    spelled = [text.values(runs.drop_duplicates("row").sort_values("row")[axis].tolist()) for axis in result.axes]
+    }
+    names = metrics.headings(list(result.axes))
+    points = list(zip(*(text.values(firsts[axis].tolist()) for axis in result.axes), strict=True))
     rows = []
-    for row, group in enumerate(by_row):
-        first = group.iloc[0]
-        point = tuple(axis[row] for axis in spelled)
-        label = ", ".join(f"{name} = {value}" for name, value in zip(names, point, strict=True)) or str(first["label"])
-        state = next((word for status, word in STATES.items() if status in set(group["status"])), UNDEFINED)
-        nothing = Cell(UNDEFINED if "FINISHED" in set(group["status"]) else state, empty=True)
+    for row, (label, sources) in enumerate(zip(firsts["label"], _sources(runs), strict=True)):
+        head = points[row] if points and is_trial[row] else (label,)
+        finished = sum(source.status == "FINISHED" for source in sources)
+        cells = []
+        for metric in columns:
+            mean, std, n = (getattr(summary, part)[metric.name][row] for part in ("mean", "std", "n"))
+            cells.append(_cell(metric, mean, std, n, bold[metric.name][row], sources))
         rows.append(
             Row(
-                head=point or (label,) if is_trial[row] else (str(first["label"]),),
-                label=label if is_trial[row] else str(first["label"]),
-                cells=tuple(column[row] or nothing for column in cells),
-                sources=tuple(
-                    Source(int(run.seed), run.key, None if pd.isna(run.run_id) else run.run_id, run.status)
-                    for run in group.itertuples()
-                ),
+                head=head,
+                label=", ".join(f"{name} = {value}" for name, value in zip(names, head, strict=True))
+                if points and is_trial[row]
+                else label,
+                n=finished if 0 < finished < seeds else None,
+                cells=tuple(cells),
+                sources=tuple(sources),
             )
         )
-    baselines = tuple(row for row, trial in zip(rows, is_trial, strict=True) if not trial)
+    first = int((~is_trial).sum())
     return Table(
         sweep=result.sweep,
-        dataset=_dataset_name(result.dataset),
+        dataset=_dataset_name(result),
         slug=result.slug,
-        n=n,
+        n=seeds,
         headings=tuple(names) or ("trial",),
-        columns=columns,
-        baselines=baselines,
-        rows=tuple(rows[len(baselines) :]),
-        caption=tuple(_caption(result, n, columns, any(cell.bold for row in rows for cell in row.cells))),
-        notes=tuple(_notes(runs, rows, columns, summary.n, n, names)),
+        columns=tuple(columns),
+        baselines=tuple(rows[:first]),
+        rows=tuple(rows[first:]),
+        caption=tuple(_caption(result, columns, any(map(any, bold.values())))),
+        notes=tuple(_notes(runs, rows, columns, names, seeds)),
         origin=tuple(_origin(result)),
     )
 
 
-def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured markdown, with caption, notes and the runs behind each row."""
-    environment = _environment(md=text.markdown, cell=_markdown_cell)
-    return environment.get_template("table.md.j2").render(table=table)
+def _sources(runs: pd.DataFrame) -> list[list[Source]]:
+    """The trials behind each row, in the order of their seeds."""
+    rows: list[list[Source]] = [[] for _ in range(runs["row"].max() + 1)]
+    ordered = runs.sort_values("seed", kind="stable")[["row", "seed", "key", "run_id", "status"]]
+    for row, seed, key, run_id, status in ordered.to_numpy(dtype=object).tolist():
+        rows[row].append(Source(seed, key, run_id if isinstance(run_id, str) else None, status))
+    return rows
 
 
-def to_latex(table: Table) -> str:
-    """The table as a LaTeX float for \\input; it needs the package booktabs. The runs behind each row are in comments."""
-    environment = _environment(
-        tex=text.latex,
-        symbol=text.latex_symbol,
-        value=text.latex_value,
-        comment=lambda words: " ".join(words.split()),
-        **{
-            "block_start_string": "<%",
-            "block_end_string": "%>",
-            "comment_start_string": "<#",
-            "comment_end_string": "#>",
-        },
-        variable_start_string="<<",
-        variable_end_string=">>",
-    )
-    columns = zip(*(row.cells for row in (*table.baselines, *table.rows)), strict=True)
-    widest = [max((cell.std for cell in column if cell.std), key=len, default=None) for column in columns]
-    return environment.get_template("table.tex.j2").render(
-        table=table,
-        groups=[(group, len(list(members))) for group, members in itertools.groupby(m.group for m in table.columns)],
-        cells=lambda row: [_latex_cell(cell, spread) for cell, spread in zip(row.cells, widest, strict=True)],
-        anchor=re.sub(r"[^A-Za-z0-9]+", "-", f"{table.sweep}-{table.slug}").strip("-"),
-    )
-
-
-def _column(
-    metric: Metric, mean: pd.Series, std: pd.Series, n: pd.Series, is_trial: pd.Series, seeds: int
-) -> list[Cell | None]:
-    """The cells of a metric; None where there is no number."""
-    bold = aggregate.best(mean.where(is_trial & (n == seeds)).tolist(), metric.better, metric.decimals)
-    digits = f"z.{metric.decimals}f"
-    return [
-        Cell(
-            mean=format(mean[row], digits),
-            std=format(std[row], digits) if metric.spread and n[row] > 1 else None,
-            n=int(n[row]) if n[row] < seeds else None,
-            bold=bold[row],
+def _cell(metric: Metric, mean: float, std: float, n: int, bold: bool, sources: Sequence[Source]) -> Cell:
+    found = {source.status for source in sources}
+    if not n:
+        missing = (
+            next(word for status, word in STATES.items() if status in found) if "FINISHED" not in found else UNDEFINED
         )
-        if n[row]
-        else None
-        for row in range(len(mean))
-    ]
+        return Cell(missing, empty=True)
+    finished = sum(source.status == "FINISHED" for source in sources)
+    digits = f"z.{metric.decimals}f"  # z: no minus sign before a zero
+    spread = format(std, digits) if metric.spread and n > 1 else None
+    return Cell(format(mean, digits), spread, int(n) if n < finished else None, bold)
 
 
-def _caption(result: SweepResult, n: int, columns: Sequence[Metric], any_bold: bool) -> Iterator[str]:
-    about = result.about
-    yield f"Sweep {result.sweep} on {_dataset_name(result.dataset)}" + (
-        f": {result.description.rstrip('.')}." if result.description else "."
-    )
+def _caption(result: SweepResult, columns: Sequence[Metric], any_bold: bool) -> Iterator[str]:
+    n = len(result.seeds)
+    about = f": {result.description.rstrip('.')}" if result.description else ""
+    yield f"Sweep {result.sweep} on {_dataset_name(result)}{about}."
     if n > 1:
         yield f"Mean ± sample standard deviation over n = {n} seeds ({text.ranges(result.seeds)})."
+        if single := [metric.heading for metric in columns if not metric.spread]:
+            yield f"Without spread: {', '.join(single)}."
     else:
-        yield f"One seed ({result.seeds[0]}), so no spread is known."
-    images = f" ({about['test_images']:,} images)" if "test_images" in about else ""
+        yield f"One seed ({result.seeds[0]}), n = 1, so no spread is known."
+    images = f" ({result.about['test_images']:,} images)" if "test_images" in result.about else ""
     epochs = _shared(result).get("epochs")
     last = f"the last of {epochs} epochs" if epochs else "the last epoch"
     yield f"All metrics are those of the test split{images} after {last}; no model was selected by them."
     if any_bold:
-        incomplete = f" and cells over fewer than {n} seeds" if n > 1 else ""
-        yield f"Bold: the best value of the sweep at the printed precision, ties together; baselines{incomplete} do not compete."
-    if "codes/nmi" in {metric.name for metric in columns}:
-        yield "NMI of the codes rises with the number of codes in use by chance alone (chance: NMI of shuffled codes), so no best is marked."
+        fewer = f" and means over fewer than {n} seeds" if n > 1 else ""
+        yield "Bold: best value of the sweep at the printed precision, ties together;"
+        yield f"baselines{fewer} do not compete."
+    if any(metric.name == "codes/nmi" for metric in columns):
+        yield "NMI of the codes is not ranked, as it rises by chance alone with the number of codes used"
+        yield "(chance: NMI of shuffled codes)."
 
 
 def _notes(
-    runs: pd.DataFrame,
-    rows: Sequence[Row],
-    columns: Sequence[Metric],
-    n: pd.DataFrame,
-    seeds: int,
-    names: Sequence[str],
+    runs: pd.DataFrame, rows: Sequence[Row], columns: Sequence[Metric], names: Sequence[str], seeds: int
 ) -> Iterator[str]:
-    """What is missing from the table, and why: each reason once, with all rows and seeds that it concerns."""
-    if any(cell.n for row in rows for cell in row.cells):
-        yield f"A cell marked n is over so many seeds, not over {seeds}."
-    if any(cell.mean == UNDEFINED for row in rows for cell in row.cells):
-        yield f"{UNDEFINED}: not defined for this row, or not finite."
-    gaps: dict[tuple[str, str], list[int]] = {}
-    for (row, status, reason), group in runs.assign(reason=runs["error"].map(_last_line)).groupby(
-        ["row", "status", "reason"]
-    ):
-        if status != "FINISHED":
-            words = STATES.get(status, status.lower()) + (f" ({reason})" if reason else "")
-            gaps.setdefault((words, _seeds(group["seed"])), []).append(row)
+    """What is missing from the table and why: each reason once, with the rows and seeds that it concerns."""
+    cells = [cell for row in rows for cell in row.cells]
+    if any(row.n for row in rows) or any(cell.n for cell in cells):
+        yield f"(n=k): a mean over k seeds instead of {seeds}."
+    if any(cell.mean == UNDEFINED for cell in cells):
+        yield f"A dash ({UNDEFINED}): not defined for this row, or not finite."
+    errors = dict(zip(runs["key"], runs["error"], strict=True))
+    gaps: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        absent: dict[str, list[int]] = {}
+        for source in row.sources:
+            if source.status != "FINISHED":
+                reason = _last_line(errors[source.key])
+                absent.setdefault(STATES[source.status] + (f" ({reason})" if reason else ""), []).append(source.seed)
+        for words, which in absent.items():
+            gaps.setdefault((words, _seeds(which)), []).append(row)
     finished = runs[runs["status"] == "FINISHED"]
-    for metric in columns:
-        logged = finished[finished["row"].map(n[metric.name]) > 0]
-        for row, group in logged[~np.isfinite(logged[metric.name].astype(float))].groupby("row"):
-            gaps.setdefault((f"no finite {metric.heading}", _seeds(group["seed"])), []).append(row)
-    for (words, which), concerned in gaps.items():
-        yield f"{_labels([rows[row] for row in concerned], names)}: {which} {words}."
+    for place, metric in enumerate(columns):
+        infinite = finished[~np.isfinite(finished[metric.name].astype(float))]
+        for number, row in enumerate(rows):
+            if row.cells[place].n:
+                which = infinite.loc[infinite["row"] == number, "seed"].tolist()
+                gaps.setdefault((f"no finite {metric.heading}", _seeds(which)), []).append(row)
+    for (words, which_seeds), concerned in gaps.items():
+        yield f"{_labels(concerned, names)}: {which_seeds} {words}."
 
 
 def _origin(result: SweepResult) -> Iterator[str]:
     finished = result.runs[result.runs["status"] == "FINISHED"]
-    yield f"Data: {_dataset_name(result.dataset)}, fingerprint {result.about['fingerprint']}."
+    yield f"Data: {_dataset_name(result)}, fingerprint {result.about['fingerprint']}."
     if "tags.git_commit" in finished:
         edited = finished.get("tags.git_edited", pd.Series("false", finished.index)) == "true"
-        commits = finished["tags.git_commit"].dropna() + edited.map({True: " with uncommitted edits", False: ""})
-        yield f"Code: commit {', '.join(commits.unique())}."
+        commits = finished["tags.git_commit"] + edited.map({True: " with uncommitted edits", False: ""})
+        yield f"Code: commit {', '.join(sorted(commits.dropna().unique()))}."
     if "tags.device" in finished:
         yield f"Device: {', '.join(sorted(finished['tags.device'].dropna().unique()))}."
     if shared := _shared(result):
-        yield f"Settings that all trials of the sweep share: {', '.join(f'{k}={v}' for k, v in shared.items())}."
+        listed = ", ".join(f"{name}={value}" for name, value in shared.items())
+        yield f"Settings that all trials of the sweep share: {listed}."
 
 
-def _shared(result: SweepResult) -> dict[str, str]:
+def _shared(result: SweepResult) -> Mapping[str, str]:
     """The settings that are equal in all finished trials of the sweep, its data set and axes apart."""
     runs = result.runs[(result.runs["status"] == "FINISHED") & (result.runs["role"] != "baseline")]
-    names = [name for name in runs if name.startswith("params.") and runs[name].nunique(dropna=False) == 1]
-    values = {name.removeprefix("params."): runs[name].iloc[0] for name in names}
-    apart = {"dataset", "seed", *result.axes}
-    return {name: value for name, value in values.items() if name not in apart and not pd.isna(value)}
+    apart = {f"params.{name}" for name in ("dataset", "seed", *result.axes)}
+    names = [name for name in map(str, runs.columns) if name.startswith("params.") and name not in apart]
+    equal = [name for name in names if runs[name].nunique() == 1 and runs[name].notna().all()]
+    return {name.removeprefix("params."): str(runs[name].iloc[0]) for name in equal}
 
 
-def _seeds(seeds: pd.Series) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {text.ranges(seeds.tolist())}"
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {text.ranges(seeds)}"
 
 
 def _labels(rows: Sequence[Row], names: Sequence[str], most: int = 12) -> str:
-    if len(names) == 1 and all(row.label.startswith(f"{names[0]} = ") for row in rows):
+    if len(names) == 1 and not any(row.is_named for row in rows):
         listed = f"{names[0]} = " + ", ".join(row.head[0] for row in rows[:most])
     else:
         listed = "; ".join(row.label for row in rows[:most])
@@ -281,42 +274,9 @@ def _labels(rows: Sequence[Row], names: Sequence[str], most: int = 12) -> str:
 def _last_line(error: Any) -> str:
     lines = error.strip().splitlines() if isinstance(error, str) else []
     last = lines[-1].strip().rstrip(".") if lines else ""
-    return last if len(last) <= ERROR_LENGTH else last[: ERROR_LENGTH - 1] + "…"
+    return last if len(last) <= REASON_LENGTH else last[: REASON_LENGTH - 1] + "…"
 
 
-def _dataset_name(name: str) -> str:
+def _dataset_name(result: SweepResult) -> str:
     """`folder:/data/my set` without the path, which means nothing to a reader."""
-    return name.partition(":")[2].rstrip("/").rsplit("/", 1)[-1] or name
-
-
-def _markdown_cell(cell: Cell) -> str:
-    parts = [f"**{cell.mean}**" if cell.bold else cell.mean]
-    parts += [f"± {cell.std}"] if cell.std else []
-    parts += [f"(n={cell.n})"] if cell.n else []
-    return " ".join(parts)
-
-
-def _latex_cell(cell: Cell, widest: str | None) -> str:
-    """`widest` is the column's widest spread; a number without one gets as much space, so that the means stay in line."""
-    if cell.empty:
-        return text.latex(cell.mean)
-    mean = rf"\mathbf{{{cell.mean}}}" if cell.bold else cell.mean
-    spread = rf"{{\scriptstyle\,\pm\,{cell.std}}}" if cell.std else ""
-    fewer = rf"{{\scriptstyle\,(n{{=}}{cell.n})}}" if cell.n else ""
-    space = rf"\phantom{{{{\scriptstyle\,\pm\,{widest}}}}}" if widest and not spread and not fewer else ""
-    return f"${mean}{spread}{fewer}{space}$"
-
-
-def _environment(**filters: Any) -> jinja2.Environment:
-    options = {name: filters.pop(name) for name in list(filters) if name.endswith("_string")}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # The output is no HTML; filters escape markdown and LaTeX.
-        **options,
-    )
-    environment.filters.update(filters)
-    return environment
+    return result.dataset.partition(":")[2].rstrip("/").rsplit("/", 1)[-1] or result.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -32,9 +33,8 @@ def _draw(table: Table, kept: list[Metric]) -> RichTable:
         title_justify="left",
         caption=Text("\n".join(hints), style="dim"),
         caption_justify="left",
-        box=None,
+        box=SIMPLE,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
         header_style="bold",
     )
     for heading in table.headings:
@@ -50,6 +50,7 @@ def _draw(table: Table, kept: list[Metric]) -> RichTable:
 
 def _heads(row: Row, table: Table) -> list[Text]:
     heads = [Text(head) for head in row.head]
+    heads[-1].append(f" (n={row.n})" if row.n else "", style="yellow")
     return heads + [Text("")] * (len(table.headings) - len(heads))
 
 

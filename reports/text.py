@@ -7,12 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-GREEK = {
-    **dict(zip("αβγδζηθικλμνξπρστυφχψω", "alpha beta gamma delta zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
-               "upsilon phi chi psi omega".split(), strict=True)),
-    **dict(zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True)),
-    "ε": "varepsilon",
-}  # fmt: skip
+
+def _greek(letter: str) -> str:
+    *_, case, _, name = unicodedata.name(letter).split()
+    name = name.replace("LAMDA", "LAMBDA")
+    return f"$\\{name.lower() if case == 'SMALL' else name.title()}$"
+
+
 LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -30,12 +31,13 @@ LATEX = {
     "≥": r"$\ge$",
     "≤": r"$\le$",
     "…": r"\dots{}",
-    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
+    **{letter: _greek(letter) for letter in "αβγδζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
+    "ε": r"$\varepsilon$",
 }
-# What LaTeX knows in any font encoding: the letters below, and ASCII letters under one of these accents.
+# What LaTeX knows in any font encoding: these letters, and ASCII letters under one of these accents (grave, acute,
+# circumflex, tilde, diaeresis, caron, cedilla).
 LETTERS = set("ßæøœåÆØŒÅłŁ")
-ACCENTS = {"\N{COMBINING GRAVE ACCENT}", "\N{COMBINING ACUTE ACCENT}", "\N{COMBINING CIRCUMFLEX ACCENT}",
-           "\N{COMBINING TILDE}", "\N{COMBINING DIAERESIS}", "\N{COMBINING CARON}", "\N{COMBINING CEDILLA}"}  # fmt: skip
+ACCENTS = set("\u0300\u0301\u0302\u0303\u0308\u030c\u0327")
 
 
 def latex(text: str) -> str:
@@ -49,8 +51,8 @@ def markdown(text: str) -> str:
 
 
 def values(items: Sequence[Any]) -> list[str]:
-    """The values of an axis as text. A number of more than six digits, drawn at random say, is rounded to four, or to as
-    many as keep distinct numbers distinct."""
+    """The values of an axis as text. A number of more than six digits, drawn at random say, is rounded to four, or to
+    as many as keep distinct numbers distinct."""
     for digits in range(4, 18):
         spelled = [_value(item, digits) for item in items]
         if len(set(spelled)) == len(set(items)):
@@ -100,7 +102,8 @@ def _one_line(text: str) -> str:
 def _latex_character(character: str) -> str:
     if character in LATEX:
         return LATEX[character]
-    base, *marks = unicodedata.normalize("NFD", character)
+    decomposed = unicodedata.normalize("NFD", character)
+    base, marks = decomposed[0], decomposed[1:]
     if character in LETTERS or (
         base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
     ):

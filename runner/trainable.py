@@ -36,7 +36,6 @@ class PackTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        import threadpoolctl
         import torch
 
         import cplearn.data
@@ -44,9 +43,7 @@ class PackTrainable(tune.Trainable):
         from cplearn.training import Pack
 
         # Without a limit, each of several workers on a machine starts a thread for every core.
-        threads = max(1, int(config["cpus"]))
-        torch.set_num_threads(threads)
-        threadpoolctl.threadpool_limits(threads)
+        torch.set_num_threads(max(1, int(config["cpus"])))
         self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
         trials = [Trial.read(settings) for settings in config["members"]]
         dataset = cplearn.data.load(trials[0].dataset, config["data_root"], trials[0].image_size)

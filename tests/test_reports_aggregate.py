@@ -1,0 +1,71 @@
+"""Statistics over seeds, checked on matrices that can be done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from reports.aggregate import best, summarise
+
+NAN, INF = math.nan, math.inf
+
+
+def frame(accuracy: list[float], status: list[str]) -> pd.DataFrame:
+    """Two table rows, two seeds each."""
+    return pd.DataFrame({"row": [0, 0, 1, 1], "status": status, "accuracy": accuracy, "codes": [1, 3, 10, 30]})
+
+
+def test_four_runs_make_two_means() -> None:
+    summary = summarise(frame([0.5, 0.7, 0.2, 0.2], ["FINISHED"] * 4), ["accuracy", "codes"])
+    assert summary.mean.to_numpy().tolist() == [[pytest.approx(0.6), 2], [pytest.approx(0.2), 20]]
+    # Sample standard deviation of (a, b) is |a - b| / sqrt(2).
+    assert summary.std.to_numpy().tolist() == [
+        [pytest.approx(0.2 / math.sqrt(2)), pytest.approx(math.sqrt(2))],
+        [0, pytest.approx(20 / math.sqrt(2))],
+    ]
+    assert summary.n.to_numpy().tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.mark.parametrize("lost", ["FAILED", "KILLED", "RUNNING", "MISSING"])
+def test_only_finished_runs_count(lost: str) -> None:
+    summary = summarise(frame([0.5, 0.7, 0.2, 0.4], ["FINISHED", lost, lost, lost]), ["accuracy"])
+    assert summary.n["accuracy"].tolist() == [1, 0]
+    assert summary.mean["accuracy"].tolist() == [0.5, pytest.approx(NAN, nan_ok=True)]
+    assert summary.std["accuracy"].isna().all()
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_value_that_is_not_finite_lowers_n(value: float) -> None:
+    summary = summarise(frame([0.5, value, value, value], ["FINISHED"] * 4), ["accuracy", "codes"])
+    assert summary.n.to_numpy().tolist() == [[1, 2], [0, 2]]
+    assert summary.mean["accuracy"][0] == 0.5
+    assert math.isnan(summary.mean["accuracy"][1])
+
+
+def test_a_metric_that_was_never_logged_has_no_values() -> None:
+    summary = summarise(frame([0.5] * 4, ["FINISHED"] * 4), ["codes/ami"])
+    assert summary.n["codes/ami"].tolist() == [0, 0]
+    assert summary.mean["codes/ami"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("means", "better", "decimals", "expected"),
+    [
+        ([0.9, 0.8, 0.7], "higher", 3, [True, False, False]),
+        ([0.9, 0.8, 0.7], "lower", 3, [False, False, True]),
+        ([0.9, 0.8, 0.7], None, 3, [False, False, False]),
+        ([0.9944, 0.9936, 0.9934], "higher", 3, [True, True, False]),
+        ([NAN, 0.8, 0.7], "higher", 3, [False, True, False]),
+        ([NAN, 0.8, NAN], "higher", 3, [False, False, False]),
+        ([0.8, 0.8, 0.8], "higher", 3, [False, False, False]),
+        ([0.80001, 0.8], "higher", 3, [False, False]),
+        ([12.4, 11.6], "higher", 0, [False, False]),
+        ([], "higher", 3, []),
+    ],
+)
+def test_the_best_at_the_printed_precision(
+    means: list[float], better: str | None, decimals: int, expected: list[bool]
+) -> None:
+    assert best(means, better, decimals) == expected  # type: ignore[arg-type]
