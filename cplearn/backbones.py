@@ -1,9 +1,9 @@
 """Backbones: stacks of K networks from images to features.
 
-The paper's ResNet-8 could not be read as a layer table. Our reading: `resnet8` is a residual network of constant width f
-in the style of SNGAN discriminators (Miyato et al. 2018) with BatchNorm: four blocks of two 3x3 convolutions, the first
-two halve the resolution by average pooling, then global average pooling, so it has f features. `resnet8-slim` is the
-classic CIFAR layout (He et al. 2016) for CPUs: a 3x3 stem and three blocks of widths w, 2w, 4w with strides 1, 2, 2.
+The paper's ResNet-8 could not be read as a layer table. Our reading: `resnet8` is a residual network of constant width
+f in the style of SNGAN discriminators (Miyato et al. 2018) with BatchNorm: four blocks of two 3x3 convolutions, the
+first two halve the resolution by average pooling, then global average pooling, so it has f features. `resnet8-slim` is
+the classic CIFAR layout (He et al. 2016) for CPUs: a 3x3 stem and three blocks of widths w, 2w, 4w, strides 1, 2, 2.
 """
 
 from __future__ import annotations

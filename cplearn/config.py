@@ -77,12 +77,16 @@ class Augment(Settings):
 
 
 class Optimizer(Settings):
-    name: Literal["adam", "adamw"] = Field("adam", description="adam adds weight decay to the gradient, adamw does not.")
+    name: Literal["adam", "adamw"] = Field(
+        "adam", description="adam adds weight decay to the gradient, adamw does not."
+    )
     lr: Annotated[float, PerMember()] = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Weight decay of weights, not of norms.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Learning rate after the warm-up.")
     warmup_epochs: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Epochs of linear warm-up.")
-    warmup_lr: Annotated[float, PerMember()] = Field(3e-5, ge=0, description="Learning rate at the start of the warm-up.")
+    warmup_lr: Annotated[float, PerMember()] = Field(
+        3e-5, ge=0, description="Learning rate at the start of the warm-up."
+    )
 
 
 class Evaluation(Settings):
@@ -97,10 +101,15 @@ class Trial(Settings):
 
     dataset: str = Field("digits", description="digits, svhn, cifar10, cifar100 or folder:PATH.")
     image_size: Whole | None = Field(
-        None, ge=4, le=1024, description="Side in pixels to which images of a folder are resized; default: their own, if equal."
+        None,
+        ge=4,
+        le=1024,
+        description="Side in pixels to which images of a folder are resized; default: their own, if equal.",
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
-    backbone: Backbone = Field(Backbone(), description="Network whose features are kept; default depends on the data set.")
+    backbone: Backbone = Field(
+        Backbone(), description="Network whose features are kept; default depends on the data set."
+    )
     augment: Augment = Field(Augment(), description="How the two views of an image are made.")
     optimizer: Optimizer = Field(Optimizer(), description="Optimiser and learning-rate schedule.")
     evaluation: Evaluation = Field(Evaluation(), description="Protocol on the frozen backbone.")
@@ -109,20 +118,25 @@ class Trial(Settings):
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="float64 is for verification; bfloat16 is autocast on float32 weights."
     )
-    seed: Annotated[Whole, PerMember()] = Field(0, ge=0, lt=2**32, description="Seed of every random draw of the trial.")
+    seed: Annotated[Whole, PerMember()] = Field(
+        0, ge=0, lt=2**32, description="Seed of every random draw of the trial."
+    )
     common_random_numbers: bool = Field(
-        True, description="Trials of one seed share batches, views, initial weights and dictionary, so that they compare pairwise."
+        True,
+        description="Trials of one seed share batches, views, initial weights and dictionary: they compare pairwise.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _resolve_defaults(cls, data: Any) -> Any:
-        """Write out what depends on the data set or the method, so that written and omitted defaults are the same trial."""
+        """Write out what depends on data set or method, so that written and omitted defaults are the same trial."""
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
         data["method"] = _read_method(data.get("method", "cplearn"))
-        entry = catalogue.entry(data.get("dataset", "digits")) if isinstance(data.get("dataset", "digits"), str) else None
+        entry = (
+            catalogue.entry(data.get("dataset", "digits")) if isinstance(data.get("dataset", "digits"), str) else None
+        )
         if entry:
             backbone, augment = data.get("backbone", {}), data.get("augment", {})
             if isinstance(backbone, Mapping):
@@ -140,7 +154,10 @@ class Trial(Settings):
     def _check_together(self) -> Trial:
         if self.method.trains:
             if self.backbone.name == "pixels":
-                raise InputError("backbone.name 'pixels' has nothing to train; use it with method.name 'untrained'", key="backbone.name")
+                raise InputError(
+                    "backbone.name 'pixels' has nothing to train; use it with method.name 'untrained'",
+                    key="backbone.name",
+                )
             self.method.check_batch(self.batch_size)
         if self.optimizer.warmup_epochs > self.epochs and self.method.trains and self.epochs:
             raise InputError(
@@ -161,7 +178,7 @@ class Trial(Settings):
             raise _explain(error, data) from None
 
     def canonical(self) -> dict[str, Any]:
-        """The nested plain dict in which every setting is written out; `Trial.read` turns it back into an equal trial."""
+        """The nested plain dict with every setting written out; `Trial.read` makes an equal trial of it."""
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
@@ -237,7 +254,9 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any], prefix: str = "", method: str | None = None) -> InputError:
+def _explain(
+    error: ValidationError, data: Mapping[str, Any], prefix: str = "", method: str | None = None
+) -> InputError:
     """One sentence for the first of pydantic's complaints."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
@@ -247,7 +266,9 @@ def _explain(error: ValidationError, data: Mapping[str, Any], prefix: str = "", 
     if first["type"] == "extra_forbidden":
         known = known_keys(method)
         leaf = key.rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.75) or [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.75) or [
+            k for k in known if k.rsplit(".", 1)[-1] == leaf
+        ]
         near = near or difflib.get_close_matches(key, known, 1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return InputError(f"unknown key {key!r}; {hint}", key=key)

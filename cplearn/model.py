@@ -49,7 +49,7 @@ class Model(nn.Module):
         return torch.float64 if self.trials[0].precision == "float64" else torch.float32
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 or [0, 1] float images (N, C, H, W) as the backbone wants them: normalised, in the model's precision."""
+        """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
         return (scaled - self.images["mean"]).div_(self.images["std"]).contiguous(memory_format=torch.channels_last)
 

@@ -24,7 +24,7 @@ class Conv2d(nn.Module):
         self.init_std = (2 / (c_in * kernel * kernel)) ** 0.5  # He et al. 2015, fan-in
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, K*c_in, H, W), or (N, c_in, H, W) where all members see the same images; returns (N, K*c_out, H', W')."""
+        """x: (N, K*c_in, H, W), or (N, c_in, H, W) if all members see the same images; to (N, K*c_out, H', W')."""
         shared = x.shape[1] == self.c_in
         return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=1 if shared else self.members)
 

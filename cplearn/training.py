@@ -1,4 +1,4 @@
-"""Training and evaluation of a pack: K trials that differ in numbers only, trained as one model. K = 1 is a lone trial."""
+"""Training and evaluation of a pack: K trials that differ in numbers only, as one model. K = 1 is a lone trial."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Pack:
             "std": dataset.std,
             "classes": list(dataset.classes),
         }
-        self.model = Model(self.trials, images).to(self.device, memory_format=torch.channels_last)
+        self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
         self.views = _Views(self.trials, dataset.train.images, self.device)
         self.steps_per_epoch = len(dataset.train.images) // first.batch_size
         self.seconds = 0.0
@@ -144,7 +144,9 @@ class Pack:
             if k in self.failures:
                 continue
             if not math.isfinite(means["loss"][k]):
-                self.failures[k] = f"the loss became {means['loss'][k]} in epoch {self.epoch}; try a lower learning rate"
+                self.failures[k] = (
+                    f"the loss became {means['loss'][k]} in epoch {self.epoch}; try a lower learning rate"
+                )
                 continue
             metrics = {f"train/{name}": values[k] for name, values in means.items()}
             alive.append((k, metrics | {"train/lr": rate[k], "train/images_per_second": speed}))
@@ -206,9 +208,7 @@ class Pack:
                 neighbours=min(settings.knn_neighbours, len(train)),
                 temperature=settings.knn_temperature,
             )
-            clusters = evaluate.kmeans(
-                test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=trial.seed
-            )
+            clusters = evaluate.kmeans(test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=trial.seed)
             yield from evaluate.clustering("kmeans", y_test, clusters, generator=chance)
             if codes is not None:
                 yield from evaluate.clustering("codes", y_test, codes, generator=chance)

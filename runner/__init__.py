@@ -1,1 +1,1 @@
-"""Running a sweep: plan, execution on Ray, tracking in MLflow, progress, and the command line that ties it all together."""
+"""Running a sweep: plan, execution on Ray, tracking in MLflow, progress, and the command line that joins them."""

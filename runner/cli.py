@@ -34,7 +34,8 @@ out, err = Console(), Console(stderr=True)
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 Setting = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis.")
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis."),
 ]
 DatasetName = Annotated[
     str | None, typer.Option("--dataset", "-d", metavar="NAME", help="digits, svhn, cifar10, cifar100 or folder:PATH.")
@@ -79,7 +80,9 @@ def sweep(
         todo, reused = split(plan.jobs, lambda: store.finished_runs(uri), force)
         again = f", {len(reused)} finished before" if reused else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
-        out.print(f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False)
+        out.print(
+            f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
+        )
 
         from runner.execute import Resources
 
@@ -247,7 +250,9 @@ def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_ro
         err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
         err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
     if progress.failures:
-        err.print(f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False)
+        err.print(
+            f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
+        )
     return [job.key for job, _ in progress.failures]
 
 
@@ -312,6 +317,7 @@ def _plain_errors() -> Iterator[None]:
 def main() -> None:
     """Entry point of the console script."""
     app()
+
 
 if __name__ == "__main__":
     main()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# All are read when ray is imported or a sweep starts. Tune's own handler of Ctrl-C ends `fit` as if all were done; of its
-# two displays, only the older one can be silenced.
+# All are read when ray is imported or a sweep starts. Tune's own handler of Ctrl-C ends `fit` as if all were done; of
+# its two displays, only the older one can be silenced.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -141,7 +141,9 @@ def packs(jobs: Iterable[Job], width: int) -> list[list[Job]]:
     return result
 
 
-def split(jobs: Sequence[Job], finished: Callable[[], Mapping[str, str]], force: bool) -> tuple[list[Job], dict[str, str]]:
+def split(
+    jobs: Sequence[Job], finished: Callable[[], Mapping[str, str]], force: bool
+) -> tuple[list[Job], dict[str, str]]:
     """Jobs still to be run, and the run ids of those that were finished before."""
     known = {} if force else finished()
     reused = {job.key: known[job.key] for job in jobs if job.key in known}

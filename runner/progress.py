@@ -93,9 +93,10 @@ class Progress:
     def render(self) -> RenderableType:
         """The live table."""
         left = self.remaining()
+        waiting = self.total - len(self.done) - len(self.failures) - len(self.running)
         head = Text.assemble(
             (f"{len(self.done)} done", "green"),
-            f" · {len(self.running)} running · {self.total - len(self.done) - len(self.failures) - len(self.running)} waiting",
+            f" · {len(self.running)} running · {waiting} waiting",
             (f" · {len(self.failures)} failed" if self.failures else "", "red"),
             f" · {self.reused} reused" if self.reused else "",
             f" · {duration(time.monotonic() - self.start)} elapsed",

@@ -1,1 +1,1 @@
-"""What to run: sweep files, their expansion into trials, and the identity of a trial. Needs yaml and validation only."""
+"""What to run: sweep files, their expansion into trials, and the identity of a trial."""

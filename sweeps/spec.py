@@ -39,7 +39,7 @@ Scalar = bool | int | float | str | None
 
 
 class Range(BaseModel):
-    """Random draws along an axis: `uniform`, `log_uniform` or `integers` between two bounds, or a `choice` from a list."""
+    """Random draws along an axis: `uniform`, `log_uniform` or `integers` between bounds, or a `choice` from a list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,7 +83,9 @@ class SweepFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/.")
+    sweep: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/."
+    )
     description: str = Field("", description="A sentence for tables and the tracking store.")
     settings: dict[str, Any] = Field(default_factory=dict, description="What all trials share.")
     axes: dict[str, Any] = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
@@ -93,7 +95,8 @@ class SweepFile(BaseModel):
         default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
     )
     baselines: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Name to settings that replace the shared ones; one trial a seed and data set."
+        default_factory=dict,
+        description="Name to settings that replace the shared ones; one trial a seed and data set.",
     )
 
     @field_validator("axes", mode="before")
@@ -148,14 +151,16 @@ class Sweep:
     trials: list[SweepTrial] = field(repr=False)
 
 
-def read_sweep(path: Path, schema: Schema, overrides: Mapping[str, Any] | None = None, seeds: int | None = None) -> Sweep:
+def read_sweep(
+    path: Path, schema: Schema, overrides: Mapping[str, Any] | None = None, seeds: int | None = None
+) -> Sweep:
     """The sweep of a YAML file.
 
     `overrides` maps dotted settings to values; a value replaces the axis of that name, a list of values becomes the
     axis. `seeds` counts seeds from 0.
 
-    Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest known
-    one), a wrong type, or leads to a trial that the schema refuses.
+    Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
+    known one), a wrong type, or leads to a trial that the schema refuses.
     """
     document = _load(path)
     if seeds is not None:
@@ -235,7 +240,9 @@ def _load(path: Path) -> dict[str, Any]:
         where = f" in line {mark.line + 1}" if mark else ""
         raise SweepError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
-        raise SweepError(f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}")
+        raise SweepError(
+            f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
+        )
     return document
 
 

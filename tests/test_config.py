@@ -69,7 +69,8 @@ def test_written_and_omitted_defaults_have_one_key(same: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"method": {"beta": 0.5}}, {"epochs": 21}, {"dataset": "svhn"}, {"augment": {"strength": 0.5}}]
+    "other",
+    [{"seed": 1}, {"method": {"beta": 0.5}}, {"epochs": 21}, {"dataset": "svhn"}, {"augment": {"strength": 0.5}}],
 )
 def test_other_settings_have_another_key(other: dict) -> None:
     assert key(other) != key({})
@@ -87,7 +88,7 @@ def test_an_untrained_backbone_does_not_depend_on_training_settings() -> None:
 
 
 def test_keys_of_the_defaults_are_pinned() -> None:
-    """If this fails, a default has changed: raise `config.NUMERICS`, or finished trials are taken for what they are not."""
+    """If this fails, a default has changed: raise `config.NUMERICS`, or old trials are taken for what they are not."""
     pinned = {
         "dataset": "digits",
         "image_size": None,

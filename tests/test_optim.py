@@ -82,4 +82,6 @@ def test_learning_rates_by_hand() -> None:
     assert table[:, 0].tolist() == [1.0] * 6
     expected = [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
     assert table[:, 1].tolist() == pytest.approx(expected)
-    assert table[:, 2].tolist() == pytest.approx([0.5, 0.75, 1.0, *(0.5 * (1 + math.cos(math.pi * s / 4)) for s in (1, 2, 3))])
+    assert table[:, 2].tolist() == pytest.approx(
+        [0.5, 0.75, 1.0, *(0.5 * (1 + math.cos(math.pi * s / 4)) for s in (1, 2, 3))]
+    )

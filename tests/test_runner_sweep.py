@@ -112,7 +112,13 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
     assert [metric.step for metric in history] == [1, 2]
     assert {"train/invariance", "train/prior", "probe/accuracy", "codes/ami", "time/wall_s"} <= run.data.metrics.keys()
     tags = run.data.tags
-    assert {"cplearn.key", "cplearn.fingerprint", "cplearn.device", "cplearn.versions", "mlflow.parentRunId"} <= tags.keys()
+    assert {
+        "cplearn.key",
+        "cplearn.fingerprint",
+        "cplearn.device",
+        "cplearn.versions",
+        "mlflow.parentRunId",
+    } <= tags.keys()
     assert run.inputs.dataset_inputs[0].dataset.digest == tags["cplearn.fingerprint"]
     parent = client.get_run(tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
@@ -232,7 +238,9 @@ def test_a_trial_that_raises_is_reported_with_its_traceback(cluster: None, tmp_p
         folder.mkdir(parents=True)
         for i in range(40):
             Image.new("RGB", (8, 8), (i, 50 * (label == "a"), 3)).save(folder / f"{i}.png")
-    planned = jobs(tmp_path, SWEEP.replace("settings:", f"settings:\n  dataset: folder:{tmp_path}/images\n  batch_size: 16"))
+    planned = jobs(
+        tmp_path, SWEEP.replace("settings:", f"settings:\n  dataset: folder:{tmp_path}/images\n  batch_size: 16")
+    )
     (tmp_path / "images").rename(tmp_path / "gone")
     recorder = Recorder()
     execute(packs(planned, 1), [recorder], Resources(1, 0), str(tmp_path / "data"))
@@ -270,7 +278,16 @@ def trial_stores(folder: Path) -> list[Path]:
 
 
 def test_one_trial_in_this_process(tmp_path: Path) -> None:
-    arguments = ["--epochs", "1", "--set", "backbone.width=4", "--set", "method.codes=16", "--save", str(tmp_path / "m")]
+    arguments = [
+        "--epochs",
+        "1",
+        "--set",
+        "backbone.width=4",
+        "--set",
+        "method.codes=16",
+        "--save",
+        str(tmp_path / "m"),
+    ]
     code, output = run_cli(tmp_path, "train", *arguments)
     assert code == 0, output
     assert "probe/accuracy" in output
@@ -288,7 +305,15 @@ def test_ctrl_c_stops_within_seconds_and_the_next_call_goes_on(tmp_path: Path) -
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "runner.cli", "sweep", str(tmp_path / "tiny.yaml"), "--results", str(tmp_path / "r")]
+    command = [
+        sys.executable,
+        "-m",
+        "runner.cli",
+        "sweep",
+        str(tmp_path / "tiny.yaml"),
+        "--results",
+        str(tmp_path / "r"),
+    ]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -76,7 +76,12 @@ def test_baselines_replace_settings_and_run_once_a_seed_and_data_set(tmp_path: P
     text = BASE + "axes: {method.beta: [1, 2], dataset: [svhn, digits]}\nbaselines: {random: {method: untrained}}\n"
     sweep = read(tmp_path, text, seeds=2)
     baselines = [t for t in sweep.trials if t.role == "baseline"]
-    assert [(t.settings["dataset"], t.seed) for t in baselines] == [("svhn", 0), ("digits", 0), ("svhn", 1), ("digits", 1)]
+    assert [(t.settings["dataset"], t.seed) for t in baselines] == [
+        ("svhn", 0),
+        ("digits", 0),
+        ("svhn", 1),
+        ("digits", 1),
+    ]
     assert {t.settings["method"]["name"] for t in baselines} == {"untrained"}
     assert "dataset" not in sweep.axes
 
@@ -129,7 +134,7 @@ def test_a_missing_or_binary_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="no such sweep file"):
         read_sweep(tmp_path / "none.yaml", SCHEMA)
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SweepError, match="cannot be read|not valid YAML"):
+    with pytest.raises(SweepError, match=r"cannot be read|not valid YAML"):
         read_sweep(tmp_path / "b.yaml", SCHEMA)
 
 

@@ -31,10 +31,10 @@ class ColourJitter:
     hue: float = 0.1
     p: float = 0.8
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 9
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool; `factors` (n, 3) of brightness, contrast, saturation; `hue` (n,) in turns.
 
         `order` (n, 3) lists the three blends (0 brightness, 1 contrast, 2 saturation) in the order in which they are
@@ -115,10 +115,10 @@ class Grayscale:
 
     p: float = 0.2
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 1
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `amount` (n,) in [0, 1]."""
         return {"chosen": u[:, 0] < self.p, "amount": strength.clamp_max(1)}
 
@@ -143,10 +143,10 @@ class Solarise:
     threshold: float = 0.5
     p: float = 0.2
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 1
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `threshold` (n,)."""
         return {"chosen": u[:, 0] < self.p, "threshold": (1 - strength * (1 - self.threshold)).clamp_min(0)}
 
@@ -166,10 +166,10 @@ class Intensity:
     gain: tuple[float, float] = (0.7, 1.3)
     gamma: tuple[float, float] = (1.0, 1.0)
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 2
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`gain` and `gamma` (n,)."""
         return {
             "gain": between(u[:, 0], *power(self.gain, strength)),

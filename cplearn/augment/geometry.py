@@ -33,7 +33,7 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 2 * _TRIES + 2
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
@@ -91,10 +91,10 @@ class RandomCrop:
 
     padding: int = 4
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 2
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`shift` (n, 2): rows and columns by which the window moves down and right, at most the padding."""
         padding = (strength * self.padding).round()[:, None]
         return {"shift": ((u * (2 * padding + 1)).floor() - padding).long()}
@@ -116,10 +116,10 @@ class HorizontalFlip:
 
     p: float = 0.5
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 1
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool."""
         return {"chosen": u[:, 0] < self.p * strength.clamp_max(1)}
 
@@ -142,10 +142,10 @@ class RandomAffine:
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 5
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down, of the size, `scale` (n,)."""
         signed = (2 * u - 1) * strength[:, None]
         return {
@@ -179,10 +179,10 @@ class GaussianBlur:
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
 
-    def draws(self, size: int) -> int:  # noqa: ARG002
+    def draws(self, size: int) -> int:
         return 2
 
-    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:  # noqa: ARG002
+    def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `sigma` (n,) in pixels."""
         return {"chosen": u[:, 0] < self.p, "sigma": between(u[:, 1], *self.sigma) * strength}
 

@@ -21,7 +21,7 @@ _CPU_BATCH = 64
 
 
 class Draws(NamedTuple):
-    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, and the `strength` (n,) of each image."""
+    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, `strength` (n,) of each image."""
 
     uniform: Tensor
     strength: Tensor
@@ -115,7 +115,7 @@ def recipe(name: str) -> Recipe:
     """The recipe `name`, one of `names()`; raises InputError if there is none."""
     if name not in _RECIPES:
         near = difflib.get_close_matches(name, _RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(_RECIPES)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
         raise InputError(f"augment.recipe {name!r} does not exist; {hint}", key="augment.recipe")
     return _RECIPES[name]
 

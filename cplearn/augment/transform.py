@@ -15,8 +15,8 @@ Params = dict[str, Tensor]
 class Transform(Protocol):
     """A random change of square images, in three steps that do not know of one another.
 
-    Uniform numbers are drawn for each image (by `Recipe.sample`), `parameters` turns them into angles, boxes or factors,
-    and `apply` changes the pixels. No step makes the host wait for an accelerator.
+    Uniform numbers are drawn for each image (by `Recipe.sample`), `parameters` turns them into angles, boxes or
+    factors, and `apply` changes the pixels. No step makes the host wait for an accelerator.
 
     `strength` in [0, 2] scales the ranges of a transform: 1 is the published one, 0 leaves every image as it is.
     Probabilities stay, and the draws do not depend on it, so trials of one seed stay paired.

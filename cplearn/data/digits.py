@@ -15,7 +15,7 @@ TEST_IMAGES = 360
 SPLIT_SEED = 0
 
 
-def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:  # noqa: ARG001
+def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
     """The digits, 1,437 to train and 360 to test; the library has no split of its own, so this one is ours.
 
     Stratified by class, with a fixed seed. Pixels 0..16 become v * 255 / 16, rounded to the nearest integer (127.5, the

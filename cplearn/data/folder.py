@@ -83,7 +83,7 @@ class _Facts:
     own_size: int | None
 
 
-def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:  # noqa: ARG001
+def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
     """The images of `folder:PATH` at `image_size`; None: their own if all are square and equal, else 64 pixels.
 
     Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other

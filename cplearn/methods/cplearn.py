@@ -23,14 +23,21 @@ from cplearn.methods import base
 
 class Settings(config.MethodSettings):
     name: str = Field("cplearn", description="CPLearn.")
-    beta: Annotated[float, config.PerMember()] = Field(1.0, gt=0, description="Weight β of the invariance term (Eq. 7).")
+    beta: Annotated[float, config.PerMember()] = Field(
+        1.0, gt=0, description="Weight β of the invariance term (Eq. 7)."
+    )
     codes: config.Whole = Field(2048, ge=2, description="Dictionary size c.")
     embedding_dim: config.Whole = Field(128, ge=2, description="Projector width f, the length of a code.")
-    form: Literal["l2", "tanh"] = Field("l2", description="Embedding: l2 as in the paper, tanh as in the authors' code.")
-    prior: Literal["forward", "reverse"] = Field(
-        "reverse", description="KL direction of the prior matching: forward as in Eq. 7, reverse as in the authors' code."
+    form: Literal["l2", "tanh"] = Field(
+        "l2", description="Embedding: l2 as in the paper, tanh as in the authors' code."
     )
-    symmetric: bool = Field(True, description="Average both orders of the views (authors' code); false: Eq. 7 as printed.")
+    prior: Literal["forward", "reverse"] = Field(
+        "reverse",
+        description="KL direction of the prior matching: forward as in Eq. 7, reverse as in the authors' code.",
+    )
+    symmetric: bool = Field(
+        True, description="Average both orders of the views (authors' code); false: Eq. 7 as printed."
+    )
     epsilon: Annotated[float, config.PerMember()] = Field(
         1e-8, gt=0, lt=1, description="Probability that the temperature leaves to each code but the aligned one."
     )
@@ -40,7 +47,7 @@ class Settings(config.MethodSettings):
 
     def check_batch(self, batch_size: int) -> None:
         if self.temperature is None and self.epsilon * (self.codes - 1) >= 0.5:
-            # The paper needs ε(c-1) < 1 for the logarithm; from 1/2 on, the aligned code is no longer the likelier half.
+            # The logarithm needs ε(c-1) < 1; from 1/2 on, the aligned code is less likely than all others together.
             raise InputError(
                 f"method.epsilon {self.epsilon:g} with method.codes {self.codes}: ε(c-1) must be below 0.5 for the "
                 f"temperature's closed form; choose a smaller epsilon or set method.temperature",
