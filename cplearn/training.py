@@ -184,7 +184,11 @@ class Pack:
                 outcomes.append(Outcome(failure=self.failures[k]))
                 continue
             member = (x if x is None else x[k].cpu() for x in (embeddings, codes))
-            outcomes.append(self._evaluate_member(trial, train[k], test[k].cpu(), *member))
+            try:
+                outcomes.append(self._evaluate_member(trial, train[k], test[k].cpu(), *member))
+            except evaluate.NonFiniteFeatures as error:
+                # The very last update can still have thrown a member off.
+                outcomes.append(Outcome(failure=str(error)))
         evaluation = time.perf_counter() - start
         for outcome in outcomes:
             if outcome.failure is None:
@@ -205,7 +209,7 @@ class Pack:
                 y_train,
                 test,
                 y_test,
-                neighbours=min(settings.knn_neighbours, len(train)),
+                neighbours=settings.knn_neighbours,
                 temperature=settings.knn_temperature,
             )
             clusters = evaluate.kmeans(test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=trial.seed)

@@ -53,7 +53,8 @@ class Tracker:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
         known = self.client.get_experiment_by_name(name)
         if known is None:
-            return self.client.create_experiment(name)
+            # The kind makes MLflow's interface open on the runs instead of its tools for language models.
+            return self.client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
         if known.lifecycle_stage == "deleted":
             self.client.restore_experiment(known.experiment_id)
         return known.experiment_id

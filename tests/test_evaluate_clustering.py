@@ -68,7 +68,7 @@ def test_names_of_classes_and_clusters_do_not_matter() -> None:
     ],
 )
 def test_chance_level_of_nmi(images: int, classes: int, codes: int, level: float) -> None:
-    """Random codes and balanced classes, as many as in SVHN, CIFAR-10 and CIFAR-100: NMI has a floor, AMI and ARI none."""
+    """Random codes, balanced classes, sizes of SVHN, CIFAR-10 and CIFAR-100: NMI has a floor, AMI and ARI have none."""
     labels, assignments = np.arange(images) % classes, np.random.default_rng(1).integers(0, codes, images)
     results = measure(labels, assignments)
     assert results["nmi"] == pytest.approx(level, abs=0.01)

@@ -12,7 +12,7 @@ import torch
 
 import cplearn
 import cplearn.data
-from cplearn import training
+from cplearn import stacked, training
 from cplearn.config import Trial
 from cplearn.data import Dataset
 from cplearn.errors import InputError
@@ -120,6 +120,15 @@ def test_a_diverging_member_stops_alone(digits: Dataset) -> None:
     assert "became nan in epoch 1" in outcomes[1].failure
     assert outcomes[1].metrics == {}
     assert outcomes[0].failure is None
+
+
+def test_a_member_thrown_off_by_its_last_update_fails_alone_in_the_evaluation(digits: Dataset) -> None:
+    pack, _ = run([trial(), trial(seed=3)], digits)
+    stacked.members_of(next(pack.model.backbone.parameters()).data, 2)[0].fill_(float("nan"))
+    broken, healthy = pack.evaluate()
+    assert "hold NaN or infinity" in (broken.failure or "")
+    assert healthy.failure is None
+    assert healthy.metrics["probe/accuracy"] > 0.5
 
 
 def test_a_pack_whose_members_all_diverge_ends(digits: Dataset) -> None:

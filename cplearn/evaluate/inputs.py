@@ -51,4 +51,9 @@ def standardise(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """
     mean, std = train.mean(0), train.std(0)
     varies = std > RESOLUTION * np.abs(train).max(0)
-    return [np.where(varies, (x - mean) / np.where(varies, std, 1.0), 0.0) for x in (train, *others)]
+    scale = np.where(varies, std, np.inf)
+    results = [x - mean for x in (train, *others)]
+    for result in results:
+        # In place: raw pixels of a whole data set are gigabytes.
+        result /= scale
+    return results

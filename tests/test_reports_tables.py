@@ -1,0 +1,192 @@
+"""Tables and the numbers of figures for sweeps of every shape, from results that are written out here."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from reports import figures, render, tables
+from reports.store import SweepResult
+
+FULL = {"probe/accuracy": 0.9, "codes/nmi": 0.8, "codes/nmi_chance": 0.1, "codes/ami": 0.7, "collapse/codes_used": 12}
+
+
+def result(axes: dict[str, list[Any]], trials: Sequence[dict[str, Any]], seeds: int = 1) -> SweepResult:
+    """Trials given by what matters: a point (or `label` for a baseline), metrics, and `status` unless finished."""
+    records = []
+    for number, trial in enumerate(trials):
+        baseline = "label" in trial
+        fixed = {"run_id": f"run{number}", "key": f"key{number}", "status": "FINISHED", "seed": 0, "error": None}
+        fixed |= {"role": "baseline" if baseline else "trial", "label": "point"}
+        records.append({**fixed, **dict.fromkeys(axes), **trial})
+    runs = pd.DataFrame.from_records(records)
+    for axis in axes:
+        runs[axis] = pd.Series([record[axis] for record in records], dtype=object)
+    about = {"name": "digits", "slug": "digits", "fingerprint": "f00d"}
+    return SweepResult("s", "", "digits", "digits", axes, list(range(seeds)), about, "parent", runs)
+
+
+def grid(axes: dict[str, list[Any]], **metrics: float) -> list[dict[str, Any]]:
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [{**point, **(metrics or FULL)} for point in points]
+
+
+def test_rows_stand_in_the_order_of_the_axes() -> None:
+    axes = {"method.beta": [10, 0.1], "augment.recipe": ["b", "a"]}
+    table = tables.make_table(result(axes, [{"label": "raw pixels", **FULL}, *reversed(grid(axes))]))
+    assert table.headings == ("β", "recipe")
+    assert [row.head for row in table.baselines] == [("raw pixels",)]
+    assert [row.head for row in table.rows] == [("10", "b"), ("10", "a"), ("0.1", "b"), ("0.1", "a")]
+    assert table.rows[0].label == "β = 10, recipe = b"
+
+
+def test_a_sweep_without_axes_has_one_named_row() -> None:
+    table = tables.make_table(result({}, [{"probe/accuracy": 0.9, "seed": seed} for seed in (0, 1)], seeds=2))
+    assert [(row.head, row.label) for row in table.rows] == [(("point",), "point")]
+    assert table.rows[0].cells == (tables.Cell("0.900", "0.000"),)
+    assert r"\multicolumn{1}{@{}l}{point} & $0.900{" in render.to_latex(table)
+
+
+def test_only_columns_with_a_value_are_there() -> None:
+    axes = {"method.beta": [1, 2]}
+    table = tables.make_table(result(axes, grid(axes, **{"probe/accuracy": 0.5})))
+    assert [column.name for column in table.columns] == ["probe/accuracy"]
+    assert not any("NMI" in sentence for sentence in table.caption)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "shown", "n", "note"),
+    [
+        (["FINISHED", "FAILED"], "0.900", 1, "β = 1: seed 1 failed (Error: no)."),
+        (["FAILED", "FAILED"], "failed", None, "β = 1: seeds 0, 1 failed (Error: no)."),
+        (["KILLED", "MISSING"], "stopped", None, "β = 1: seed 0 stopped."),
+        (["RUNNING", "MISSING"], "running", None, "β = 1: seed 1 missing."),
+        (["MISSING", "MISSING"], "missing", None, "β = 1: seeds 0, 1 missing."),
+    ],
+)
+def test_what_is_missing_is_marked(statuses: list[str], shown: str, n: int | None, note: str) -> None:
+    trials = [
+        {"method.beta": beta, "seed": seed, "status": status, "probe/accuracy": 0.9}
+        | ({"error": "Traceback\n\nError: no.\n"} if status == "FAILED" else {})
+        for beta, both in ((1, statuses), (2, ["FINISHED"] * 2))
+        for seed, status in enumerate(both)
+    ]
+    table = tables.make_table(result({"method.beta": [1, 2]}, trials, seeds=2))
+    row = table.rows[0]
+    assert (row.cells[0].mean, row.cells[0].std, row.n) == (shown, None, n)
+    assert note in table.notes
+    assert row.cells[0].empty == (n is None)
+    latex = render.to_latex(table)
+    assert shown in latex
+    assert ("($n{=}1$)" in latex) == (n == 1)
+
+
+def test_equal_gaps_share_a_note() -> None:
+    axes = {"method.beta": list(range(1, 21))}
+    trials = [{**trial, "status": "FINISHED" if trial["method.beta"] < 3 else "MISSING"} for trial in grid(axes)]
+    table = tables.make_table(result(axes, trials))
+    assert table.notes == ("β = 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 and 6 more rows: seed 0 missing.",)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_said(value: float) -> None:
+    trials = [{"method.beta": beta, "seed": seed, **FULL} for beta in (1, 2) for seed in (0, 1)]
+    trials[1]["codes/ami"] = value
+    table = tables.make_table(result({"method.beta": [1, 2]}, trials, seeds=2))
+    cells = dict(zip((column.name for column in table.columns), table.rows[0].cells, strict=True))
+    assert cells["codes/ami"] == tables.Cell("0.700", None, 1)
+    assert cells["codes/nmi"] == tables.Cell("0.800", "0.000")
+    assert "β = 1: seed 1 no finite AMI (codes)." in table.notes
+    assert "0.700 (n=1)" in render.to_markdown(table)
+
+
+def test_a_zero_has_no_sign() -> None:
+    axes = {"method.beta": [1]}
+    table = tables.make_table(result(axes, grid(axes, **{"codes/ami": -0.0001})))
+    assert table.rows[0].cells[0].mean == "0.000"
+
+
+def test_neither_baselines_nor_single_seeds_are_best() -> None:
+    accuracy = {1: (0.5, 0.5), 2: (0.4, 0.4), 3: (0.9, None)}
+    trials: list[dict[str, Any]] = [{"label": "raw pixels", "seed": seed, "probe/accuracy": 1.0} for seed in (0, 1)]
+    for beta, values in accuracy.items():
+        for seed, value in enumerate(values):
+            status = "MISSING" if value is None else "FINISHED"
+            trials.append({"method.beta": beta, "seed": seed, "status": status, "probe/accuracy": value})
+    table = tables.make_table(result({"method.beta": [1, 2, 3]}, trials, seeds=2))
+    assert [row.cells[0].bold for row in (*table.baselines, *table.rows)] == [False, True, False, False]
+    assert "baselines and means over fewer than 2 seeds do not compete." in table.caption
+
+
+def test_commits_and_edits_are_named() -> None:
+    axes = {"method.beta": [1, 2]}
+    first, second = ({**trial, "tags.git_commit": commit} for trial, commit in zip(grid(axes), "ba", strict=True))
+    trials = [{**first, "tags.git_edited": "true"}, {**second, "tags.git_edited": "false"}]
+    assert "Code: commit a, b with uncommitted edits." in tables.make_table(result(axes, trials)).origin
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "words"),
+    [
+        ([0.01, 0.1, 1], True, ()),
+        ([1, 2, 4], False, ()),
+        ([0, 1, 100], False, ()),
+        ([True, False], False, ("true", "false")),
+        (["l2", "tanh"], False, ("l2", "tanh")),
+        ([1, None], False, ("1", "–")),
+    ],
+)
+def test_the_scale_of_a_curve_follows_the_values(values: list[Any], log: bool, words: tuple[str, ...]) -> None:
+    curve = figures.curve(result({"method.x": values}, grid({"method.x": values})), "method.x")
+    assert (curve.name, curve.log, curve.words, curve.joined) == ("x", log, words, not words)
+    drawn = curve.numbers[curve.numbers["metric"] == "codes/ami"]["x"].tolist()
+    assert drawn == (list(words) or sorted(values))
+    assert len(figures.draw(curve).axes) == 6, "three panels and their legends"
+
+
+def test_other_axes_become_lines_of_their_own() -> None:
+    axes = {"method.beta": [0.1, 1], "method.codes": [10, 100]}
+    beta, codes = figures.curves(result(axes, [{"label": "raw pixels", "probe/accuracy": 0.5}, *grid(axes)]))
+    assert (beta.name, beta.heading, codes.name, codes.heading) == ("beta", "β", "codes", "c")
+    assert list(dict.fromkeys(beta.numbers["line"])) == ["c = 10", "c = 100", "raw pixels"]
+    assert set(beta.numbers["metric"]) == {"probe/accuracy", "codes/ami", "collapse/codes_used"}
+    assert beta.apart
+    assert len(figures.draw(beta).axes) == 4, "three panels and one legend"
+
+
+def test_random_draws_along_several_axes_are_points_without_lines() -> None:
+    axes = {"method.beta": [0.1 * k for k in range(1, 9)], "optimizer.lr": [0.01 * k for k in range(1, 9)]}
+    trials = [{**dict(zip(axes, pair, strict=True)), **FULL} for pair in zip(*axes.values(), strict=True)]
+    curve = figures.curve(result(axes, trials), "method.beta")
+    assert not curve.joined
+    assert not curve.apart
+    (axes_drawn, *_) = figures.draw(curve).axes
+    assert {line.get_linestyle() for line in axes_drawn.get_lines()} == {"None"}
+
+
+def test_a_point_without_result_is_a_gap_in_the_curve_and_a_cross_on_its_axis() -> None:
+    axes = {"method.beta": [0.1, 1, 10]}
+    trials = grid(axes)
+    trials[1]["status"] = "FAILED"
+    curve = figures.curve(result(axes, trials), "method.beta")
+    probe = curve.numbers[curve.numbers["metric"] == "probe/accuracy"]
+    assert probe["n"].tolist() == [1, 0, 1]
+    assert math.isnan(probe["mean"].iloc[1])
+    labels = figures.draw(curve).axes[0].get_legend_handles_labels()[1]
+    assert labels == ["linear probe", "no result"]
+
+
+def test_a_sweep_without_axes_shows_its_rows_side_by_side() -> None:
+    (curve,) = figures.curves(result({}, [{"label": "raw pixels", "probe/accuracy": 0.5}, FULL]))
+    assert (curve.name, curve.words) == ("rows", ("point",))
+
+
+def test_without_any_finished_trial_there_is_no_curve() -> None:
+    axes = {"method.beta": [1, 2]}
+    trials = [{**trial, "status": "FAILED"} for trial in grid(axes)]
+    assert figures.curves(result(axes, [{"label": "raw pixels", "probe/accuracy": 0.5}, *trials])) == []
