@@ -90,14 +90,19 @@ def finished_runs(uri: str | None = None, keys: Collection[str] | None = None) -
         return _newest(client, experiment, keys, lambda run: run.info.run_id, " AND attributes.status = 'FINISHED'")
 
 
-def list_sweeps(uri: str | None = None) -> dict[str, str]:
-    """Names of the sweeps in the store, each with the run id of its newest parent run; the newest sweep first.
+def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
+    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (slugs).
 
     Raises ReportError if the store cannot be read or holds no sweep.
     """
+
+    def used(run: Run) -> set[str]:
+        return set(run.data.tags.get("cplearn.dataset", "").split(", "))
+
     client, experiment = _open(uri)
     with _readable(uri):
-        return {name: runs[0].info.run_id for name, runs in _parents(client, experiment, uri).items()}
+        parents = _parents(client, experiment, uri)
+    return [name for name, runs in parents.items() if datasets is None or any(used(r) & set(datasets) for r in runs)]
 
 
 def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
@@ -289,7 +294,7 @@ def _open(uri: str | None) -> tuple[MlflowClient, str]:
 
 
 def _connect(uri: str | None) -> MlflowClient:
-    address = _resolved(uri)
+    address = resolve(uri)
     if address.startswith("sqlite:"):
         _check_database(address)
     elif address.startswith(("http:", "https:")):
@@ -302,13 +307,17 @@ def _connect(uri: str | None) -> MlflowClient:
         return MlflowClient(address)
 
 
-def _resolved(uri: str | None) -> str:
+def resolve(uri: str | None = None) -> str:
+    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory.
+
+    The file is named by its absolute path: to MLflow, a leftover folder `mlruns` would win over a mere default.
+    """
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def _shown(uri: str | None) -> str:
     """The store's address for a message, without a password."""
-    return "the MLflow store " + re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", _resolved(uri))
+    return "the MLflow store " + re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", resolve(uri))
 
 
 def _check_database(uri: str) -> None:

@@ -13,7 +13,7 @@ from reports import aggregate, metrics, text
 from reports.metrics import Metric, TableSpec
 from reports.store import SweepResult
 
-STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "MISSING": "missing"}
+STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
 """How a trial without a result is called; in a row without any result stands the first of these that applies."""
 UNDEFINED = "–"
 REASON_LENGTH = 100

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,15 +69,14 @@ def sweep(
     tracking_uri: Uri = None,
 ) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
-    from runner.plan import packs, split
-
     with _plain_errors():
-        plan = _plan(file, dataset, seeds, epochs, settings, data_root)
-        uri = _uri(tracking_uri)
-        _writable(results)
         from reports import store
+        from runner.plan import packs, split
 
-        todo, reused = split(plan.jobs, lambda: store.finished_runs(uri), force)
+        plan = _plan(file, dataset, seeds, epochs, settings, data_root)
+        uri = store.resolve(tracking_uri)
+        _writable(results)
+        todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
         again = f", {len(reused)} finished before" if reused else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
@@ -142,10 +141,14 @@ def report(
     with _plain_errors():
         from cplearn.data.catalogue import slug
         from reports import store
+        from reports.errors import ReportError
 
-        uri = _uri(tracking_uri)
+        uri = store.resolve(tracking_uri)
         only = {slug(dataset)} if dataset else None
-        for one in [name] if name else store.list_sweeps(uri):
+        names = [name] if name else store.list_sweeps(uri, only)
+        if not names:
+            raise ReportError(f"no sweep in the store was run on {dataset}")
+        for one in names:
             _report(uri, one, results, only)
 
 
@@ -156,10 +159,13 @@ def ui(
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with _plain_errors():
-        uri = _uri(tracking_uri)
+        from reports import store
+
+        uri = store.resolve(tracking_uri)
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        # Without job execution MLflow starts in half the time; only its tools for language models need it.
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         try:
             code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
         except KeyboardInterrupt:
@@ -256,19 +262,13 @@ def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_ro
     return [job.key for job, _ in progress.failures]
 
 
-def _report(uri: str, name: str, results: Path, datasets: set[str] | None) -> None:
+def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
+    """Write a sweep's reports and print its tables."""
     from reports import build, terminal
 
-    for one in build.build(uri, name, results):
-        if datasets is None or one.dataset in datasets:
-            out.print(terminal.render(one, out.width))
-            out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
-
-
-def _uri(given: str | None) -> str:
-    from runner.tracking import default_uri
-
-    return given or default_uri()
+    for one in build.build(uri, name, results, datasets):
+        out.print(terminal.render(one, out.width))
+        out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
 
 
 def _writable(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,9 @@ def packs(jobs: Iterable[Job], width: int) -> list[list[Job]]:
 
 
 def split(
-    jobs: Sequence[Job], finished: Callable[[], Mapping[str, str]], force: bool
+    jobs: Sequence[Job], finished: Callable[[Collection[str]], Mapping[str, str]], force: bool
 ) -> tuple[list[Job], dict[str, str]]:
-    """Jobs still to be run, and the run ids of those that were finished before."""
-    known = {} if force else finished()
+    """Jobs still to be run, and the run ids of those that `finished` (asked for keys) knows."""
+    known = {} if force else finished({job.key for job in jobs})
     reused = {job.key: known[job.key] for job in jobs if job.key in known}
     return [job for job in jobs if job.key not in reused], reused

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Two lines at the end of each run would be drawn into the live display.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag, ViewType
@@ -148,12 +150,6 @@ class Tracker:
     def _end(self, run: str, status: str) -> None:
         assert RunStatus.is_terminated(RunStatus.from_string(status))
         self.client.set_terminated(run, status)
-
-
-def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file in the current directory, by its absolute path: a relative one would mean
-    another store in every directory, and a leftover `mlruns` would silently win over it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def _spell(value: Any) -> str:

@@ -51,10 +51,10 @@ def test_an_enlarged_grid_is_the_same_sweep_with_the_same_keys(tmp_path: Path) -
 
 def test_finished_trials_are_reused_unless_forced(tmp_path: Path) -> None:
     jobs = plan(tmp_path).jobs
-    todo, reused = split(jobs, lambda: {jobs[2].key: "run", "other": "run"}, force=False)
+    todo, reused = split(jobs, lambda keys: {jobs[2].key: "run", "other": "run"}, force=False)
     assert reused == {jobs[2].key: "run"}
     assert todo == [job for job in jobs if job is not jobs[2]]
-    assert split(jobs, lambda: {jobs[2].key: "run"}, force=True) == (jobs, {})
+    assert split(jobs, lambda keys: {jobs[2].key: "run"}, force=True) == (jobs, {})
 
 
 def test_packs_hold_trials_that_differ_in_numbers(tmp_path: Path) -> None:

@@ -216,12 +216,12 @@ def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
 def test_gpus_are_shared_as_asked(cluster: None, tmp_path: Path, gpus: float, most: int) -> None:
     """On the one logical GPU, halves run side by side and wholes one after the other."""
     recorder = Recorder()
-    # Long enough that the second worker is up before the first trial ends.
-    long = jobs(tmp_path, SWEEP.replace("epochs: 2", "epochs: 25"))
-    execute(packs(long, 1), [recorder], Resources(1, gpus))
+    # Two equally long trials, long enough that both workers are up before one ends.
+    text = SWEEP.replace("epochs: 2", "epochs: 30\n  batch_size: 256").partition("baselines:")[0]
+    execute(packs(jobs(tmp_path, text), 1), [recorder], Resources(1, gpus))
     assert recorder.most == most
     assert recorder.events.index(("started", "beta=1")) < recorder.events.index(("epoch 1", "beta=1"))
-    assert recorder.events.index(("epoch 2", "beta=1")) < recorder.events.index(("finished", "beta=1"))
+    assert recorder.events.index(("epoch 30", "beta=1")) < recorder.events.index(("finished", "beta=1"))
 
 
 def test_more_than_the_cluster_has_is_refused(cluster: None, tmp_path: Path) -> None:
@@ -298,6 +298,27 @@ def test_data_and_settings_are_listed(tmp_path: Path) -> None:
     assert "folder:PATH" in run_cli(tmp_path, "data")[1]
     assert "1,437 training and 360 test images" in run_cli(tmp_path, "data", "digits")[1]
     assert "method.beta" in run_cli(tmp_path, "settings", "cplearn")[1]
+
+
+def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
+    """RAY_ADDRESS sends the sweep to a cluster that goes on running afterwards."""
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--gpus-per-trial", "0.5"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment | {"RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(trial_runs(tmp_path)) == 3
+    # The logical GPU exists on that cluster alone.
+    assert ray.cluster_resources()["GPU"] == 1
 
 
 def test_ctrl_c_stops_within_seconds_and_the_next_call_goes_on(tmp_path: Path) -> None:

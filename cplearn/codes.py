@@ -1,0 +1,198 @@
+"""CPLearn's loss over a frozen dictionary of codes: materialised for small dictionaries, streamed for large ones.
+
+With n images in V views and c codes, the materialised loss holds several V*n x c matrices. The streamed one walks over
+blocks of codes twice: first for the normaliser of every row, then for loss and gradient together. A block sees all
+rows of the batch, so prior matching is exact. Nothing of size c is held but the dictionary itself, one byte a sign.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STREAM_FROM = 64
+"""Codes for each dimension of a code from which streaming is the default: from there on it is the faster of the two on
+a CPU (8,192 codes at f = 128). A fixed rule and no measurement at run time, because the two round differently."""
+
+
+def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:
+    """(codes, length) independent fair signs, int8, from a CPU generator."""
+    return torch.randint(0, 2, (codes, length), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+
+
+def losses(
+    h: Tensor,
+    dictionary: Tensor,
+    beta: Tensor,
+    *,
+    prior: str = "reverse",
+    symmetric: bool = True,
+    stream: bool | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of K members and its terms, each (K,); only the loss carries gradients if it is streamed.
+
+    h: (K, V, n, f) embeddings divided by the temperature; dictionary: (K, c, f) signs, int8; beta: (K,). Symmetric
+    means over all ordered pairs of views and the mean prior term of all views; otherwise Eq. 7 as printed, first view
+    against second. `stream` forces one of the two ways. Terms: `invariance`, `prior` (see `prior_matching`) and
+    `batch_perplexity`, the number of codes that the batch's mean assignment amounts to.
+    """
+    if stream is None:
+        stream = dictionary.shape[1] >= STREAM_FROM * dictionary.shape[2]
+    if stream:
+        loss, agree, matched, perplexity = _Streamed.apply(h, dictionary, beta, prior, symmetric)
+    else:
+        views, n = h.shape[1:3]
+        logits = torch.bmm(h.flatten(1, 2), dictionary.to(h.dtype).transpose(1, 2))
+        log_p = F.log_softmax(logits, dim=-1).unflatten(1, (views, n))
+        log_mean = log_usage(log_p)
+        agree = invariance(log_p, symmetric)
+        counted = log_mean if symmetric else log_mean[:, :1]
+        matched = prior_matching(counted, prior).mean(1)
+        loss = beta * agree + matched
+        perplexity = _entropy(log_mean.detach()).exp().mean(1)
+    return loss, {"invariance": agree, "prior": matched, "batch_perplexity": perplexity}
+
+
+def cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """-(1/n) Σ_i Σ_j p_ij log q_ij with gradients through both; (..., n, c) twice to (...)."""
+    return -(log_p.exp() * log_q).sum(-1).mean(-1)
+
+
+def invariance(log_p: Tensor, symmetric: bool = True) -> Tensor:
+    """First term of Eq. 7 without β, the mean over `pairs` of views; log_p: (K, V, n, c) to (K,)."""
+    each = [cross_entropy(log_p[:, a], log_p[:, b]) for a, b in pairs(log_p.shape[1], symmetric)]
+    return torch.stack(each).mean(0)
+
+
+def pairs(views: int, symmetric: bool) -> list[tuple[int, int]]:
+    """Which view is p and which p' in Eq. 7: every ordered pair, or the first against the second as printed."""
+    return list(itertools.permutations(range(views), 2)) if symmetric else [(0, 1)]
+
+
+def log_usage(log_p: Tensor) -> Tensor:
+    """Logarithm of the batch's mean assignment log p̄_j, finite even where p̄_j underflows; (..., n, c) to (..., c)."""
+    return torch.logsumexp(log_p, dim=-2) - math.log(log_p.shape[-2])
+
+
+def prior_matching(log_mean: Tensor, direction: str) -> Tensor:
+    """Distance of the mean assignment from the uniform prior q_j = 1/c; (..., c) to (...).
+
+    forward: -Σ_j q_j log p̄_j, second term of Eq. 7, at least log c. reverse: Σ_j p̄_j log(c p̄_j), at least 0.
+    """
+    if direction == "forward":
+        return -log_mean.mean(-1)
+    return (log_mean.exp() * (log_mean + math.log(log_mean.shape[-1]))).sum(-1)
+
+
+def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
+    """Index of the code with the largest logit, the first of equals; (K, n, f) and (K, c, f) to (K, n)."""
+    members, n, _ = embeddings.shape
+    best = embeddings.new_full((members, n), -math.inf)
+    index = torch.zeros(members, n, dtype=torch.long, device=embeddings.device)
+    block = _block_size(n, embeddings.device)
+    for start in range(0, dictionary.shape[1], block):
+        part = dictionary[:, start : start + block].to(embeddings.dtype)
+        value, at = torch.bmm(embeddings, part.transpose(1, 2)).max(-1)
+        better = value > best
+        best, index = torch.where(better, value, best), torch.where(better, at + start, index)
+    return index
+
+
+def _entropy(log_mean: Tensor) -> Tensor:
+    return -(log_mean.exp() * log_mean).sum(-1)
+
+
+def _block_size(rows: int, device: torch.device) -> int:
+    """Codes a block: its few rows x block matrices should stay in a core's cache, or fill an accelerator."""
+    budget = 2**18 if device.type == "cpu" else 2**24
+    return max(256, budget // rows)
+
+
+class _Streamed(torch.autograd.Function):
+    """Loss, terms and, computed along with them, the gradient with respect to h."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, dictionary: Tensor, beta: Tensor, prior: str, symmetric: bool
+    ) -> tuple[Tensor, ...]:
+        needed = h.requires_grad
+        results, gradients = [], []
+        for own, signs, weight in zip(h.detach(), dictionary, beta.tolist(), strict=True):
+            terms, gradient = _stream_member(own, signs, weight, prior, symmetric, needed)
+            results.append(terms)
+            gradients.append(gradient)
+        agree, matched, perplexity = (torch.stack(column) for column in zip(*results, strict=True))
+        if needed:
+            ctx.save_for_backward(torch.stack(gradients))
+        ctx.mark_non_differentiable(agree, matched, perplexity)
+        return beta * agree + matched, agree, matched, perplexity
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0][:, None, None, None], None, None, None, None
+
+
+def _stream_member(
+    h: Tensor, signs: Tensor, beta: float, prior: str, symmetric: bool, needed: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Terms (invariance, prior, perplexity) of one member and the gradient of its loss; h: (V, n, f), signs: (c, f)."""
+    views, n, length = h.shape
+    codes = len(signs)
+    flat = h.reshape(-1, length)
+    block = _block_size(len(flat), h.device)
+    normaliser = _log_normaliser(flat, signs, block).view(views, n, 1)
+
+    together = pairs(views, symmetric)
+    counted = views if symmetric else 1  # views whose prior term counts
+    agree, matched, entropy = h.new_zeros(()), h.new_zeros(()), h.new_zeros(views)
+    # With X = dL/d log p, the gradient of the logits is X - p * (row sum of X), so two sums of outer products do.
+    pulled, mean_code, row_sum = torch.zeros_like(flat), torch.zeros_like(flat), h.new_zeros(views, n, 1)
+    for start in range(0, codes, block):
+        part = signs[start : start + block].to(h.dtype)
+        log_p = torch.mm(flat, part.t()).view(views, n, -1).sub_(normaliser)
+        p = log_p.exp()
+        log_mean = log_usage(log_p)
+        matched += _prior_part(log_mean[:counted], prior, codes)
+        entropy += _entropy(log_mean)
+        x = torch.zeros_like(p)
+        for a, b in together:
+            scale = 1 / (n * len(together))
+            product = p[a] * log_p[b]
+            agree -= scale * product.sum()
+            if needed:
+                x[a].sub_(product, alpha=beta * scale)
+                x[b].sub_(p[a], alpha=beta * scale)
+        if needed:
+            for a in range(counted):
+                if prior == "forward":
+                    x[a].sub_((log_p[a] - log_mean[a]).exp_(), alpha=1 / (codes * n * counted))
+                else:
+                    x[a].addcmul_(p[a], log_mean[a] + (math.log(codes) + 1), value=1 / (n * counted))
+            row_sum += x.sum(-1, keepdim=True)
+            pulled.addmm_(x.flatten(0, 1), part)
+            mean_code.addmm_(p.flatten(0, 1), part)
+    gradient = pulled.view_as(h) - row_sum * mean_code.view_as(h)
+    return (agree, matched, entropy.exp().mean()), gradient
+
+
+def _prior_part(log_mean: Tensor, prior: str, codes: int) -> Tensor:
+    """What a block of codes adds to the prior term, mean over the views; log_mean: (V, block)."""
+    if prior == "forward":
+        return -log_mean.sum(-1).mean() / codes
+    return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean()
+
+
+def _log_normaliser(flat: Tensor, signs: Tensor, block: int) -> Tensor:
+    """log Σ_j exp(h_i . w_j) of every row, (rows,)."""
+    # In double precision: hundreds of partial sums would lose digits that the loss needs.
+    total = torch.full(flat.shape[:1], -math.inf, dtype=torch.float64, device=flat.device)
+    for start in range(0, len(signs), block):
+        part = signs[start : start + block].to(flat.dtype)
+        total = torch.logaddexp(total, torch.mm(flat, part.t()).logsumexp(-1).double())
+    return total.to(flat.dtype)
