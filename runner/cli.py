@@ -201,17 +201,18 @@ def data(
 
 @app.command()
 def settings(
-    method: Annotated[str | None, typer.Argument(help="Only the settings of this method.")] = None,
+    method: Annotated[str, typer.Argument(help="A method; cplearn settings untrained lists another's.")] = "cplearn",
+    dataset: DatasetName = None,
 ) -> None:
-    """List every setting of a trial with its sentence."""
+    """List every setting of a trial with its default on a data set and its sentence."""
     with _plain_errors():
-        from cplearn import config, methods
+        from cplearn import config
 
-        if method:
-            methods.get(method)
-        table = Table("setting", "what it does", box=None, pad_edge=False)
+        defaults = config.Trial.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
+        table = Table("setting", "default", "what it does", box=None, pad_edge=False)
         for key, sentence in config.known_keys(method).items():
-            table.add_row(key, sentence)
+            default = defaults[key]
+            table.add_row(key, "" if default is None else f"{default}", escape(sentence))
         out.print(table)
 
 

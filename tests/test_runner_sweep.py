@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -297,7 +298,7 @@ def test_one_trial_in_this_process(tmp_path: Path) -> None:
 def test_data_and_settings_are_listed(tmp_path: Path) -> None:
     assert "folder:PATH" in run_cli(tmp_path, "data")[1]
     assert "1,437 training and 360 test images" in run_cli(tmp_path, "data", "digits")[1]
-    assert "method.beta" in run_cli(tmp_path, "settings", "cplearn")[1]
+    assert re.search(r"backbone.width +256 ", run_cli(tmp_path, "settings", "--dataset", "cifar100")[1])
 
 
 def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
