@@ -254,6 +254,28 @@ class Pack:
         self.optimizer.load_state_dict(moments, self.epoch * self.steps_per_epoch)
 
 
+def member_bytes(trial: Trial, dataset: Dataset) -> int:
+    """Memory in bytes that one more member adds to a pack in training, measured on one step of the trial alone.
+
+    Counted are weights, gradients, two moments, buffers, and what the step keeps for its backward pass. What all
+    members share (data, views) is not.
+    """
+    pack = Pack([trial], dataset)
+    state = sum(4 * p.nbytes for p in pack.model.parameters()) + sum(b.nbytes for b in pack.model.buffers())
+    if not trial.method.trains:
+        return state
+    kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in pack.model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        pack._step(next(pack.views.epoch(0)), pack.rates[0])
+    return state + sum(kept.values())
+
+
 class _Views:
     """The augmented batches of a pack, made on its device; members with equal draws share them."""
 

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
+    from runner.execute import Resources
+    from runner.plan import Job, Plan
     from sweeps.spec import Sweep
 
 # Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
@@ -62,7 +63,9 @@ def sweep(
     gpus: Annotated[
         float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
     ] = None,
-    pack: Annotated[int, typer.Option("--pack", min=1, help="Trials trained together as one fused model.")] = 1,
+    packing: Annotated[
+        str | None, typer.Option(metavar="auto|off|N", help="Train trials that differ in numbers as one model.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -71,7 +74,7 @@ def sweep(
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
         from reports import store
-        from runner.plan import packs, split
+        from runner.plan import split
 
         plan = _plan(file, dataset, seeds, epochs, settings, data_root)
         uri = store.resolve(tracking_uri)
@@ -84,9 +87,11 @@ def sweep(
         )
 
         from runner.execute import Resources
+        from runner.packing import parse
 
         resources = Resources(cpus, gpus)
-        failed = _run(plan, packs(todo, pack), len(reused), resources, uri, data_root)
+        width = parse(packing or plan.sweep.packing)
+        failed = _run(plan, todo, len(reused), resources, width, uri, data_root)
         if len(failed) < len(plan.jobs):
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
     if failed:
@@ -229,18 +234,20 @@ def _plan(
     return make_plan(described, data_root)
 
 
-def _run(plan: Plan, packed: Any, reused: int, resources: Any, uri: str, data_root: Path | None) -> list[str]:
-    """Run packs under tracking and display; returns the keys of the trials that failed."""
+def _run(
+    plan: Plan, jobs: list[Job], reused: int, resources: Resources, width: int | None, uri: str, data_root: Path | None
+) -> list[str]:
+    """Run jobs under tracking and display; returns the keys of the trials that failed."""
     import cplearn.data
     from runner.execute import execute
     from runner.progress import Progress
     from runner.tracking import Tracker
 
     tracker = Tracker(uri, plan)
-    progress = Progress([job for pack in packed for job in pack], reused, out)
+    progress = Progress(jobs, reused, out)
     try:
         with _sigterm_as_interrupt(), progress:
-            execute(packed, [tracker, progress], resources, str(cplearn.data.data_root(data_root)))
+            execute(jobs, [tracker, progress], resources, width, str(cplearn.data.data_root(data_root)))
     except KeyboardInterrupt:
         tracker.close("KILLED")
         out.print(

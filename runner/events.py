@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from runner.plan import Job
 
 
 class Listener(Protocol):
-    """Told of each job in this order: started, any number of epochs, then finished or failed."""
+    """Told once how the jobs were packed, then of each job: started, any number of epochs, finished or failed."""
+
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None: ...
 
     def started(self, job: Job) -> None: ...
 

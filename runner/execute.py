@@ -20,13 +20,20 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
+import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
+import cplearn.data
 from cplearn.errors import InputError
+from cplearn.training import member_bytes
 from runner.events import Listener
+from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.trainable import PackTrainable
+
+UNSEEN_GPU_MEMORY = 8 * 2**30
+"""Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +54,26 @@ class Resources:
 
 
 def execute(
-    packs: Sequence[Sequence[Job]], listeners: Sequence[Listener], resources: Resources, data_root: str | None = None
+    jobs: Sequence[Job],
+    listeners: Sequence[Listener],
+    resources: Resources,
+    packing: int | None = 1,
+    data_root: str | None = None,
 ) -> None:
-    """Run every pack and tell the listeners. A pack that fails does not stop the others.
+    """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
-    `data_root` should be absolute: workers do not run in the driver's directory.
+    The listeners are told. A pack that fails does not stop the others. `data_root` should be absolute: workers do not
+    run in the driver's directory.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
-    if not packs:
+    if not jobs:
         return
     with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
+        packs = group(jobs, packing, _slots(resources), lambda job: _fitting(job, resources, data_root))
+        for listener in listeners:
+            listener.planned(packs)
         config = {
             "index": tune.grid_search(list(range(len(packs)))),
             "members": tune.sample_from(lambda config: [job.trial.canonical() for job in packs[config["index"]]]),
@@ -138,7 +153,7 @@ def _reason(trial: TuneTrial) -> str:
 
 
 def _fit(resources: Resources) -> Resources:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     gpus = resources.gpus
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
@@ -148,6 +163,36 @@ def _fit(resources: Resources) -> Resources:
             f"a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {have}; ask for less"
         )
     return Resources(resources.cpus, gpus)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _slots(resources: Resources) -> int:
+    """How many packs run at once."""
+    slots = 0
+    for node in _nodes():
+        places = node.get("CPU", 0) / resources.cpus
+        if resources.gpus:
+            places = min(places, node.get("GPU", 0) / resources.gpus)
+        slots += int(places + 1e-6)
+    return slots
+
+
+def _fitting(job: Job, resources: Resources, data_root: str | None) -> int:
+    """How many trials like this one fit into the memory of a slot, by the memory that one was measured to need."""
+    root = Path(data_root) if data_root else None
+    dataset = cplearn.data.load(job.trial.dataset, root, job.trial.image_size)
+    return int(MEMORY_SHARE * _slot_memory(resources) / member_bytes(job.trial, dataset))
+
+
+def _slot_memory(resources: Resources) -> float:
+    """Bytes of the smallest slot: its part of a GPU as the driver sees it, or of a node's memory as Ray counts it."""
+    if resources.gpus:
+        seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+        return min(seen, default=UNSEEN_GPU_MEMORY) * min(resources.gpus, 1)
+    return min(node["memory"] * resources.cpus / node["CPU"] for node in _nodes() if node.get("CPU", 0))
 
 
 @contextmanager

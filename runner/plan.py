@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,6 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     if family == "folder" and path:
         return {**settings, "dataset": f"{family}{colon}{Path(path).expanduser().resolve()}"}
     return dict(settings)
-
-
-def packs(jobs: Iterable[Job], width: int) -> list[list[Job]]:
-    """Jobs grouped into packs of at most `width` that can be trained as one model, in the order of the jobs."""
-    groups: dict[str, list[Job]] = {}
-    result: list[list[Job]] = []
-    for job in jobs:
-        signature = json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True)
-        open_pack = groups.get(signature)
-        if open_pack is None or len(open_pack) >= width:
-            open_pack = groups[signature] = []
-            result.append(open_pack)
-        open_pack.append(job)
-    return result
 
 
 def split(

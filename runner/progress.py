@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.packing import describe
 from runner.plan import Job
 
 
@@ -43,6 +44,10 @@ class Progress:
             self.live.stop()
 
     # Events of jobs.
+
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        if text := describe(packs):
+            self.console.print(f"Trained together in {text}.", highlight=False)
 
     def started(self, job: Job) -> None:
         self.first = self.first or time.monotonic()

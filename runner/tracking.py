@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Tracker:
         self.experiment = self._experiment()
         self.datasets = {use.fingerprint: use for use in plan.datasets}
         self.runs: dict[str, str] = {}
+        self.widths: dict[str, int] = {}
         self.parent = self._parent()
 
     def _experiment(self) -> str:
@@ -88,6 +89,10 @@ class Tracker:
 
     # Events of jobs.
 
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        """Note the width of each job's pack: it explains its speed, though it does not change its numbers."""
+        self.widths = {job.key: len(pack) for pack in packs for job in pack}
+
     def started(self, job: Job) -> None:
         use = self.datasets[job.fingerprint]
         tags = {
@@ -100,6 +105,7 @@ class Tracker:
             "cplearn.numerics": str(config.NUMERICS),
             "cplearn.role": job.role,
             "cplearn.label": job.label,
+            "cplearn.pack_width": str(self.widths.get(job.key, 1)),
             "cplearn.versions": json.dumps(_versions()),
         }
         run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)

@@ -94,6 +94,9 @@ class SweepFile(BaseModel):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
         default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
     )
+    packing: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
+        "off", description="Trials that differ in numbers trained together as one model: auto, off, or at most N."
+    )
     baselines: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Name to settings that replace the shared ones; one trial a seed and data set.",
@@ -148,6 +151,7 @@ class Sweep:
     axes: dict[str, list[Scalar]]
     seeds: list[int]
     shared: dict[str, Any]
+    packing: str | int
     trials: list[SweepTrial] = field(repr=False)
 
 
@@ -189,7 +193,9 @@ def read_sweep(
         # Grid values keep the order of the file; drawn ones are sorted, since their order means nothing.
         values[key] = sorted(drawn) if isinstance(axes[key], Range) and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
-    return Sweep(file.sweep, file.description, str(path), values, list(dict.fromkeys(file.seeds)), settings, trials)
+    return Sweep(
+        file.sweep, file.description, str(path), values, list(dict.fromkeys(file.seeds)), settings, file.packing, trials
+    )
 
 
 def parse_override(text: str) -> tuple[str, Any]:

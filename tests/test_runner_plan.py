@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cplearn.errors import InputError
-from runner.plan import SCHEMA, Plan, make_plan, packs, split
+from runner.plan import SCHEMA, Plan, make_plan, split
 from sweeps.spec import read_sweep
 
 TEXT = """
@@ -55,16 +55,6 @@ def test_finished_trials_are_reused_unless_forced(tmp_path: Path) -> None:
     assert reused == {jobs[2].key: "run"}
     assert todo == [job for job in jobs if job is not jobs[2]]
     assert split(jobs, lambda keys: {jobs[2].key: "run"}, force=True) == (jobs, {})
-
-
-def test_packs_hold_trials_that_differ_in_numbers(tmp_path: Path) -> None:
-    jobs = plan(tmp_path).jobs
-    assert [len(pack) for pack in packs(jobs, 1)] == [1] * 8
-    wide = packs(jobs, 4)
-    # Six trained trials make packs of four and two; the baselines of both seeds are one more.
-    assert sorted(len(pack) for pack in wide) == [2, 2, 4]
-    assert all(len({json.dumps(job.trial.pack_signature()) for job in pack}) == 1 for pack in wide)
-    assert sorted(job.key for pack in wide for job in pack) == sorted(job.key for job in jobs)
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path) -> None:

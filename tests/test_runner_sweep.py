@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import cplearn
 from runner.cli import app
 from runner.execute import Resources, execute
-from runner.plan import SCHEMA, Job, make_plan, packs
+from runner.plan import SCHEMA, Job, make_plan
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -120,6 +120,7 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
         "cplearn.versions",
         "mlflow.parentRunId",
     } <= tags.keys()
+    assert tags["cplearn.threads"] == "1"
     assert run.inputs.dataset_inputs[0].dataset.digest == tags["cplearn.fingerprint"]
     parent = client.get_run(tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
@@ -170,8 +171,11 @@ def test_a_pack_gives_each_member_its_own_run_with_the_numbers_it_has_alone(
 ) -> None:
     folder, _ = finished
     (tmp_path / "tiny.yaml").write_text(SWEEP)
-    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--pack", "2", "--gpus-per-trial", "0")
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--packing", "2", "--gpus-per-trial", "0")
     assert code == 0, output
+    assert "Trained together in packs: 1 of 2 and 1 trial alone." in output
+    widths = {run.data.tags["cplearn.label"]: run.data.tags["cplearn.pack_width"] for run in trial_runs(tmp_path)}
+    assert widths == {"beta=0.1": "2", "beta=1": "2", "random backbone": "1"}
     alone = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(folder)}
     together = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(tmp_path)}
     assert len(together) == 3
@@ -189,6 +193,9 @@ class Recorder:
         self.running: set[str] = set()
         self.most = 0
         self.reasons: dict[str, str] = {}
+
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        self.events.append(("planned", str([len(pack) for pack in packs])))
 
     def started(self, job: Job) -> None:
         self.events.append(("started", job.label))
@@ -219,15 +226,23 @@ def test_gpus_are_shared_as_asked(cluster: None, tmp_path: Path, gpus: float, mo
     recorder = Recorder()
     # Two equally long trials, long enough that both workers are up before one ends.
     text = SWEEP.replace("epochs: 2", "epochs: 30\n  batch_size: 256").partition("baselines:")[0]
-    execute(packs(jobs(tmp_path, text), 1), [recorder], Resources(1, gpus))
+    execute(jobs(tmp_path, text), [recorder], Resources(1, gpus))
     assert recorder.most == most
     assert recorder.events.index(("started", "beta=1")) < recorder.events.index(("epoch 1", "beta=1"))
     assert recorder.events.index(("epoch 30", "beta=1")) < recorder.events.index(("finished", "beta=1"))
 
 
+def test_automatic_packs_fill_the_slots(cluster: None, tmp_path: Path) -> None:
+    recorder = Recorder()
+    text = SWEEP.replace("[0.1, 1]", "[0.1, 0.2, 0.5, 1]")
+    execute(jobs(tmp_path, text), [recorder], Resources(1, 0), packing=None)
+    assert recorder.events[0] == ("planned", "[1, 2, 2]")
+    assert [event for event, _ in recorder.events].count("finished") == 5
+
+
 def test_more_than_the_cluster_has_is_refused(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(cplearn.errors.InputError, match="a trial asks for 64 CPUs and 0 GPUs, but the nodes have 2"):
-        execute(packs(jobs(tmp_path), 1), [Recorder()], Resources(64, 0))
+        execute(jobs(tmp_path), [Recorder()], Resources(64, 0))
 
 
 def test_a_trial_that_raises_is_reported_with_its_traceback(cluster: None, tmp_path: Path) -> None:
@@ -244,7 +259,7 @@ def test_a_trial_that_raises_is_reported_with_its_traceback(cluster: None, tmp_p
     )
     (tmp_path / "images").rename(tmp_path / "gone")
     recorder = Recorder()
-    execute(packs(planned, 1), [recorder], Resources(1, 0), str(tmp_path / "data"))
+    execute(planned, [recorder], Resources(1, 0), data_root=str(tmp_path / "data"))
     assert recorder.reasons.keys() == {"beta=0.1", "beta=1", "random backbone"}
     assert "InputError" in recorder.reasons["beta=1"]
 
@@ -258,6 +273,7 @@ def test_a_trial_that_raises_is_reported_with_its_traceback(cluster: None, tmp_p
         (["sweep", "tiny.yaml", "--dataset", "svnh"], "unknown dataset 'svnh'; did you mean 'svhn'?"),
         (["sweep", "tiny.yaml", "--cpus-per-trial", "0"], "CPUs per trial must be at least 1"),
         (["sweep", "tiny.yaml", "--gpus-per-trial", "1.5"], "a fraction of one or a whole number"),
+        (["sweep", "tiny.yaml", "--packing", "some"], "packing must be auto, off or a number of trials"),
         (["sweep", "tiny.yaml", "--results", "/proc/none"], "cannot write there"),
         (["train", "--set", "method.codes=1"], "method.codes: must be greater than or equal to 2"),
         (["data", "folder:nowhere"], "nowhere"),

@@ -121,6 +121,7 @@ def test_overrides_fix_an_axis_make_one_or_change_a_setting(tmp_path: Path) -> N
         ("sweep: s\nseeds: [-1]\n", "greater than or equal to 0"),
         ("sweep: s\nsettings: {dataset: imagenet}\n", "unknown dataset 'imagenet'"),
         ("sweep: s\nseeds: 2000000\n", "at most 1,000,000"),
+        ("sweep: s\npacking: some\n", "packing.*must be 'auto' or 'off', not 'some'"),
     ],
 )
 def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, message: str) -> None:

@@ -197,6 +197,17 @@ def test_a_missing_or_damaged_model_is_one_sentence(digits: Dataset, tmp_path: P
         cplearn.load(tmp_path / "nowhere")
 
 
+def test_the_memory_of_a_member_is_that_of_its_weights_and_of_what_a_step_keeps(digits: Dataset) -> None:
+    small, large = (training.member_bytes(trial(batch_size=n), digits) for n in (16, 64))
+    weights = sum(p.nbytes for p in training.Pack([trial()], digits).model.parameters())
+    assert small > 4 * weights
+    # What the step keeps grows with the batch; weights, gradients, moments and dictionary do not.
+    fixed = 4 * weights + 32 * 16
+    assert (large - fixed) == pytest.approx(4 * (small - fixed), rel=0.1)
+    untrained = Trial.read({"method": "untrained", "backbone": {"name": "resnet8-slim", "width": 4}})
+    assert training.member_bytes(untrained, digits) < small
+
+
 @pytest.mark.parametrize("backbone", ["pixels", "resnet8-slim"])
 def test_baselines_are_evaluated_without_training(digits: Dataset, backbone: str) -> None:
     (outcome,) = training.train([Trial.read({"method": "untrained", "backbone": {"name": backbone}})], digits)

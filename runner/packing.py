@@ -1,0 +1,71 @@
+"""Which trials are trained together as one model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from cplearn.errors import InputError
+from runner.plan import Job
+
+MEMORY_SHARE = 0.6
+"""Part of a slot's memory that a pack may fill; the rest is for data, evaluation and fragmentation."""
+
+
+def parse(text: str | int) -> int | None:
+    """A packing as written in a sweep file or on the command line: a width, `off` (1), or `auto` (None).
+
+    Raises InputError for anything else.
+    """
+    if text == "auto":
+        return None
+    if text == "off":
+        return 1
+    try:
+        width = int(text)
+    except ValueError:
+        width = 0
+    if width < 1:
+        raise InputError(f"packing must be auto, off or a number of trials, not {text!r}", key="packing")
+    return width
+
+
+def group(
+    jobs: Iterable[Job], width: int | None, slots: int = 1, fitting: Callable[[Job], int] | None = None
+) -> list[list[Job]]:
+    """Jobs in packs that can be trained as one model, in the order of the jobs.
+
+    A `width` fixes the largest pack. With None, packs are as wide as leaves work for each of the `slots` that run at
+    once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
+    """
+    place: dict[str, int] = {}
+    kinds: dict[str, list[Job]] = {}
+    for job in jobs:
+        place[job.key] = len(place)
+        kinds.setdefault(json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True), []).append(job)
+    packs = []
+    for alike in kinds.values():
+        most = width or math.ceil(len(alike) / slots)
+        if width is None and most > 1 and fitting:
+            most = max(1, min(most, fitting(alike[0])))
+        packs += _even(alike, math.ceil(len(alike) / most))
+    return sorted(packs, key=lambda pack: place[pack[0].key])
+
+
+def _even(jobs: Sequence[Job], parts: int) -> list[list[Job]]:
+    """Jobs cut into parts whose sizes differ by at most one."""
+    bounds = [round(i * len(jobs) / parts) for i in range(parts + 1)]
+    return [list(jobs[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def describe(packs: Sequence[Sequence[Job]]) -> str:
+    """One line on how trials were packed: `2 packs of 5, 1 of 4 and 2 trials alone`; empty if all run alone."""
+    widths = sorted((len(pack) for pack in packs), reverse=True)
+    if not widths or widths[0] == 1:
+        return ""
+    parts = [f"{widths.count(w)} of {w}" for w in dict.fromkeys(widths) if w > 1]
+    alone = widths.count(1)
+    parts += [f"{alone} trial{'s' if alone > 1 else ''} alone"] if alone else []
+    return "packs: " + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
