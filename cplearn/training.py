@@ -84,11 +84,14 @@ class Pack:
 
     Every member's numbers are those it would have alone: it has its own weights, BatchNorm statistics, optimiser state,
     learning rate and random streams. A member whose loss is no longer finite stops; the others do not notice.
+    `compile` runs the backbone through `torch.compile`, which takes a while at first and rounds a little differently.
 
     Raises InputError if the trials do not fit the data set, ValueError if they cannot share a pack.
     """
 
-    def __init__(self, trials: Sequence[Trial], dataset: Dataset, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, trials: Sequence[Trial], dataset: Dataset, device: torch.device | str = "cpu", *, compile: bool = False
+    ) -> None:
         check(trials, dataset)
         self.trials, self.dataset, self.device = list(trials), dataset, torch.device(device)
         first = self.trials[0]
@@ -102,6 +105,8 @@ class Pack:
             "classes": list(dataset.classes),
         }
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
+        # Its parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
+        self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
         self.views = _Views(self.trials, dataset.train.images, self.device)
         self.steps_per_epoch = len(dataset.train.images) // first.batch_size
         self.seconds = 0.0
@@ -156,7 +161,7 @@ class Pack:
         """One update of all members; images: (V*n, C or K*C, H, W), views in blocks. Returns losses and terms (K,)."""
         bfloat16 = self.trials[0].precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            features = self.model.backbone(self.model.prepare(images))
+            features = self.backbone(self.model.prepare(images))
         features = features.to(self.model.dtype).unflatten(1, (-1, self.trials[0].batch_size))
         loss, terms = self.model.method(features)
         # The members share no parameter, so the gradient of the sum is every member's own gradient.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,6 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from runner.execute import Resources
     from runner.plan import Job, Plan
     from sweeps.spec import Sweep
 
@@ -66,6 +66,7 @@ def sweep(
     packing: Annotated[
         str | None, typer.Option(metavar="auto|off|N", help="Train trials that differ in numbers as one model.")
     ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -86,12 +87,18 @@ def sweep(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
 
-        from runner.execute import Resources
+        import cplearn.data
+        from runner.execute import Resources, execute
         from runner.packing import parse
 
-        resources = Resources(cpus, gpus)
-        width = parse(packing or plan.sweep.packing)
-        failed = _run(plan, todo, len(reused), resources, width, uri, data_root)
+        start = functools.partial(
+            execute,
+            resources=Resources(cpus, gpus),
+            packing=parse(packing or plan.sweep.packing),
+            data_root=str(cplearn.data.data_root(data_root)),
+            compile=compile,
+        )
+        failed = _run(plan, todo, len(reused), uri, start)
         if len(failed) < len(plan.jobs):
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
     if failed:
@@ -234,12 +241,8 @@ def _plan(
     return make_plan(described, data_root)
 
 
-def _run(
-    plan: Plan, jobs: list[Job], reused: int, resources: Resources, width: int | None, uri: str, data_root: Path | None
-) -> list[str]:
-    """Run jobs under tracking and display; returns the keys of the trials that failed."""
-    import cplearn.data
-    from runner.execute import execute
+def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[..., None]) -> list[str]:
+    """Run jobs by `start(jobs, listeners)` under tracking and display; returns the keys of the trials that failed."""
     from runner.progress import Progress
     from runner.tracking import Tracker
 
@@ -247,7 +250,7 @@ def _run(
     progress = Progress(jobs, reused, out)
     try:
         with _sigterm_as_interrupt(), progress:
-            execute(jobs, [tracker, progress], resources, width, str(cplearn.data.data_root(data_root)))
+            start(jobs, [tracker, progress])
     except KeyboardInterrupt:
         tracker.close("KILLED")
         out.print(

@@ -59,11 +59,12 @@ def execute(
     resources: Resources,
     packing: int | None = 1,
     data_root: str | None = None,
+    compile: bool = False,
 ) -> None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
     The listeners are told. A pack that fails does not stop the others. `data_root` should be absolute: workers do not
-    run in the driver's directory.
+    run in the driver's directory. `compile` turns on `torch.compile`.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
@@ -80,6 +81,7 @@ def execute(
             "data_root": data_root,
             "cpus": resources.cpus,
             "gpus": resources.gpus,
+            "compile": compile,
         }
         placed: dict[str, float] = {"cpu": resources.cpus}
         if resources.gpus:

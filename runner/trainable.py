@@ -28,7 +28,8 @@ def _hardware(device: str) -> dict[str, str]:
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack in `config`: `members` (settings of each trial), `data_root`, `cpus` and `gpus`.
+    """Trains the pack in `config`: `members` (settings of each trial), `data_root`, `cpus`, `gpus` and
+    `compile`.
 
     Every result has `epoch` and `members` (index to the epoch's metrics). The last has `outcomes` instead: for each
     member its final metrics, the reason of its failure or None, and its files as bytes by relative path. They travel
@@ -47,7 +48,7 @@ class PackTrainable(tune.Trainable):
         self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
         trials = [Trial.read(settings) for settings in config["members"]]
         dataset = cplearn.data.load(trials[0].dataset, config["data_root"], trials[0].image_size)
-        self.training = Pack(trials, dataset, self.device)
+        self.training = Pack(trials, dataset, self.device, compile=config["compile"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another pack in the same process, which has torch and the data in memory already."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import needs
 
 import cplearn
 import cplearn.data
@@ -222,6 +223,16 @@ def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
         training.Pack([trial(), trial(method={"codes": 33})], digits)
     with pytest.raises(ValueError, match="cannot share a pack"):
         training.Pack([trial(), Trial.read({"method": "untrained"})], digits)
+
+
+@needs("g++")
+def test_a_compiled_backbone_trains_to_the_same_losses(digits: Dataset) -> None:
+    _, (reference,) = run([trial(epochs=1)], digits)
+    pack = training.Pack([trial(epochs=1)], digits, compile=True)
+    metrics = dict(pack.train_epoch())[0]
+    assert metrics["train/loss"] == pytest.approx(reference[0]["train/loss"], rel=1e-4)
+    assert pack.evaluate()[0].failure is None
+    assert not any("_orig_mod" in name for name in pack.member_state(0)["model"])
 
 
 def test_bfloat16_trains(digits: Dataset) -> None:

@@ -1,0 +1,81 @@
+"""Training from end to end against the bare step: what augmentation, data and logging cost beside the model."""
+
+from __future__ import annotations
+
+import torch
+
+from cplearn import augment, data
+from cplearn.config import Trial
+from cplearn.data import Dataset, Split
+from cplearn.training import Pack
+from runner.bench.measure import Goal, Pair, Part, alternate, in_worker, seconds
+
+GOAL = Goal("at least", 0.95)
+
+
+def run(quick: bool) -> Part:
+    """Images a second of `Pack.train_epoch` over those of the bare step."""
+    return Part(
+        "Training from end to end over the bare step",
+        "Images a second of one process. End to end: an epoch of `Pack.train_epoch` (order, augmentation, step, learning "
+        "rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
+        "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in turn, on "
+        "one thread, or on the GPU if there is one. 32x32: random images.",
+        in_worker(compare, 2 if quick else 7, 256 if quick else 640),
+    )
+
+
+def compare(repeats: int, images: int) -> list[Pair]:
+    """One pair for each data set; `images` is the number of random images."""
+    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    slim = {"name": "resnet8-slim"}
+    cases = [
+        ({"dataset": "digits"}, data.load("digits")),
+        ({"dataset": "cifar10", "backbone": slim}, random_images(images)),
+    ]
+    rows = []
+    for settings, dataset in cases:
+        trial = Trial.read({**settings, "epochs": repeats + 1, "method": {"codes": 2048}})
+        pack = Pack([trial], dataset, device)
+        numbers = alternate(_sides(pack), repeats + 1)
+        label = f"{dataset.name}, recipe {trial.augment.recipe}, {device}"
+        # The first turn warms up.
+        first, second = (values[1:] for values in numbers.values())
+        rows.append(Pair(label, "images/s", ("end to end", "bare step"), first, second, GOAL))
+    return rows
+
+
+def _sides(pack: Pack) -> dict:
+    trial, model = pack.trials[0], pack.model
+    generator = torch.Generator(pack.device).manual_seed(0)
+    batch = pack.dataset.train.images[: trial.batch_size].to(pack.device)
+    images = model.prepare(augment.recipe(trial.augment.recipe)(batch, generator).flatten(0, 1))
+    rate = pack.rates[0]
+    trained = pack.steps_per_epoch * trial.batch_size
+
+    def end_to_end() -> float:
+        return trained / seconds(pack.train_epoch)
+
+    def steps() -> None:
+        model.train()
+        for _ in range(pack.steps_per_epoch):
+            features = model.backbone(images).unflatten(1, (-1, trial.batch_size))
+            loss, _ = model.method(features)
+            loss.sum().backward()
+            pack.optimizer.step(rate)
+        loss.tolist()  # Waits for a GPU.
+
+    return {"end to end": end_to_end, "bare step": lambda: trained / seconds(steps)}
+
+
+def random_images(n: int, size: int = 32, classes: int = 10) -> Dataset:
+    """A data set of `n` random RGB images to train on, and as many as there are classes to test on."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        images = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+        return Split(images, torch.arange(count) % classes)
+
+    names = tuple(str(label) for label in range(classes))
+    return Dataset("random 32x32", split(n), split(classes), names, "random", 0.48, 0.25, "a random generator")
