@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two lines at the end of each run would be drawn into the live display.
@@ -35,6 +36,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
+MOST_COMPARED = 60
 
 
 class Tracker:
@@ -146,7 +148,18 @@ class Tracker:
         """End the sweep's run and whatever still counts as running: status FINISHED, FAILED or KILLED."""
         for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}' AND attributes.status = 'RUNNING'"):
             self._end(run.info.run_id, "KILLED")
+        self.client.set_tag(self.parent, "mlflow.note.content", self._note())
         self._end(self.parent, status)
+
+    def _note(self) -> str:
+        """The sweep's description and, as long as it fits into an address, a link that compares its finished trials."""
+        query = f"tags.`mlflow.parentRunId` = '{self.parent}' AND attributes.status = 'FINISHED'"
+        found = [run.info.run_id for run in self._search(query) if run.data.tags.get("cplearn.role") == "trial"]
+        text = self.plan.sweep.description
+        if 1 < len(found) <= MOST_COMPARED:
+            runs, experiments = (quote(json.dumps(ids)) for ids in (found, [self.experiment]))
+            text += f"\n\n[Compare its {len(found)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
+        return text
 
     def _log(self, job: Job, metrics: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)

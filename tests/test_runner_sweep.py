@@ -125,6 +125,9 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
     parent = client.get_run(tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["cplearn.sweep"] == "tiny"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("two β values for the tests")
+    assert all(runs[label].info.run_id in note for label in ("beta=0.1", "beta=1"))
 
 
 def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
