@@ -11,6 +11,7 @@ SWEEP_ARGS      ?=
 PORT            ?= 5000
 PYTHON          ?= python3
 PYTEST_ARGS     ?=
+PARTS           ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.ready
@@ -19,7 +20,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-beta sweep-projector sweep-datasets report mlflow-ui test lint format check clean
+.PHONY: help setup sweep-beta sweep-projector sweep-datasets report mlflow-ui bench test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -54,6 +55,9 @@ report: $(STAMP) ## write tables and figures again from the tracking store
 
 mlflow-ui: $(STAMP) ## compare the runs in a browser (PORT=5000)
 	@$(BIN)/cplearn ui --port $(PORT)
+
+bench: $(STAMP) ## measure speed on this machine (PARTS="step dictionary": only these)
+	@$(BIN)/cplearn bench $(PARTS) --results '$(RESULTS)'
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -228,6 +228,20 @@ def settings(
         out.print(table)
 
 
+@app.command()
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(help="Only these parts, step say; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Measure this program's speed on this machine as ratios within one run; write bench.md and bench.json."""
+    with _plain_errors():
+        from runner import bench as benchmark
+
+        path = benchmark.run(results / "bench", parts, quick, out)
+        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+
+
 def _plan(
     file: Path, dataset: str | None, seeds: int | None, epochs: int | None, settings: list[str], data_root: Path | None
 ) -> Plan:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from cplearn import augment
 from runner.bench.measure import Goal, Pair, Part, alternate, calls_lasting, in_worker, seconds
@@ -21,9 +23,9 @@ def run(quick: bool) -> Part:
     """Microseconds of CPU a view: per image over batched."""
     return Part(
         "Batched over per-image augmentation",
-        "Microseconds of CPU time a view, one thread, random 32x32 RGB images. Batched: `cplearn.augment` on batches of "
-        "64 bytes tensors. Per image: the same transforms by torchvision on PIL images, one after the other, ending in a "
-        "stacked float tensor; in torchvision's first API and in its second.".replace("64 bytes tensors", "64 images"),
+        "Microseconds of CPU time a view, one thread, random 32x32 RGB images. Batched: `cplearn.augment` on "
+        "batches of 64 images. Per image: the same transforms by torchvision on PIL images, one after the other, "
+        "ending in a stacked float tensor; in torchvision's first API and in its second.",
         in_worker(compare, 2 if quick else 9, 64 if quick else 256),
     )
 
@@ -66,10 +68,6 @@ def _one_by_one(pipelines: Sequence[Callable[[Image.Image], torch.Tensor]], imag
 
 def per_image(name: str) -> dict[str, list[Any]]:
     """The recipe solo-cifar or paper as torchvision writes it: two pipelines, one a view, in either API."""
-    # By its full name, because `from torchvision import transforms` would read as if there were only one.
-    import torchvision.transforms as v1
-    from torchvision.transforms import v2
-
     apis: dict[str, tuple[Any, list[Any]]] = {
         "torchvision v1": (v1, [v1.ToTensor()]),
         "torchvision v2": (v2, [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),

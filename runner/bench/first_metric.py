@@ -18,9 +18,9 @@ def run(quick: bool) -> Part:
     """Seconds from `cplearn sweep` to the first metric in the tracking store."""
     return Part(
         "From the command to the first metric in MLflow",
-        "Seconds from the start of `cplearn sweep sweeps/beta.yaml` (digits) to the first row of metrics in its fresh SQLite "
-        "store, which is looked into every 50 ms; the sweep is then stopped. Python's bytecode and the "
-        "libraries' files are in the system's cache, except perhaps the first time.",
+        "Seconds from the start of `cplearn sweep sweeps/beta.yaml` (digits) to the first row of metrics in its "
+        "fresh SQLite store, which is looked into every 50 ms; the sweep is then stopped. Python's bytecode and the"
+        " libraries' files are in the system's cache, except perhaps the first time.",
         [Measured("first metric", "s", [_wait() for _ in range(1 if quick else 3)], GOAL)],
     )
 

@@ -20,8 +20,9 @@ def run(quick: bool) -> Part:
     """Steps a second of the whole pack over those of one trial alone; skipped without CUDA."""
     title = "Fused training on a GPU"
     method = (
-        "Digits, ResNet-8 slim, c = 2,048, batch 64. Speed: steps a second, times the members, of an epoch of `Pack.train_epoch`; packs of "
-        "each width and the lone trial take turns. Launches: kernels that one step starts, by PyTorch's profiler."
+        "Digits, ResNet-8 slim, c = 2,048, batch 64. Speed: steps a second, times the members, of an epoch of "
+        "`Pack.train_epoch`; packs of each width and the lone trial take turns. Launches: kernels that one step "
+        "starts, by PyTorch's profiler."
     )
     if not torch.cuda.is_available():
         return Part(title, method, notes=[UNTRIED], skipped="This machine has no CUDA device.")

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
-from unittest import mock
 
 T = TypeVar("T")
 
@@ -130,12 +130,12 @@ class Part:
     skipped: str | None = None
     failed: str | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Plain data for JSON, from which `runner.bench.render` writes the markdown."""
+    def document(self, judge: bool = True) -> dict[str, Any]:
+        """Plain data for JSON, from which `runner.bench.render` writes the markdown; goals only if they are judged."""
         return {
             "title": self.title,
             "method": self.method,
-            "rows": [row.document() for row in self.rows],
+            "rows": [row.document() | ({} if judge else {"goal": None}) for row in self.rows],
             "notes": list(self.notes),
             "skipped": self.skipped,
             "failed": self.failed,
@@ -191,7 +191,22 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
     One part of the benchmark thus leaves no threads, memory or random state to the next.
     """
     with (
-        mock.patch.dict(os.environ, {**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "5"}),
+        _environment({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"}),  # The profiler's own news is left out.
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
         return pool.submit(function, *arguments).result()
+
+
+@contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Variables for processes that start within the block; glibc reads its own before any Python runs."""
+    before = {key: os.environ.get(key) for key in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

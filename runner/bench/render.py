@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ def to_markdown(document: Mapping[str, Any]) -> str:
     if document["quick"]:
         lines += ["**A quick run: sizes and repeats are reduced, so these numbers say nothing about speed.**", ""]
     lines += [
-        "Sides that are compared took turns on one machine in one run. A number is a median, with the least and the greatest "
-        "in brackets; a ratio is that of the two medians, and *by turn* is the spread of the single turns' ratios.",
+        "Sides that are compared took turns on one machine in one run. A number is a median, with the least and the"
+        " greatest in brackets; a ratio is that of the two medians, and *by turn* is the spread of the single "
+        "turns' ratios.",
         "",
         "| machine | |",
         "| :-- | :-- |",
@@ -86,12 +88,6 @@ def spread(found: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, none of them in powers of ten."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    digits = 2 if value >= 1 else 3
-    return f"{value:.{digits}g}" if value < 1e-4 else f"{value:.{_decimals(value)}f}"
-
-
-def _decimals(value: float) -> int:
-    return next((places for places, least in enumerate((100, 10, 1, 0.1, 0.01, 0.001)) if value >= least), 6)
+    """Three significant digits, without powers of ten."""
+    places = 0 if value >= 100 else 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{places}f}"

@@ -11,6 +11,7 @@ from cplearn import data, training
 from runner.bench.commands import Workplace, workplace
 from runner.bench.measure import Goal, Measured, Part, in_worker, seconds
 from runner.plan import SCHEMA, Plan, make_plan
+from runner.tracking import Tracker
 from sweeps.spec import read_sweep
 
 GOAL = Goal("at most", 20)
@@ -26,11 +27,11 @@ def run(quick: bool) -> Part:
     runs = values * seeds
     return Part(
         f"The report of {runs:,} runs",
-        f"Seconds of the whole command `cplearn report` on a SQLite store of one sweep: {values} values of β, {seeds} seeds, all "
-        "finished. The store is filled through the tracker that sweeps use; each run holds the settings of its own, and the "
-        "two epochs, metrics and diagnostics of one short training on the digits.",
+        f"Seconds of the whole command `cplearn report` on a SQLite store of one sweep: {values} values of β, "
+        f"{seeds} seeds, all finished. The store is filled through the tracker that sweeps use; each run holds the "
+        "settings of its own, and the two epochs, metrics and diagnostics of one short training on the digits.",
         [
-            Measured(f"report, {runs:,} runs", "s", taken, None if quick else GOAL),
+            Measured(f"report, {runs:,} runs", "s", taken, GOAL),
             Measured(f"writing one run, mean of {runs:,}", "s", [filling / runs]),
         ],
     )
@@ -38,8 +39,6 @@ def run(quick: bool) -> Part:
 
 def fill(folder: Path, values: int, seeds: int) -> float:
     """Write a sweep `bench` of `values` x `seeds` finished trials to the workplace's store; returns the seconds."""
-    from runner.tracking import Tracker
-
     description = {
         "sweep": "bench",
         "settings": {
@@ -57,7 +56,7 @@ def fill(folder: Path, values: int, seeds: int) -> float:
     return seconds(lambda: _write(Tracker(Workplace(folder).uri, plan), plan))
 
 
-def _write(tracker, plan: Plan) -> None:
+def _write(tracker: Tracker, plan: Plan) -> None:
     epochs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
         (outcome,) = training.train(

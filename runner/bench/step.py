@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from cplearn import augment, data
@@ -17,10 +20,10 @@ def run(quick: bool) -> Part:
     """Images a second of `Pack.train_epoch` over those of the bare step."""
     return Part(
         "Training from end to end over the bare step",
-        "Images a second of one process. End to end: an epoch of `Pack.train_epoch` (order, augmentation, step, learning "
-        "rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
-        "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in turn, on "
-        "one thread, or on the GPU if there is one. 32x32: random images.",
+        "Images a second of one process. End to end: an epoch of `Pack.train_epoch` (order, augmentation, step, "
+        "learning rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
+        "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in "
+        "turn, on one thread, or on the GPU if there is one. 32x32: random images.",
         in_worker(compare, 2 if quick else 7, 256 if quick else 640),
     )
 
@@ -30,7 +33,7 @@ def compare(repeats: int, images: int) -> list[Pair]:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     slim = {"name": "resnet8-slim"}
-    cases = [
+    cases: list[tuple[dict[str, Any], Dataset]] = [
         ({"dataset": "digits"}, data.load("digits")),
         ({"dataset": "cifar10", "backbone": slim}, random_images(images)),
     ]
@@ -46,7 +49,7 @@ def compare(repeats: int, images: int) -> list[Pair]:
     return rows
 
 
-def _sides(pack: Pack) -> dict:
+def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
     trial, model = pack.trials[0], pack.model
     generator = torch.Generator(pack.device).manual_seed(0)
     batch = pack.dataset.train.images[: trial.batch_size].to(pack.device)
