@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STREAM_FROM = 64
-"""Codes for each dimension of a code from which streaming is the default: from there on it is the faster of the two on
-a CPU (8,192 codes at f = 128). A fixed rule and no measurement at run time, because the two round differently."""
+STREAM_FROM = 256
+"""Codes for each dimension of a code from which streaming is the default: about there it becomes the faster of the two
+on a CPU (32,768 codes at f = 128; `make bench`). A fixed rule, because the two round differently."""
 
 
 def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:

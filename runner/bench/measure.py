@@ -181,8 +181,8 @@ def seconds(call: Callable[[], object], calls: int = 1, clock: Callable[[], floa
 
 def calls_lasting(call: Callable[[], object], duration: float) -> int:
     """How many calls in a row take about `duration` seconds, at least one; the first call warms up."""
-    call()
-    return max(1, math.ceil(duration / max(seconds(call), 1e-9)))
+    first = seconds(call)
+    return 1 if first > 5 * duration else max(1, math.ceil(duration / max(seconds(call), 1e-9)))
 
 
 def in_worker(function: Callable[..., T], *arguments: Any) -> T:
