@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
 
 from cplearn import data, training
 from runner.bench.commands import Workplace, workplace
-from runner.bench.measure import Goal, Measured, Part, in_worker, seconds
+from runner.bench.measure import Goal, Measured, Part, in_worker
 from runner.plan import SCHEMA, Plan, make_plan
 from runner.tracking import Tracker
 from sweeps.spec import read_sweep
@@ -38,7 +39,10 @@ def run(quick: bool) -> Part:
 
 
 def fill(folder: Path, values: int, seeds: int) -> float:
-    """Write a sweep `bench` of `values` x `seeds` finished trials to the workplace's store; returns the seconds."""
+    """Write a sweep `bench` of `values` x `seeds` finished trials to the workplace's store.
+
+    Returns the seconds of the runs, without making the store.
+    """
     description = {
         "sweep": "bench",
         "settings": {
@@ -53,10 +57,11 @@ def fill(folder: Path, values: int, seeds: int) -> float:
     file = folder / "bench.yaml"
     file.write_text(yaml.safe_dump(description))
     plan = make_plan(read_sweep(file, SCHEMA), folder / "data")
-    return seconds(lambda: _write(Tracker(Workplace(folder).uri, plan), plan))
+    return _write(Tracker(Workplace(folder).uri, plan), plan)
 
 
-def _write(tracker: Tracker, plan: Plan) -> None:
+def _write(tracker: Tracker, plan: Plan) -> float:
+    """Seconds that the runs took, without making the store and the training."""
     epochs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
         (outcome,) = training.train(
@@ -66,9 +71,12 @@ def _write(tracker: Tracker, plan: Plan) -> None:
             save_to=[Path(scratch)],
         )
         files = {"diagnostics.json": Path(scratch, "diagnostics.json").read_bytes()}
+    start = time.perf_counter()
     for job in plan.jobs:
         tracker.started(job)
         for epoch, metrics in enumerate(epochs, start=1):
             tracker.epoch(job, epoch, metrics)
         tracker.finished(job, outcome.metrics, files, {"device": "cpu"})
+    taken = time.perf_counter() - start
     tracker.close("FINISHED")
+    return taken
