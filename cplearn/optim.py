@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn.config import Optimizer
+from cplearn.stacked import members_of
 
 
 class Adam:
@@ -32,7 +33,7 @@ class Adam:
         self.parameters = list(parameters)
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
-        self._stacked = [_stacked(p.data, members) for p in self.parameters]
+        self._stacked = [members_of(p.data, members) for p in self.parameters]
         self._decay = torch.tensor(weight_decay, dtype=torch.float64).to(self.parameters[0])
         # A stacked norm is a vector (K*C,); with one member a weight still has two axes or more.
         self._decayed = [i for i, p in enumerate(self.parameters) if p.ndim > 1] if any(weight_decay) else []
@@ -47,7 +48,7 @@ class Adam:
             if self.decoupled:
                 stacked.mul_(_like(1 - lr * self._decay, stacked))
             else:
-                grad = _stacked(self._grad(i), len(lr))
+                grad = members_of(self._grad(i), len(lr))
                 grad.add_(stacked * _like(self._decay, stacked))
         grads = [self._grad(i) for i in range(len(self.parameters))]
         torch._foreach_lerp_(self.means, grads, 1 - beta1)
@@ -59,7 +60,7 @@ class Adam:
         update = torch._foreach_div(self.means, scale)
         rate = lr / -(1 - beta1**self.steps)
         for change, stacked in zip(update, self._stacked, strict=True):
-            stacked.addcmul_(_stacked(change, len(lr)), _like(rate, stacked))
+            stacked.addcmul_(members_of(change, len(lr)), _like(rate, stacked))
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -79,10 +80,6 @@ class Adam:
         for i, (mean, square) in enumerate(zip(self.means, self.squares, strict=True)):
             mean.copy_(state[f"mean.{i}"])
             square.copy_(state[f"square.{i}"])
-
-
-def _stacked(tensor: Tensor, members: int) -> Tensor:
-    return tensor.unflatten(0, (members, -1))
 
 
 def _like(per_member: Tensor, stacked: Tensor) -> Tensor:

@@ -120,13 +120,9 @@ def train(
 
         import cplearn.data
         from cplearn import config, training
-        from sweeps.spec import parse_override
+        from sweeps.spec import nested
 
-        trial_settings: dict[str, Any] = {"dataset": dataset} if dataset else {}
-        overrides = dict(parse_override(text) for text in settings) | ({"epochs": epochs} if epochs is not None else {})
-        for key, value in overrides.items():
-            _nest(trial_settings, key, value)
-        trial = config.Trial.read(trial_settings)
+        trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
         data = cplearn.data.load(trial.dataset, data_root, trial.image_size)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -242,16 +238,22 @@ def bench(
         out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
 
 
+def _overrides(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:
+    """Dotted settings to values, as given on the command line."""
+    from sweeps.spec import parse_override
+
+    overrides = dict(parse_override(text) for text in settings)
+    overrides |= {"dataset": dataset} if dataset else {}
+    return overrides | ({"epochs": epochs} if epochs is not None else {})
+
+
 def _plan(
     file: Path, dataset: str | None, seeds: int | None, epochs: int | None, settings: list[str], data_root: Path | None
 ) -> Plan:
     from runner.plan import SCHEMA, make_plan
-    from sweeps.spec import parse_override, read_sweep
+    from sweeps.spec import read_sweep
 
-    overrides = dict(parse_override(text) for text in settings)
-    overrides |= {"dataset": dataset} if dataset else {}
-    overrides |= {"epochs": epochs} if epochs is not None else {}
-    described: Sweep = read_sweep(file, SCHEMA, overrides, seeds)
+    described: Sweep = read_sweep(file, SCHEMA, _overrides(dataset, epochs, settings), seeds)
     return make_plan(described, data_root)
 
 
@@ -305,14 +307,6 @@ def _writable(folder: Path) -> None:
         (folder / ".write-test").unlink()
     except OSError as error:
         raise InputError(f"--results {folder}: cannot write there ({error.strerror})") from None
-
-
-def _nest(settings: dict[str, Any], key: str, value: Any) -> None:
-    group, _, rest = key.partition(".")
-    if rest:
-        _nest(settings.setdefault(group, {}), rest, value)
-    else:
-        settings[group] = value
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from ray.tune.experiment import Trial as TuneTrial
 import cplearn.data
 from cplearn.errors import InputError
 from cplearn.training import member_bytes
+from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
@@ -205,10 +206,9 @@ def _ray() -> Iterator[None]:
         return
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # glibc returns freed memory to the system at once, and every training step then waits for page faults; keeping it
-    # makes a step on a CPU a sixth faster. A new local Ray hands these on to its workers.
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
+    # A new local Ray hands these on to its workers.
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a driver-side check asks for.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")

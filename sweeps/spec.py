@@ -253,7 +253,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings, axes = _nested(file.settings), dict(file.axes)
+    settings, axes = nested(file.settings), dict(file.axes)
     for key, value in overrides.items():
         if isinstance(value, list):
             try:
@@ -286,11 +286,11 @@ def _expand(
     for seed, dataset in itertools.product(dict.fromkeys(file.seeds), datasets):
         placed = {} if dataset is None else {"dataset": dataset}
         for name, replaced in file.baselines.items():
-            own = {**settings, **_nested(replaced), **placed, "seed": seed}
+            own = {**settings, **nested(replaced), **placed, "seed": seed}
             yield SweepTrial(read(own, f"baseline {name!r}"), "baseline", name, {}, seed)
         once: set[str] = set()
         for point in points:
-            own = _nested(settings)
+            own = nested(settings)
             for key, value in {**placed, **point, "seed": seed}.items():
                 _assign(own, key, value)
             full = read(own, _label(point))
@@ -315,12 +315,12 @@ def _label(point: Mapping[str, Scalar]) -> str:
     return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parts)
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A deep copy in which dotted keys have become groups."""
-    nested: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
     for key, value in settings.items():
-        _assign(nested, str(key), _nested(value) if isinstance(value, Mapping) else value)
-    return nested
+        _assign(groups, str(key), nested(value) if isinstance(value, Mapping) else value)
+    return groups
 
 
 def _assign(settings: dict[str, Any], key: str, value: Any) -> None:

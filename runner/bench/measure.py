@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-T = TypeVar("T")
+from runner.environment import WORKER_ENVIRONMENT
 
-WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-"""What `runner.execute` gives to the workers of a sweep: glibc then keeps freed memory."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
