@@ -120,16 +120,10 @@ class _Streamed(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor, dictionary: Tensor, beta: Tensor, prior: str, symmetric: bool
     ) -> tuple[Tensor, ...]:
-        needed = h.requires_grad
-        results, gradients = [], []
-        for own, signs, weight in zip(h.detach(), dictionary, beta.tolist(), strict=True):
-            terms, gradient = _stream_member(own, signs, weight, prior, symmetric, needed)
-            results.append(terms)
-            gradients.append(gradient)
-        agree, matched, perplexity = (torch.stack(column) for column in zip(*results, strict=True))
-        if needed:
-            ctx.save_for_backward(torch.stack(gradients))
-        ctx.mark_non_differentiable(agree, matched, perplexity)
+        terms, gradient = _stream(h.detach(), dictionary, beta, prior, symmetric, h.requires_grad)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(*terms)
+        agree, matched, perplexity = terms
         return beta * agree + matched, agree, matched, perplexity
 
     @staticmethod
@@ -138,61 +132,64 @@ class _Streamed(torch.autograd.Function):
         return gradient * outputs[0][:, None, None, None], None, None, None, None
 
 
-def _stream_member(
-    h: Tensor, signs: Tensor, beta: float, prior: str, symmetric: bool, needed: bool
+def _stream(
+    h: Tensor, dictionary: Tensor, beta: Tensor, prior: str, symmetric: bool, needed: bool
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Terms (invariance, prior, perplexity) of one member and the gradient of its loss; h: (V, n, f), signs: (c, f)."""
-    views, n, length = h.shape
-    codes = len(signs)
-    flat = h.reshape(-1, length)
-    block = _block_size(len(flat), h.device)
-    normaliser = _log_normaliser(flat, signs, block).view(views, n, 1)
+    """Terms (invariance, prior, perplexity), each (K,), and the gradient of the loss, like h: (K, V, n, f)."""
+    members, views, n, _ = h.shape
+    codes = dictionary.shape[1]
+    flat = h.flatten(1, 2)
+    block = _block_size(members * views * n, h.device)
+    normaliser = _log_normaliser(flat, dictionary, block)[:, :, None]
 
     together = pairs(views, symmetric)
+    scale, weight = 1 / (n * len(together)), beta[:, None, None]
     counted = views if symmetric else 1  # views whose prior term counts
-    agree, matched, entropy = h.new_zeros(()), h.new_zeros(()), h.new_zeros(views)
+    agree, matched, entropy = h.new_zeros(members), h.new_zeros(members), h.new_zeros(members, views)
     # With X = dL/d log p, the gradient of the logits is X - p * (row sum of X), so two sums of outer products do.
-    pulled, mean_code, row_sum = torch.zeros_like(flat), torch.zeros_like(flat), h.new_zeros(views, n, 1)
+    pulled, mean_code = torch.zeros_like(flat), torch.zeros_like(flat)
+    row_sum = flat.new_zeros(members, views * n, 1)
     for start in range(0, codes, block):
-        part = signs[start : start + block].to(h.dtype)
-        log_p = torch.mm(flat, part.t()).view(views, n, -1).sub_(normaliser)
+        part = dictionary[:, start : start + block].to(h.dtype)
+        log_p = torch.bmm(flat, part.mT).sub_(normaliser).unflatten(1, (views, n))
         p = log_p.exp()
         log_mean = log_usage(log_p)
-        matched += _prior_part(log_mean[:counted], prior, codes)
+        matched += _prior_part(log_mean[:, :counted], prior, codes)
         entropy += _entropy(log_mean)
         x = torch.zeros_like(p)
         for a, b in together:
-            scale = 1 / (n * len(together))
-            product = p[a] * log_p[b]
-            agree -= scale * product.sum()
+            product = p[:, a] * log_p[:, b]
+            agree -= scale * product.sum((1, 2))
             if needed:
-                x[a].sub_(product, alpha=beta * scale)
-                x[b].sub_(p[a], alpha=beta * scale)
+                x[:, a].sub_(product.mul_(weight), alpha=scale)
+                x[:, b].sub_(p[:, a] * weight, alpha=scale)
         if needed:
             for a in range(counted):
+                mean = log_mean[:, a, None]
                 if prior == "forward":
-                    x[a].sub_((log_p[a] - log_mean[a]).exp_(), alpha=1 / (codes * n * counted))
+                    x[:, a].sub_((log_p[:, a] - mean).exp_(), alpha=1 / (codes * n * counted))
                 else:
-                    x[a].addcmul_(p[a], log_mean[a] + (math.log(codes) + 1), value=1 / (n * counted))
-            row_sum += x.sum(-1, keepdim=True)
-            pulled.addmm_(x.flatten(0, 1), part)
-            mean_code.addmm_(p.flatten(0, 1), part)
-    gradient = pulled.view_as(h) - row_sum * mean_code.view_as(h)
-    return (agree, matched, entropy.exp().mean()), gradient
+                    x[:, a].addcmul_(p[:, a], mean + (math.log(codes) + 1), value=1 / (n * counted))
+            rows = x.flatten(1, 2)
+            row_sum += rows.sum(-1, keepdim=True)
+            pulled.baddbmm_(rows, part)
+            mean_code.baddbmm_(p.flatten(1, 2), part)
+    gradient = (pulled - row_sum * mean_code).view_as(h)
+    return (agree, matched, entropy.exp().mean(1)), gradient
 
 
 def _prior_part(log_mean: Tensor, prior: str, codes: int) -> Tensor:
-    """What a block of codes adds to the prior term, mean over the views; log_mean: (V, block)."""
+    """What a block of codes adds to the prior term, mean over the views; log_mean: (K, V, block) to (K,)."""
     if prior == "forward":
-        return -log_mean.sum(-1).mean() / codes
-    return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean()
+        return -log_mean.sum(-1).mean(1) / codes
+    return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean(1)
 
 
-def _log_normaliser(flat: Tensor, signs: Tensor, block: int) -> Tensor:
-    """log Σ_j exp(h_i . w_j) of every row, (rows,)."""
+def _log_normaliser(flat: Tensor, dictionary: Tensor, block: int) -> Tensor:
+    """log Σ_j exp(h_i . w_j) of every row; (K, rows, f) and (K, c, f) to (K, rows)."""
     # In double precision: hundreds of partial sums would lose digits that the loss needs.
-    total = torch.full(flat.shape[:1], -math.inf, dtype=torch.float64, device=flat.device)
-    for start in range(0, len(signs), block):
-        part = signs[start : start + block].to(flat.dtype)
-        total = torch.logaddexp(total, torch.mm(flat, part.t()).logsumexp(-1).double())
+    total = torch.full(flat.shape[:2], -math.inf, dtype=torch.float64, device=flat.device)
+    for start in range(0, dictionary.shape[1], block):
+        part = dictionary[:, start : start + block].to(flat.dtype)
+        total = torch.logaddexp(total, torch.bmm(flat, part.mT).logsumexp(-1).double())
     return total.to(flat.dtype)
