@@ -234,8 +234,10 @@ def bench(
     with _plain_errors():
         from runner import bench as benchmark
 
-        path = benchmark.run(results / "bench", parts, quick, out)
+        path, failed = benchmark.run(results / "bench", parts, quick, out)
         out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _overrides(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

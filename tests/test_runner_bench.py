@@ -114,8 +114,9 @@ PARTS = {
 def run(out: Path, **options: Any) -> tuple[dict[str, Any], str, str]:
     """bench.json, bench.md and what the terminal showed."""
     shown = io.StringIO()
-    path = bench.run(out, console=Console(file=shown, width=200), parts=PARTS, **options)
+    path, failed = bench.run(out, console=Console(file=shown, width=200), parts=PARTS, **options)
     assert path == out / "bench.md"
+    assert failed == ["broken"][: not options.get("only")]
     return json.loads((out / "bench.json").read_text()), path.read_text(), shown.getvalue()
 
 
@@ -156,7 +157,8 @@ def test_users_mistakes_are_one_sentence(tmp_path: Path) -> None:
 
 def test_training_is_compared_on_digits_and_on_random_images() -> None:
     rows = step.compare(1, 64)
-    assert [row.label.partition(",")[0] for row in rows] == ["digits", "random 32x32"]
+    assert [row.label.partition(",")[0] for row in rows] == ["digits"] * 2 + ["random 32x32"] * 2
+    assert [row.unit for row in rows] == ["images/s", "GFLOP/s"] * 2
     assert all(len(row.first) == len(row.second) == 1 and min(*row.first, *row.second) > 0 for row in rows)
 
 

@@ -47,8 +47,10 @@ def run(
     quick: bool = False,
     console: Console | None = None,
     parts: Mapping[str, Callable[[bool], Part]] = PARTS,
-) -> Path:
-    """Measure all parts, or those named in `only`, and write <out>/bench.md and <out>/bench.json; returns the former.
+) -> tuple[Path, list[str]]:
+    """Measure all parts, or those named in `only`, and write <out>/bench.md and <out>/bench.json.
+
+    Returns the path of the former and the names of the parts that failed.
 
     `quick` reduces sizes and repeats until the numbers mean nothing, to try the machinery; goals are then not judged. A
     part that raises is written down as failed and does not stop the others. Both files are written anew after each
@@ -73,7 +75,7 @@ def run(
         document["parts"][name] = {**part.document(judge=not quick), "seconds": time.perf_counter() - start}
         path = _write(document, out)
         console.print(_line(name, document["parts"][name]), highlight=False, soft_wrap=True)
-    return path
+    return path, [name for name, part in document["parts"].items() if part["failed"]]
 
 
 def _write(document: Mapping[str, Any], out: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cplearn import augment, data
+from cplearn import augment, cost, data
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from cplearn.training import Pack
@@ -23,7 +23,9 @@ def run(quick: bool) -> Part:
         "Images a second of one process. End to end: an epoch of `Pack.train_epoch` (order, augmentation, step, "
         "learning rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
         "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in "
-        "turn, on one thread, or on the GPU if there is one. 32x32: random images.",
+        "turn, on one thread, or on the GPU if there is one. 32x32: random images. Arithmetic: the operations of the "
+        "bare step by the cost model (`cplearn.cost`), beside those of a plain float32 product of two 1,024 x 1,024 "
+        "matrices. Near 1, the step is bound by arithmetic: no packing can make it faster on this device.",
         in_worker(compare, 2 if quick else 7, 256 if quick else 640),
     )
 
@@ -44,9 +46,16 @@ def compare(repeats: int, images: int) -> list[Pair]:
         numbers = alternate(_sides(pack), repeats + 1)
         label = f"{dataset.name}, recipe {trial.augment.recipe}, {device}"
         # The first turn warms up.
-        first, second = (values[1:] for values in numbers.values())
-        rows.append(Pair(label, "images/s", ("end to end", "bare step"), first, second, GOAL))
+        whole, bare, product = (values[1:] for values in numbers.values())
+        rows.append(Pair(label, "images/s", ("end to end", "bare step"), whole, bare, GOAL))
+        work = cost.total(part for name, part in _cost(trial, dataset).items() if name != "augmentation")
+        rates = [images * work.flops / trial.batch_size / 1e9 for images in bare]
+        rows.append(Pair(f"{label}: arithmetic", "GFLOP/s", ("bare step", "matrix product"), rates, product))
     return rows
+
+
+def _cost(trial: Trial, dataset: Dataset) -> dict[str, cost.Cost]:
+    return cost.parts(trial, dataset.channels, dataset.image_size)
 
 
 def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
@@ -69,7 +78,21 @@ def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
             pack.optimizer.step(rate)
         loss.tolist()  # Waits for a GPU.
 
-    return {"end to end": end_to_end, "bare step": lambda: trained / seconds(steps)}
+    matrix = torch.ones(1024, 1024, device=pack.device)
+
+    def products(times: int = 20) -> float:
+        def multiply() -> None:
+            for _ in range(times):
+                result = matrix @ matrix
+            result[0, 0].item()  # Waits for a GPU.
+
+        return times * 2 * len(matrix) ** 3 / seconds(multiply) / 1e9
+
+    return {
+        "end to end": end_to_end,
+        "bare step": lambda: trained / seconds(steps),
+        "matrix product": products,
+    }
 
 
 def random_images(n: int, size: int = 32, classes: int = 10) -> Dataset:
