@@ -42,6 +42,9 @@ DatasetName = Annotated[
     str | None, typer.Option("--dataset", "-d", metavar="NAME", help="digits, svhn, cifar10, cifar100 or folder:PATH.")
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
+Scale = Annotated[
+    str, typer.Option(metavar="smoke|small|full", help="A smaller version of the sweep, if the file has one.")
+]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where tables and figures go.")]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
@@ -59,6 +62,7 @@ def sweep(
     seeds: Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None,
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006 (typer wants a literal default)
+    scale: Scale = "full",
     cpus: Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")] = 1,
     gpus: Annotated[
         float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
@@ -77,7 +81,7 @@ def sweep(
         from reports import store
         from runner.plan import split
 
-        plan = _plan(file, dataset, seeds, epochs, settings, data_root)
+        plan = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
         uri = store.resolve(tracking_uri)
         _writable(results)
         todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
@@ -250,12 +254,18 @@ def _overrides(dataset: str | None, epochs: int | None, settings: list[str]) -> 
 
 
 def _plan(
-    file: Path, dataset: str | None, seeds: int | None, epochs: int | None, settings: list[str], data_root: Path | None
+    file: Path,
+    dataset: str | None,
+    seeds: int | None,
+    epochs: int | None,
+    settings: list[str],
+    scale: str,
+    data_root: Path | None,
 ) -> Plan:
     from runner.plan import SCHEMA, make_plan
     from sweeps.spec import read_sweep
 
-    described: Sweep = read_sweep(file, SCHEMA, _overrides(dataset, epochs, settings), seeds)
+    described: Sweep = read_sweep(file, SCHEMA, _overrides(dataset, epochs, settings), seeds, scale)
     return make_plan(described, data_root)
 
 

@@ -37,6 +37,11 @@ class Schema:
 
 Scalar = bool | int | float | str | None
 
+ARM = "arm"
+"""Under this name the arm of a trial stands among its axes."""
+
+MOST_TRIALS = 1_000_000
+
 
 class Range(BaseModel):
     """Random draws along an axis: `uniform`, `log_uniform` or `integers` between bounds, or a `choice` from a list."""
@@ -78,17 +83,47 @@ def _seed_list(value: object) -> object:
     return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
 
 
-class SweepFile(BaseModel):
-    """The content of a sweep file."""
+Axes = dict[str, Any]
+
+
+class Arm(BaseModel):
+    """A part of a sweep that has settings and axes of its own beside the shared ones, one method for instance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings on top of the shared ones.")
+    axes: Axes = Field(default_factory=dict, description="Axes besides the shared ones.")
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _read_axes(cls, axes: Any) -> Any:
+        return {key: _axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
+
+
+class Scale(Arm):
+    """A smaller version of a sweep: settings and axes that replace those of the file, of arms too."""
+
+    arms: dict[str, Arm] = Field(default_factory=dict, description="What to replace in arms.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] | None = Field(
+        None, min_length=1, description="Seeds, or how many."
+    )
+
+
+class SweepFile(Arm):
+    """The content of a sweep file."""
 
     sweep: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/."
     )
     description: str = Field("", description="A sentence for tables and the tracking store.")
     settings: dict[str, Any] = Field(default_factory=dict, description="What all trials share.")
-    axes: dict[str, Any] = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
+    axes: Axes = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
+    arms: dict[str, Arm] = Field(
+        default_factory=dict, description="Name to settings and axes; the shared axes cross with those of each arm."
+    )
+    scales: dict[Literal["smoke", "small"], Scale] = Field(
+        default_factory=dict, description="Smaller versions of the sweep, of the same structure."
+    )
     samples: int = Field(1, ge=1, le=100_000, description="Random draws, if an axis is a range.")
     sample_seed: int = Field(0, ge=0, description="Seed of those draws.")
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
@@ -101,11 +136,6 @@ class SweepFile(BaseModel):
         default_factory=dict,
         description="Name to settings that replace the shared ones; one trial a seed and data set.",
     )
-
-    @field_validator("axes", mode="before")
-    @classmethod
-    def _read_axes(cls, axes: Any) -> Any:
-        return {key: _axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
 
 
 def _axis(key: str, values: Any) -> list[Scalar] | Range:
@@ -156,16 +186,22 @@ class Sweep:
 
 
 def read_sweep(
-    path: Path, schema: Schema, overrides: Mapping[str, Any] | None = None, seeds: int | None = None
+    path: Path,
+    schema: Schema,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: int | None = None,
+    scale: str = "full",
 ) -> Sweep:
     """The sweep of a YAML file.
 
     `overrides` maps dotted settings to values; a value replaces the axis of that name, a list of values becomes the
-    axis. `seeds` counts seeds from 0.
+    axis. In a sweep of several arms they go to the arms that have the setting or axis, or if none has it, to all.
+    `seeds` counts seeds from 0. `scale` is full, or one of the file's scales; the sweep's name then ends with it.
 
     Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
     known one), a wrong type, or leads to a trial that the schema refuses.
     """
+    overrides = overrides or {}
     document = _load(path)
     if seeds is not None:
         document = {**document, "seeds": seeds}
@@ -173,25 +209,29 @@ def read_sweep(
         file = SweepFile.model_validate(document)
     except ValidationError as error:
         raise SweepError(f"{path}: {_explain(error)}") from None
-    settings, axes = _merge(path, file, overrides or {})
-    unknown = [key for key in _leaves(settings) | axes.keys() if not _known(key, schema.known_keys)]
-    if unknown:
-        where = _origin(path, unknown[0], overrides or {})
-        raise SweepError(f"{where}: unknown key {unknown[0]!r}; {_nearest(unknown[0], schema.known_keys)}")
+    if scale != "full":
+        file = _scaled(path, file, scale, keep_seeds=seeds is not None)
+    settings, arms = _merge(path, file, overrides)
+    for arm in arms:
+        unknown = [key for key in _leaves(arm.settings) | arm.axes.keys() if not _known(key, schema.known_keys)]
+        if unknown:
+            where = _origin(path, unknown[0], overrides)
+            raise SweepError(f"{where}: unknown key {unknown[0]!r}; {_nearest(unknown[0], schema.known_keys)}")
 
     def read(own: dict[str, Any], label: str) -> dict[str, Any]:
         try:
             return schema.read(own)
         except ValueError as error:
-            where = _origin(path, getattr(error, "key", None), overrides or {})
+            where = _origin(path, getattr(error, "key", None), overrides)
             raise SweepError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
 
-    trials = list(_expand(path, file, settings, axes, read))
-    values: dict[str, list[Scalar]] = {}
-    for key in axes:
+    trials = list(_expand(path, file, settings, arms, read))
+    values: dict[str, list[Scalar]] = {ARM: [*file.arms]} if file.arms else {}
+    for key in dict.fromkeys(key for arm in arms for key in arm.axes):
         drawn = list(dict.fromkeys(trial.point[key] for trial in trials if key in trial.point))
         # Grid values keep the order of the file; drawn ones are sorted, since their order means nothing.
-        values[key] = sorted(drawn) if isinstance(axes[key], Range) and None not in drawn else drawn  # type: ignore[type-var]
+        is_range = any(isinstance(arm.axes.get(key), Range) for arm in arms)
+        values[key] = sorted(drawn) if is_range and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
     return Sweep(
         file.sweep, file.description, str(path), values, list(dict.fromkeys(file.seeds)), settings, file.packing, trials
@@ -252,56 +292,124 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
-def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings, axes = nested(file.settings), dict(file.axes)
+def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFile:
+    """The file at one of its scales: other values, the same structure."""
+    if name not in file.scales:
+        known = ", ".join(["full", *file.scales])
+        raise SweepError(f"{path}: the sweep has no scale {name!r}, only: {known}")
+    scale = file.scales[name]
+    if foreign := [arm for arm in scale.arms if arm not in file.arms]:
+        raise SweepError(f"{path}: scales.{name}.arms: there is no arm {foreign[0]!r}")
+
+    def shrink(where: str, arm: Arm, smaller: Arm) -> dict[str, Any]:
+        for key, values in smaller.axes.items():
+            size = len(arm.axes[key]) if isinstance(arm.axes.get(key), list) else None
+            if key != "dataset" and (not isinstance(values, list) or len(values) != size):
+                raise SweepError(
+                    f"{path}: {where}.axes: a scale must keep the number of values of {key!r}, which is {size or 0}"
+                )
+        settings = nested(arm.settings)
+        for key, value in smaller.settings.items():
+            _assign(settings, key, nested(value) if isinstance(value, Mapping) else value)
+        return {"settings": settings, "axes": {**arm.axes, **smaller.axes}}
+
+    changed: dict[str, Any] = shrink(f"scales.{name}", file, scale)
+    if "dataset" in scale.settings:
+        changed["axes"].pop("dataset", None)
+    changed["arms"] = {
+        key: arm.model_copy(update=shrink(f"scales.{name}.arms.{key}", arm, scale.arms.get(key, Arm())))
+        for key, arm in file.arms.items()
+    }
+    if scale.seeds and not keep_seeds:
+        changed["seeds"] = scale.seeds
+    return file.model_copy(update={**changed, "sweep": f"{file.sweep}-{name}"})
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """An arm with everything in it: shared settings and axes, its own, and the overrides. `name` is empty if alone."""
+
+    name: str
+    settings: dict[str, Any]
+    axes: Axes
+
+
+def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Merged]]:
+    """The shared settings, and each arm; overrides applied."""
+    shared = nested(file.settings)
+    arms = []
+    for name, arm in (file.arms or {"": Arm()}).items():
+        settings = nested(file.settings)
+        for key, value in arm.settings.items():
+            _assign(settings, key, nested(value) if isinstance(value, Mapping) else value)
+        arms.append(_Merged(name, settings, {**file.axes, **arm.axes}))
     for key, value in overrides.items():
-        if isinstance(value, list):
-            try:
-                axes[key] = _axis(key, value)
-            except ValueError as error:
-                raise SweepError(f"command line: {error}") from None
-        else:
-            axes.pop(key, None)
-            _assign(settings, key, value)
-    return settings, axes
+        having = [one for one in arms if key in one.axes or key in _leaves(one.settings)] or arms
+        if len(having) == len(arms):
+            _override(shared, {}, key, value)
+        for one in having:
+            _override(one.settings, one.axes, key, value)
+    if any("dataset" in arm.axes for arm in file.arms.values()):
+        raise SweepError(f"{path}: 'dataset' must be an axis of all arms or of none")
+    return shared, arms
+
+
+def _override(settings: dict[str, Any], axes: Axes, key: str, value: Any) -> None:
+    if isinstance(value, list):
+        try:
+            axes[key] = _axis(key, value)
+        except ValueError as error:
+            raise SweepError(f"command line: {error}") from None
+    else:
+        axes.pop(key, None)
+        _assign(settings, key, value)
 
 
 def _expand(
     path: Path,
     file: SweepFile,
     settings: dict[str, Any],
-    axes: Mapping[str, Any],
+    arms: Sequence[_Merged],
     read: Callable[[dict[str, Any], str], dict[str, Any]],
 ) -> Iterator[SweepTrial]:
     generator = random.Random(file.sample_seed)
-    ranges = {key: axis for key, axis in axes.items() if isinstance(axis, Range)}
-    draws = [{k: r.draw(generator) for k, r in ranges.items()} for _ in range(file.samples if ranges else 1)]
-    grid = {key: axis for key, axis in axes.items() if not isinstance(axis, Range)}
-    datasets = grid.pop("dataset", [None])
-    size = math.prod(len(axis) for axis in grid.values()) * len(draws) * len(datasets) * len(file.seeds)
-    if size > 1_000_000:
-        raise SweepError(f"{path}: the sweep has {size:,} trials; at most 1,000,000 are planned at once")
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    points = [{key: {**point, **draw}[key] for key in axes if key != "dataset"} for point in points for draw in draws]
+    datasets = arms[0].axes.get("dataset", [None])
+    grids = [_points(arm, file.samples, generator) for arm in arms]
+    size = sum(math.prod(map(len, grid)) for grid in grids) * len(datasets) * len(file.seeds)
+    if size > MOST_TRIALS:
+        raise SweepError(f"{path}: the sweep has {size:,} trials; at most {MOST_TRIALS:,} are planned at once")
     for seed, dataset in itertools.product(dict.fromkeys(file.seeds), datasets):
         placed = {} if dataset is None else {"dataset": dataset}
         for name, replaced in file.baselines.items():
             own = {**settings, **nested(replaced), **placed, "seed": seed}
             yield SweepTrial(read(own, f"baseline {name!r}"), "baseline", name, {}, seed)
-        once: set[str] = set()
-        for point in points:
-            own = nested(settings)
-            for key, value in {**placed, **point, "seed": seed}.items():
-                _assign(own, key, value)
-            full = read(own, _label(point))
-            # 1 and 1.0, or two draws of one choice, are the same trial.
-            identity = repr(sorted(_flat(full)))
-            if identity in once:
-                continue
-            once.add(identity)
-            spelled = dict(_flat(full))
-            values = {key: spelled.get(key, value) for key, value in point.items()}
-            yield SweepTrial(full, "trial", _label(values), values, seed)
+        for arm, grid in zip(arms, grids, strict=True):
+            once: set[str] = set()
+            order = [key for key in arm.axes if key != "dataset"]
+            for parts in itertools.product(*grid):
+                drawn = {key: value for part in parts for key, value in part.items()}
+                point = {key: drawn[key] for key in order}
+                own = nested(arm.settings)
+                for key, value in {**placed, **point, "seed": seed}.items():
+                    _assign(own, key, value)
+                full = read(own, _label(arm.name, point))
+                # 1 and 1.0, or two draws of one choice, are the same trial.
+                identity = repr(sorted(_flat(full)))
+                if identity in once:
+                    continue
+                once.add(identity)
+                spelled = dict(_flat(full))
+                values = {key: spelled.get(key, value) for key, value in point.items()}
+                label = _label(arm.name, values)
+                yield SweepTrial(full, "trial", label, ({ARM: arm.name} if arm.name else {}) | values, seed)
+
+
+def _points(arm: _Merged, samples: int, generator: random.Random) -> list[list[dict[str, Scalar]]]:
+    """What crosses with what in an arm: one entry for each grid axis, and one for all draws together."""
+    ranges = {key: axis for key, axis in arm.axes.items() if isinstance(axis, Range)}
+    grid = [[{key: value} for value in axis] for key, axis in arm.axes.items() if key not in {*ranges, "dataset"}]
+    draws = [{key: axis.draw(generator) for key, axis in ranges.items()} for _ in range(samples)]
+    return [*grid, draws] if ranges else grid
 
 
 def _origin(path: Path, key: str | None, overrides: Mapping[str, Any]) -> str:
@@ -310,9 +418,10 @@ def _origin(path: Path, key: str | None, overrides: Mapping[str, Any]) -> str:
     return "command line" if given else str(path)
 
 
-def _label(point: Mapping[str, Scalar]) -> str:
+def _label(arm: str, point: Mapping[str, Scalar]) -> str:
     parts = ((key.rsplit(".", 1)[-1], value) for key, value in point.items())
-    return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parts)
+    spelled = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parts)
+    return " ".join(filter(None, [arm, *spelled]))
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,80 @@ def test_overrides_fix_an_axis_make_one_or_change_a_setting(tmp_path: Path) -> N
     assert parse_override("method.beta=[1, 2e-1]") == ("method.beta", [1, 0.2])
 
 
+ARMS = (
+    "sweep: s\nsettings: {dataset: digits, epochs: 9}\naxes: {batch_size: [16, 32]}\nseeds: 2\narms:\n"
+    "  Plain: {settings: {method: {name: cplearn, codes: 8, beta: 5}}}\n"
+    "  Ours: {settings: {method: {name: cplearn, codes: 16}}, axes: {method.beta: [1, 2]}}\n"
+)
+
+
+def test_arms_cross_the_shared_axes_with_their_own(tmp_path: Path) -> None:
+    sweep = read(tmp_path, ARMS)
+    assert sweep.axes == {"arm": ["Plain", "Ours"], "batch_size": [16, 32], "method.beta": [1, 2]}
+    first = [trial for trial in sweep.trials if trial.seed == 0]
+    assert [trial.label for trial in first] == [
+        "Plain batch_size=16",
+        "Plain batch_size=32",
+        "Ours batch_size=16 beta=1",
+        "Ours batch_size=16 beta=2",
+        "Ours batch_size=32 beta=1",
+        "Ours batch_size=32 beta=2",
+    ]
+    assert first[0].point == {"arm": "Plain", "batch_size": 16}
+    assert first[2].point == {"arm": "Ours", "batch_size": 16, "method.beta": 1}
+    assert [trial.settings["method"]["codes"] for trial in first] == [8, 8, 16, 16, 16, 16]
+    assert [trial.seed for trial in sweep.trials] == [0] * 6 + [1] * 6
+
+
+def test_an_override_goes_to_the_arms_that_have_it_or_to_all(tmp_path: Path) -> None:
+    fixed = read(tmp_path, ARMS.replace(", beta: 5", ""), {"method.beta": 3, "epochs": 4})
+    assert fixed.axes["arm"] == ["Plain", "Ours"]
+    assert "method.beta" not in fixed.axes
+    assert {(trial.point["arm"], trial.settings["method"]["beta"]) for trial in fixed.trials} == {
+        ("Plain", 1),
+        ("Ours", 3),
+    }
+    assert {trial.settings["epochs"] for trial in fixed.trials} == {4}
+    assert {trial.settings["dataset"] for trial in read(tmp_path, ARMS, {"dataset": "svhn"}).trials} == {"svhn"}
+
+
+SCALED = ARMS + (
+    "scales:\n  smoke:\n    settings: {epochs: 1}\n    axes: {batch_size: [8, 12]}\n    seeds: 1\n"
+    "    arms: {Ours: {settings: {method.codes: 4}}}\n"
+)
+
+
+def test_a_scale_changes_values_not_structure(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SCALED)
+    full, smoke = read_sweep(path, SCHEMA), read_sweep(path, SCHEMA, scale="smoke")
+    assert (full.name, smoke.name) == ("s", "s-smoke")
+    assert smoke.axes == {"arm": ["Plain", "Ours"], "batch_size": [8, 12], "method.beta": [1, 2]}
+    assert {trial.settings["method"]["codes"] for trial in smoke.trials} == {8, 4}
+    assert {trial.settings["epochs"] for trial in smoke.trials} == {1}
+    assert len(smoke.trials) == len(full.trials) / 2
+    assert len(read_sweep(path, SCHEMA, seeds=3, scale="smoke").trials) == 18
+    assert read_sweep(path, SCHEMA, {"epochs": 2}, scale="smoke").trials[1].settings["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("scale", "text", "message"),
+    [
+        ("small", SCALED, "no scale 'small', only: full, smoke"),
+        ("smoke", SCALED.replace("[8, 12]", "[8]"), "must keep the number of values of 'batch_size', which is 2"),
+        ("smoke", SCALED.replace("arms: {Ours", "arms: {Theirs"), "there is no arm 'Theirs'"),
+        ("full", SCALED.replace("smoke", "tiny"), "scales.tiny"),
+        ("full", ARMS.replace("method.beta: [1, 2]", "dataset: [digits]"), "of all arms or of none"),
+        ("full", ARMS.replace("method.beta: [1, 2]", "method.bta: [1]"), "did you mean 'method.beta'"),
+    ],
+)
+def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: str, message: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(SweepError, match=message):
+        read_sweep(path, SCHEMA, scale=scale)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
