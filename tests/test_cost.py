@@ -19,6 +19,7 @@ from cplearn import augment, codes, cost, optim, training
 from cplearn.config import Trial
 from cplearn.data import load
 from cplearn.errors import InputError
+from cplearn.methods.base import Batch, Progress
 from cplearn.model import Model
 
 N = 8
@@ -84,7 +85,7 @@ def run(settings: Trial, channels: int, side: int, members: int = 1, mode: Any =
         features = model.backbone(model.prepare(views)).unflatten(1, (-1, N))
     cut = features.detach().requires_grad_()
     with modes[1]:
-        loss, _ = model.method(cut)
+        loss, _ = model.method(Batch(cut, torch.zeros(members, N, dtype=torch.long), Progress(0, 1, 1)))
         loss.sum().backward()
     with modes[2]:
         features.backward(cut.grad)
