@@ -85,6 +85,11 @@ class Model(nn.Module):
         self.train(training)
         return embedded
 
+    @torch.inference_mode()
+    def codes(self, embeddings: Tensor) -> Tensor | None:
+        """Index of each image's code (K, N) of embeddings (K, N, f); None if the method has no codes."""
+        return self.method.codes(embeddings)
+
     def member_state(self, member: int) -> dict[str, Tensor]:
         """The state dict of one member, as if it had been trained alone; on the CPU."""
         state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}

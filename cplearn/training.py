@@ -206,7 +206,7 @@ class Pack:
         train = self.model.features(self.dataset.train.images).cpu()
         test = self.model.features(self.dataset.test.images)
         embeddings = self.model.embeddings(test)
-        codes = None if embeddings is None else self.model.method.codes(embeddings)
+        codes = None if embeddings is None else self.model.codes(embeddings)
         outcomes = []
         for k, trial in enumerate(self.trials):
             if k in self.failures:
