@@ -46,6 +46,12 @@ def test_defaults_follow_the_data_set() -> None:
         ({"epochs": 1.5}, r"epochs: must be a valid integer"),
         ({"epochs": 2, "optimizer": {"warmup_epochs": 3}}, r"warmup_epochs 3 is longer than epochs 2"),
         ({"backbone": {"name": "pixels"}}, r"nothing to train"),
+        ({"augment": {"local_views": 2}}, r"local_views 2: method 'cplearn' has no use for local crops .*dino, .*swav"),
+        ({"method": "swav", "augment": {"local_size": 4}}, r"local_size has no effect .* set augment.local_views too"),
+        (
+            {"method": "swav", "augment": {"local_views": 1, "local_scale_min": 0.5}},
+            r"local_scale_min 0.5 is larger than local_scale_max 0.4",
+        ),
         ({"backbone": 3}, r"backbone: must be a valid dictionary"),
         ({"method": 3}, r"method must be a group of settings"),
     ],
