@@ -89,6 +89,11 @@ def prior_matching(log_mean: Tensor, direction: str) -> Tensor:
     return (log_mean.exp() * (log_mean + math.log(log_mean.shape[-1]))).sum(-1)
 
 
+def perplexity(log_p: Tensor) -> Tensor:
+    """The number of codes that the batch's mean assignment amounts to, mean over views; (K, V, n, c) to (K,)."""
+    return _entropy(log_usage(log_p)).exp().mean(1)
+
+
 def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
     """Index of the code with the largest logit, the first of equals; (K, n, f) and (K, c, f) to (K, n)."""
     members, n, _ = embeddings.shape

@@ -43,6 +43,10 @@ class MethodSettings(Settings):
     """Settings of a self-supervised method; each module in `cplearn.methods` extends it."""
 
     trains: ClassVar[bool] = True
+    supervised: ClassVar[bool] = False
+    """Learns from labels."""
+    multi_crop: ClassVar[bool] = False
+    """Has a use for local crops beside the two global views."""
 
     name: str = Field(description="Method, the name of its module in cplearn/methods.")
 
@@ -74,6 +78,37 @@ class Augment(Settings):
     strength: Annotated[float, PerMember()] = Field(
         1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
     )
+    local_views: Whole = Field(
+        0, ge=0, description="Small local crops an image beside the two views, for methods with multi-crop (DINO: 8)."
+    )
+    local_size: Whole | None = Field(
+        None, ge=2, description="Side in pixels of a local crop; by default half of the image's (published: 96 of 224)."
+    )
+    local_scale_min: float = Field(
+        0.05, gt=0, le=1, description="Smallest area of a local crop, as a part of the image's."
+    )
+    local_scale_max: float = Field(
+        0.4, gt=0, le=1, description="Largest area of a local crop (DINO 0.4, SwAV 0.14), as a part of the image's."
+    )
+
+    @model_validator(mode="after")
+    def _check_local(self) -> Augment:
+        if self.local_scale_min > self.local_scale_max:
+            raise InputError(
+                f"augment.local_scale_min {self.local_scale_min:g} is larger than local_scale_max "
+                f"{self.local_scale_max:g}",
+                key="augment.local_scale_min",
+            )
+        changed = {"local_size", "local_scale_min", "local_scale_max"} & {
+            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
+        }
+        if changed and not self.local_views:
+            # Otherwise two trials that are the same would have two keys.
+            raise InputError(
+                f"augment.{min(changed)} has no effect without local crops; set augment.local_views too",
+                key=f"augment.{min(changed)}",
+            )
+        return self
 
 
 class Optimizer(Settings):
@@ -157,6 +192,13 @@ class Trial(Settings):
                 raise InputError(
                     "backbone.name 'pixels' has nothing to train; use it with method.name 'untrained'",
                     key="backbone.name",
+                )
+            if self.augment.local_views and not self.method.multi_crop:
+                able = [name for name in methods.names() if methods.get(name).Settings.multi_crop]
+                raise InputError(
+                    f"augment.local_views {self.augment.local_views}: method {self.method.name!r} has no use for local "
+                    f"crops (those that have: {', '.join(able)}); leave it at 0",
+                    key="augment.local_views",
                 )
             self.method.check_batch(self.batch_size)
         if self.optimizer.warmup_epochs > self.epochs and self.method.trains and self.epochs:

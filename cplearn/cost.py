@@ -193,8 +193,9 @@ def _augmentation(trial: Trial, channels: int, size: int, members: int, draws: i
     item = 8 if trial.precision == "float64" else 4
     pixels = trial.batch_size * channels * size**2
     views, gathered = pixels * VIEWS * item, 4 * draws * pixels  # one byte a pixel, gathered and joined
-    # Each draw indexes its images and draws numbers and strengths; three concatenations join the draws.
-    launches += 3 * draws + 3
+    # Each draw indexes its images and labels and draws numbers and strengths; four concatenations join the draws, and
+    # members take their labels.
+    launches += 4 * draws + 5
     if draws == 1:
         return Cost(bytes=passes * views + gathered, launches=launches)
     # Views are handed out to members, then laid side by side in the channels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cplearn import backbones, methods, stacked, streams
 from cplearn.config import Trial
 from cplearn.errors import InputError
+from cplearn.methods.base import Progress
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.pt"
@@ -21,8 +23,11 @@ WEIGHTS_FILE = "weights.pt"
 class Model(nn.Module):
     """Backbone and method of K members that differ in numbers only.
 
-    `images` describes the data the model was made for: channels, image_size, mean, std and classes.
+    `images` describes the data the model was made for: channels, image_size, mean, std and classes. `teacher` is the
+    moving average of the backbone where the method asks for one, else None; it takes no gradient.
     """
+
+    teacher: nn.Module | None
 
     def __init__(self, trials: Sequence[Trial], images: dict[str, Any]) -> None:
         super().__init__()
@@ -35,8 +40,12 @@ class Model(nn.Module):
             self.backbone.features,
             first.batch_size,
             [streams.generator(seed, "dictionary") for seed in seeds],
+            len(images["classes"]),
         )
         stacked.initialise(self, [streams.generator(seed, "init") for seed in seeds])
+        self.method.after_initialisation()
+        has_teacher = self.method.momentum(Progress(0, 1, max(1, first.epochs))) is not None
+        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False) if has_teacher else None
         # Drawn in float32 whatever the precision, so that float64 verifies the very model that float32 trains.
         self.to(torch.float64 if first.precision == "float64" else torch.float32)
 
@@ -55,11 +64,15 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
-        """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode."""
+        """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
+
+        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021).
+        """
         training = self.training
         self.eval()
         device = next((p.device for p in self.parameters()), images.device)
-        blocks = [self.backbone(self.prepare(block.to(device))) for block in images.split(batch_size)]
+        backbone = self.backbone if self.teacher is None else self.teacher
+        blocks = [backbone(self.prepare(block.to(device))) for block in images.split(batch_size)]
         self.train(training)
         return torch.cat(blocks, dim=1)
 
@@ -71,6 +84,11 @@ class Model(nn.Module):
         embedded = self.method.embed(features)
         self.train(training)
         return embedded
+
+    @torch.inference_mode()
+    def codes(self, embeddings: Tensor) -> Tensor | None:
+        """Index of each image's code (K, N) of embeddings (K, N, f); None if the method has no codes."""
+        return self.method.codes(embeddings)
 
     def member_state(self, member: int) -> dict[str, Tensor]:
         """The state dict of one member, as if it had been trained alone; on the CPU."""

@@ -30,16 +30,23 @@ class Conv2d(nn.Module):
 
 
 class Linear(nn.Module):
-    """K linear maps without bias."""
+    """K linear maps; `bias` is off by default, because a BatchNorm that follows would cancel it.
 
-    def __init__(self, members: int, c_in: int, c_out: int) -> None:
+    A bias starts at 0 and is stored flat, (K*c_out,), so that weight decay spares it as it does norms.
+    """
+
+    def __init__(self, members: int, c_in: int, c_out: int, bias: bool = False) -> None:
         super().__init__()
+        self.members = members
         self.weight = nn.Parameter(torch.empty(members, c_in, c_out))
+        self.bias = nn.Parameter(torch.zeros(members * c_out)) if bias else None
         self.init_std = (1 / c_in) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (K, n, c_in); returns (K, n, c_out)."""
-        return torch.bmm(x, self.weight)
+        if self.bias is None:
+            return torch.bmm(x, self.weight)
+        return torch.baddbmm(self.bias.view(self.members, 1, -1), x, self.weight)
 
 
 class BatchNorm2d(nn.Module):

@@ -14,10 +14,11 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import augment, evaluate, optim, stacked, streams
+from cplearn import augment, ema, evaluate, optim, stacked, streams
 from cplearn.config import Trial
-from cplearn.data import Dataset
+from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
+from cplearn.methods.base import Batch, Progress
 from cplearn.model import Model
 
 Log = Callable[[int, int, dict[str, float]], None]
@@ -72,6 +73,12 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
         if dataset.image_size < 2**halvings:
             raise InputError(f"images of {dataset.image_size} pixels are too small for backbone {trial.backbone.name}")
+        if trial.augment.local_views and _local_size(trial, dataset.image_size) < 2**halvings:
+            raise InputError(
+                f"local crops of {_local_size(trial, dataset.image_size)} pixels are too small for backbone "
+                f"{trial.backbone.name}; set augment.local_size to {2**halvings} or more",
+                key="augment.local_size",
+            )
     signatures = [trial.pack_signature() for trial in trials]
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
@@ -105,14 +112,15 @@ class Pack:
             "classes": list(dataset.classes),
         }
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
-        # Its parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
+        # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
-        self.views = _Views(self.trials, dataset.train.images, self.device)
+        self.teacher = torch.compile(self.model.teacher) if compile and self.model.teacher else self.model.teacher
+        self.views = _Views(self.trials, dataset.train, self.device)
         self.steps_per_epoch = len(dataset.train.images) // first.batch_size
         self.seconds = 0.0
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
-            self.optimizer = optim.build(settings, self.model.parameters())
+            self.optimizer = optim.build(settings, [p for p in self.model.parameters() if p.requires_grad])
             rates = optim.learning_rates(settings, first.epochs, self.steps_per_epoch)
             self.rates = rates.to(self.device, self.model.dtype)
 
@@ -131,8 +139,8 @@ class Pack:
         self.model.train()
         totals: dict[str, Tensor] = {}
         step = self.epoch * self.steps_per_epoch
-        for images in self.views.epoch(self.epoch):
-            loss, terms = self._step(images, self.rates[step])
+        for views, labels in self.views.epoch(self.epoch):
+            loss, terms = self._step(views, labels, step)
             step += 1
             for name, value in {"loss": loss, **terms}.items():
                 value = value.detach()
@@ -157,17 +165,33 @@ class Pack:
             alive.append((k, metrics | {"train/lr": rate[k], "train/images_per_second": speed}))
         return alive
 
-    def _step(self, images: Tensor, lr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One update of all members; images: (V*n, C or K*C, H, W), views in blocks. Returns losses and terms (K,)."""
-        bfloat16 = self.trials[0].precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            features = self.backbone(self.model.prepare(images))
-        features = features.to(self.model.dtype).unflatten(1, (-1, self.trials[0].batch_size))
-        loss, terms = self.model.method(features)
+    def _step(self, views: Sequence[Tensor], labels: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update `step` of all members, on views and labels as `_Views.epoch` yields them; returns losses and terms."""
+        method, progress = self.model.method, Progress(step, self.steps_per_epoch, self.epochs)
+        features = self._features(self.backbone, views)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = self._features(self.teacher, views[:1])
+        loss, terms = method(Batch(features, labels, progress, teacher))
         # The members share no parameter, so the gradient of the sum is every member's own gradient.
         loss.sum().backward()
-        self.optimizer.step(lr)
+        method.before_update(progress)
+        self.optimizer.step(self.rates[step])
+        method.after_update(progress)
+        if self.model.teacher is not None:
+            momentum = method.momentum(progress)
+            assert momentum is not None, "a method has a teacher for the whole training or not at all"
+            ema.follow(self.model.teacher, self.model.backbone, momentum)
         return loss, terms
+
+    def _features(self, backbone: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
+        """Features (K, V, n, F) of the views of every size, in their order."""
+        bfloat16, n = self.trials[0].precision == "bfloat16", self.trials[0].batch_size
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            each = [backbone(self.model.prepare(images)) for images in views]
+        each = [features.to(self.model.dtype).unflatten(1, (-1, n)) for features in each]
+        return each[0] if len(each) == 1 else torch.cat(each, dim=1)
 
     def evaluate(self) -> list[Outcome]:
         """Every evaluator on the frozen backbones: the test split, after the last epoch.
@@ -182,7 +206,7 @@ class Pack:
         train = self.model.features(self.dataset.train.images).cpu()
         test = self.model.features(self.dataset.test.images)
         embeddings = self.model.embeddings(test)
-        codes = None if embeddings is None else self.model.method.codes(embeddings)
+        codes = None if embeddings is None else self.model.codes(embeddings)
         outcomes = []
         for k, trial in enumerate(self.trials):
             if k in self.failures:
@@ -266,7 +290,8 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
     members share (data, views) is not.
     """
     pack = Pack([trial], dataset)
-    state = sum(4 * p.nbytes for p in pack.model.parameters()) + sum(b.nbytes for b in pack.model.buffers())
+    state = sum((4 if p.requires_grad else 1) * p.nbytes for p in pack.model.parameters())
+    state += sum(b.nbytes for b in pack.model.buffers())
     if not trial.method.trains:
         return state
     kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in pack.model.parameters()}
@@ -277,40 +302,57 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        pack._step(next(pack.views.epoch(0)), pack.rates[0])
+        pack._step(*next(pack.views.epoch(0)), 0)
     return state + sum(kept.values())
+
+
+def _local_size(trial: Trial, image_size: int) -> int:
+    return trial.augment.local_size or image_size // 2
 
 
 class _Views:
     """The augmented batches of a pack, made on its device; members with equal draws share them."""
 
-    def __init__(self, trials: Sequence[Trial], images: Tensor, device: torch.device) -> None:
+    def __init__(self, trials: Sequence[Trial], split: Split, device: torch.device) -> None:
         first = trials[0]
         self.batch_size, self.dtype = first.batch_size, torch.float64 if first.precision == "float64" else torch.float32
-        self.recipe = augment.recipe(first.augment.recipe)
-        self.images, self.device = images.to(device), device
+        # One recipe an image size, each with a stream of its own: local crops leave the draws of the two views alone.
+        self.recipes = {"views": augment.recipe(first.augment.recipe)}
+        local = first.augment
+        if local.local_views:
+            size, scale = _local_size(first, split.images.shape[-1]), (local.local_scale_min, local.local_scale_max)
+            self.recipes["local"] = augment.local_crops(self.recipes["views"], local.local_views, size, scale)
+        self.images, self.labels, self.device = split.images.to(device), split.labels.to(device), device
         draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
         self.draws = list(dict.fromkeys(draws))
         self.member_draw = torch.tensor([self.draws.index(draw) for draw in draws], device=device)
 
-    def epoch(self, epoch: int) -> Iterator[Tensor]:
-        """Batches (V*n, C, H, W) in [0, 1] if all members share their draws, else (V*n, K*C, H, W)."""
-        orders, generators = [], []
+    def epoch(self, epoch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Views and labels of each batch.
+
+        Views are in [0, 1], one tensor an image size, the global views before the local crops: (V*n, C, H, W) if all
+        members share their draws, else (V*n, K*C, H, W). Labels are (K, n).
+        """
+        orders = []
+        generators: dict[str, list[torch.Generator]] = {name: [] for name in self.recipes}
         for stream, _ in self.draws:
             order = torch.randperm(len(self.images), generator=streams.generator(stream, "order", epoch))
             orders.append(order.to(self.device))
-            generators.append(streams.generator(stream, "views", epoch, self.device))
+            for name, own in generators.items():
+                own.append(streams.generator(stream, name, epoch, self.device))
         for start in range(0, len(self.images) - self.batch_size + 1, self.batch_size):
-            batch = torch.cat([self.images[order[start : start + self.batch_size]] for order in orders])
-            yield self._augment(batch, generators)
+            chosen = [order[start : start + self.batch_size] for order in orders]
+            batch = torch.cat([self.images[rows] for rows in chosen])
+            views = [self._augment(recipe, batch, generators[name]) for name, recipe in self.recipes.items()]
+            yield views, torch.stack([self.labels[rows] for rows in chosen])[self.member_draw]
 
-    def _augment(self, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _augment(self, recipe: augment.Recipe, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]
         params = [
-            self.recipe.sample(self.batch_size, size, generator, strength)
+            recipe.sample(self.batch_size, size, generator, strength)
             for generator, (_, strength) in zip(generators, self.draws, strict=True)
         ]
-        views = self.recipe.apply(batch, augment.stack_params(params), dtype=self.dtype)
+        views = recipe.apply(batch, augment.stack_params(params), dtype=self.dtype)
         if len(self.draws) == 1:
             return views.flatten(0, 1)
         # (V, D*n, C, H, W) to one block of channels a member.

@@ -11,7 +11,15 @@ from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from cplearn.augment import GaussianBlur, HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop, Transform
+from cplearn.augment import (
+    GaussianBlur,
+    HorizontalFlip,
+    LocalCrop,
+    RandomAffine,
+    RandomCrop,
+    RandomResizedCrop,
+    Transform,
+)
 
 N = 48
 # torchvision computes the same numbers in another order of operations.
@@ -49,6 +57,25 @@ def test_resized_crop(size: int, channels: int, interpolation: str, dtype: torch
         ).clamp(0, 1),
         params["box"],
     )
+    torch.testing.assert_close(transform.apply(images, params), expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("size", "small", "channels"), [(8, 4, 1), (32, 12, 3), (32, 14, 3), (16, 16, 1)])
+def test_local_crop(size: int, small: int, channels: int, dtype: torch.dtype) -> None:
+    """Enlarged and reduced crops alike."""
+    transform = LocalCrop(size=small)
+    images, params = noise(size, channels, dtype), draw(transform, size=size)
+    expected = each(
+        images,
+        lambda image, box: F.resized_crop(
+            image, *map(int, box), [small, small], InterpolationMode.BICUBIC, antialias=True
+        ).clamp(0, 1),
+        params["box"],
+    )
+    lengths = params["box"][:, 2:]
+    assert (lengths > small).any() or small == size
+    assert (lengths < small).any()
     torch.testing.assert_close(transform.apply(images, params), expected, rtol=0, atol=TOLERANCE[dtype])
 
 

@@ -155,3 +155,24 @@ def test_a_recipe_may_have_any_number_of_views() -> None:
     views = Recipe("mine", (paper, (), paper[:2], paper[1:]))(images, generator())
     assert views.shape == (4, *images.shape)
     assert torch.equal(views[1], images / 255)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_local_crops_are_the_recipe_with_a_small_crop(name: str) -> None:
+    images, scale = bytes_of(70, 3, 32, 32), (0.05, 0.4)
+    local = augment.local_crops(recipe(name), 3, 12, scale)
+    views = local(images, generator())
+    assert views.shape == (3, 70, 3, 12, 12)
+    assert not torch.equal(views[0], views[1])
+    assert 0 <= views.min() <= views.max() <= 1
+    kinds = [[type(t) for t in transforms] for transforms in local.views]
+    crops = (augment.RandomCrop, augment.RandomResizedCrop)
+    assert kinds == [[*(type(t) for t in recipe(name).views[0] if not isinstance(t, crops)), augment.LocalCrop]] * 3
+
+
+def test_local_crops_are_small_parts_of_the_image() -> None:
+    transform = augment.local_crops(recipe("none"), 1, 12, (0.05, 0.4)).views[0][0]
+    u = torch.rand(500, transform.draws(32), generator=generator())
+    area = transform.parameters(u, torch.ones(500), 32)["box"][:, 2:].prod(1) / 32**2
+    assert 0.04 < area.min() < 0.08
+    assert 0.35 < area.max() < 0.43

@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cplearn import augment, codes, cost, optim, training
 from cplearn.config import Trial
-from cplearn.data import load
+from cplearn.data import Split, load
 from cplearn.errors import InputError
+from cplearn.methods.base import Batch, Progress
 from cplearn.model import Model
 
 N = 8
@@ -79,12 +80,13 @@ def run(settings: Trial, channels: int, side: int, members: int = 1, mode: Any =
     model = Model(trials, images).to(memory_format=torch.channels_last).train()
     optimizer = optim.build([t.optimizer for t in trials], model.parameters())
     views = torch.rand(cost.VIEWS * N, channels, side, side, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(members, N, dtype=torch.long)
     modes = [mode() for _ in range(4)]
     with modes[0]:
         features = model.backbone(model.prepare(views)).unflatten(1, (-1, N))
     cut = features.detach().requires_grad_()
     with modes[1]:
-        loss, _ = model.method(cut)
+        loss, _ = model.method(Batch(cut, labels, Progress(0, 1, 1)))
         loss.sum().backward()
     with modes[2]:
         features.backward(cut.grad)
@@ -188,8 +190,8 @@ def test_launches_around_the_augmentation(draws: int) -> None:
     """Gathering a batch, drawing numbers and handing views out; the recipe of no transforms is alike on a CPU."""
     settings = trial(SLIM, HEADS[0], augment={"recipe": "none"})
     trials = [settings.model_copy(update={"seed": k % draws}) for k in range(3)]
-    images = torch.zeros(2 * N, 3, 32, 32, dtype=torch.uint8)
-    batches = training._Views(trials, images, torch.device("cpu")).epoch(0)
+    split = Split(torch.zeros(2 * N, 3, 32, 32, dtype=torch.uint8), torch.zeros(2 * N, dtype=torch.long))
+    batches = training._Views(trials, split, torch.device("cpu")).epoch(0)
     next(batches)  # orders are drawn once an epoch
     with Operators() as counted:
         next(batches)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import batch_of
 
 from cplearn import codes
 from cplearn.errors import InputError
@@ -48,7 +49,7 @@ def naive_loss(views: list[np.ndarray], w: np.ndarray, s: method.Settings, weigh
 
 def build(settings: list[method.Settings], seed: int = 0) -> method.Method:
     draws = [torch.Generator().manual_seed(seed + k) for k in range(len(settings))]
-    built = method.Method(settings, F_IN, N, draws).double()
+    built = method.Method(settings, F_IN, N, draws, 0).double()
     built.linear.weight.data.normal_(generator=draws[0])
     return built
 
@@ -68,7 +69,7 @@ def settings(**changes: object) -> method.Settings:
 def test_values_and_gradients_match_the_equations(form: str, prior: str, symmetric: bool) -> None:
     each = [settings(form=form, prior=prior, symmetric=symmetric, beta=beta) for beta in (0.7, 3.0)]
     model, x = build(each), features().requires_grad_()
-    loss, terms = model(x)
+    loss, terms = model(batch_of(x))
     loss.sum().backward()
     for k, s in enumerate(each):
         w = model.dictionary[k].numpy().astype(float)
@@ -119,19 +120,19 @@ def test_no_temperature_where_the_codes_leave_no_probability() -> None:
 def test_symmetric_loss_does_not_depend_on_the_order_of_views() -> None:
     model, x = build([settings(), settings(beta=2.0)]), features()
     model.eval()
-    torch.testing.assert_close(model(x)[0], model(x.flip(1))[0])
+    torch.testing.assert_close(model(batch_of(x))[0], model(batch_of(x.flip(1)))[0])
     one_sided = build([settings(symmetric=False)])
     one_sided.eval()
-    assert not torch.allclose(one_sided(x[:1])[0], one_sided(x[:1].flip(1))[0])
+    assert not torch.allclose(one_sided(batch_of(x[:1]))[0], one_sided(batch_of(x[:1].flip(1)))[0])
 
 
 def test_loss_does_not_depend_on_the_order_of_images_or_codes() -> None:
     model, x = build([settings()]), features(1)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
-    before = model(x)[0]
-    torch.testing.assert_close(model(x[:, :, order])[0], before)
+    before = model(batch_of(x))[0]
+    torch.testing.assert_close(model(batch_of(x[:, :, order]))[0], before)
     model.dictionary = model.dictionary[:, torch.randperm(C, generator=torch.Generator().manual_seed(3))]
-    torch.testing.assert_close(model(x)[0], before)
+    torch.testing.assert_close(model(batch_of(x))[0], before)
 
 
 def test_the_dictionary_is_frozen_and_each_members_own() -> None:
@@ -145,11 +146,11 @@ def test_the_dictionary_is_frozen_and_each_members_own() -> None:
 def test_members_do_not_influence_each_other() -> None:
     each = [settings(beta=0.1), settings(beta=5.0, temperature=0.5)]
     model, x = build(each), features()
-    together = model(x)[0]
+    together = model(batch_of(x))[0]
     for k in range(K):
-        alone = method.Method([each[k]], F_IN, N, [torch.Generator().manual_seed(k)]).double()
+        alone = method.Method([each[k]], F_IN, N, [torch.Generator().manual_seed(k)], 0).double()
         alone.linear.weight.data.copy_(model.linear.weight.data[k : k + 1])
-        torch.testing.assert_close(alone(x[k : k + 1])[0], together[k : k + 1], rtol=1e-12, atol=0)
+        torch.testing.assert_close(alone(batch_of(x[k : k + 1]))[0], together[k : k + 1], rtol=1e-12, atol=0)
 
 
 def test_codes_are_the_arg_max_of_the_logits() -> None:

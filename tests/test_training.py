@@ -31,16 +31,31 @@ def digits() -> Dataset:
     return dataclasses.replace(full, train=cut(full.train, 160), test=cut(full.test, 96))
 
 
-def trial(**changes: Any) -> Trial:
-    method = changes.get("method", {}).get("name", "cplearn")
+SMALL: dict[str, dict[str, Any]] = {
+    "cplearn": {"codes": 32, "embedding_dim": 16, "beta": 0.5},
+    "supervised": {},
+    "untrained": {},
+    # Schedules of two epochs, as the trials have.
+    "dino": {"hidden_dim": 16, "embedding_dim": 8, "prototypes": 12, "warmup_epochs": 2},
+    "swav": {"hidden_dim": 16, "embedding_dim": 8, "prototypes": 12, "queue": 40, "queue_from_epoch": 1},
+    "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "classes": 12},
+    "gedi": {"hidden_dim": 16, "clusters": 12},
+    **{name: {"hidden_dim": 16, "embedding_dim": 8} for name in ("barlow_twins", "vicreg", "simclr")},
+}
+
+
+def trial(*several: dict[str, Any], **changes: Any) -> Trial:
+    """A small trial; of several changes to one group of settings the last counts, key by key."""
+    several = (*several, changes)
+    method = next((c["method"]["name"] for c in several if "name" in c.get("method", {})), "cplearn")
     settings: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 32,
         "backbone": {"name": "resnet8-slim", "width": 4},
-        "method": {"cplearn": {"codes": 32, "embedding_dim": 16, "beta": 0.5}}.get(method, {}),
+        "method": SMALL.get(method, {}),
         "evaluation": {"kmeans_restarts": 1},
     }
-    for key, value in changes.items():
+    for key, value in (item for change in several for item in change.items()):
         settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
     return Trial.read(settings)
 
@@ -69,23 +84,39 @@ VARIED: dict[str, list[dict[str, Any]]] = {
         {"seed": 7, "method": {"epsilon": 1e-6}},
         {"seed": 7, "method": {"beta": 0.1}},
     ],
+    "barlow_twins": [{"method": m} for m in ({}, {"off_diagonal": 0.1}, {"scale": 1.0}, {})],
+    "vicreg": [{"method": m} for m in ({}, {"invariance": 5.0, "eps": 1e-2}, {"variance": 1.0}, {"covariance": 9.0})],
+    "simclr": [{"method": m} for m in ({}, {"temperature": 0.1}, {}, {"temperature": 2.0})],
+    "swav": [{"method": m} for m in ({}, {"temperature": 0.2}, {"epsilon": 0.5}, {"epsilon": 0.02})],
+    "self_classifier": [
+        {"method": m} for m in ({}, {"row_temperature": 0.5}, {"column_temperature": 0.2}, {"row_temperature": 0.2})
+    ],
+    "gedi": [{"method": m} for m in ({}, {"beta": 2.0}, {"temperature": 1.0}, {"beta": 30.0})],
+    "dino": [
+        {"method": m}
+        for m in (
+            {},
+            {"student_temperature": 0.2, "centre_momentum": 0.5},
+            {"teacher_temperature": 0.1, "warmup_teacher_temperature": 0.02},
+            {"momentum": 0.5},
+        )
+    ],
 }
 TRAINED = [name for name in methods.names() if methods.get(name).Settings.trains]
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [(name, {"common_random_numbers": common}) for name in TRAINED for common in (True, False)]
-    + [("cplearn", {"method": {"form": "tanh"}}), ("cplearn", {"method": {"prior": "forward", "symmetric": False}})],
+    [(name, {}) for name in TRAINED]
+    + [("cplearn", {"common_random_numbers": False}), ("cplearn", {"method": {"form": "tanh"}})]
+    + [("cplearn", {"method": {"prior": "forward", "symmetric": False}}), ("gedi", {"method": {"symmetric": False}})]
+    + [(name, {"augment": {"local_views": 2}}) for name in ("dino", "swav")],
 )
 def test_a_member_of_a_pack_is_the_trial_alone(digits: Dataset, name: str, settings: dict[str, Any]) -> None:
     """In float64, after 50 steps: losses, embeddings and probe results to 1e-8 relative. Methods added later too."""
     shared = {"precision": "float64", "epochs": 10, **settings, "method": {"name": name, **settings.get("method", {})}}
     own = VARIED.get(name, [{}] * 4)
-    trials = [
-        trial(**{**shared, **general, **special, "method": {**shared["method"], **special.get("method", {})}})
-        for general, special in zip(VARIED["any"], own, strict=True)
-    ]
+    trials = [trial(shared, general, special) for general, special in zip(VARIED["any"], own, strict=True)]
     together, logs = run(trials, digits)
     assert together.steps_per_epoch * together.epochs == 50
     features = together.model.features(digits.test.images)
@@ -138,9 +169,11 @@ def test_no_global_random_state_is_used(digits: Dataset) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_diverging_member_stops_alone(digits: Dataset) -> None:
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_diverging_member_stops_alone(digits: Dataset, name: str) -> None:
     def with_neighbour(lr: float) -> tuple[training.Pack, list[Any]]:
-        return run([trial(), trial(optimizer={"lr": lr}), trial(seed=3)], digits)
+        method = {"method": {"name": name}}
+        return run([trial(method), trial(method, optimizer={"lr": lr}), trial(method, seed=3)], digits)
 
     (healthy, healthy_logs), (pack, logs) = with_neighbour(1e-3), with_neighbour(1e38)
     assert logs[1] == []
@@ -169,13 +202,15 @@ def test_a_pack_whose_members_all_diverge_ends(digits: Dataset) -> None:
     assert pack.epoch == 1
 
 
-def test_a_member_goes_on_from_its_state_alone_or_in_another_pack(digits: Dataset) -> None:
-    through, through_logs = run([trial(seed=s) for s in (0, 1)], digits)
-    first = training.Pack([trial(seed=s) for s in (0, 1)], digits)
+@pytest.mark.parametrize("name", ["cplearn", "dino", "swav"])
+def test_a_member_goes_on_from_its_state_alone_or_in_another_pack(digits: Dataset, name: str) -> None:
+    zero, one = (trial(method={"name": name}, seed=seed) for seed in (0, 1))
+    through, through_logs = run([zero, one], digits)
+    first = training.Pack([zero, one], digits)
     first.train_epoch()
-    alone = training.Pack([trial(seed=1)], digits)
+    alone = training.Pack([one], digits)
     alone.load_member_states([first.member_state(1)])
-    swapped = training.Pack([trial(seed=1), trial(seed=0)], digits)
+    swapped = training.Pack([one, zero], digits)
     swapped.load_member_states([first.member_state(1), first.member_state(0)])
     assert dict(swapped.train_epoch())[1]["train/loss"] == through_logs[0][1]["train/loss"]
     assert dict(alone.train_epoch())[0]["train/loss"] == pytest.approx(through_logs[1][1]["train/loss"], rel=1e-5)
@@ -198,6 +233,50 @@ def test_outcome_and_files(digits: Dataset, tmp_path: Path) -> None:
     assert len(written["singular_values"]) == 16
     assert sum(written["code_counts"]) == 96
     assert sum(count > 0 for count in written["code_counts"]) == outcome.metrics["collapse/codes_used"]
+
+
+def test_the_teacher_follows_the_backbone_and_is_what_is_evaluated(digits: Dataset, tmp_path: Path) -> None:
+    pack = training.Pack([trial(method={"name": "dino", "momentum": m}) for m in (0.9, 0.6)], digits)
+    model = pack.model
+    assert all(torch.equal(*pair) for pair in zip(model.teacher.parameters(), model.backbone.parameters(), strict=True))
+    learned = {id(p) for p in pack.optimizer.parameters}
+    assert not any(id(p) in learned for p in model.teacher.parameters())
+    before = [p.clone() for p in model.teacher.parameters()]
+    views, labels = next(pack.views.epoch(0))
+    model.train()
+    pack._step(views, labels, 0)
+    for k, m in enumerate((0.9, 0.6)):
+        for old, new, own in zip(before, model.teacher.parameters(), model.backbone.parameters(), strict=True):
+            old, new, own = (stacked.members_of(p.detach(), 2)[k] for p in (old, new, own))
+            torch.testing.assert_close(new, m * old + (1 - m) * own, rtol=1e-5, atol=1e-7)
+    evaluated = model.features(digits.test.images)
+    model.backbone.load_state_dict(model.teacher.state_dict())
+    model.teacher.requires_grad_(False)
+    assert torch.equal(model.features(digits.test.images), evaluated)
+    model.save_member(1, tmp_path)
+    loaded = cplearn.load(tmp_path).features(digits.test.images)
+    torch.testing.assert_close(loaded[0], evaluated[1], rtol=1e-4, atol=1e-5)
+
+
+def test_local_crops_leave_the_draws_of_the_two_views_alone(digits: Dataset) -> None:
+    both = []
+    for local in ({}, {"local_views": 3, "local_size": 5}):
+        pack = training.Pack([trial(method={"name": "swav"}, augment=local, seed=s) for s in (0, 1)], digits)
+        both.append(next(pack.views.epoch(0)))
+    (plain, labels), (cropped, same_labels) = both
+    assert [tuple(views.shape) for views in cropped] == [(64, 2, 8, 8), (96, 2, 5, 5)]
+    assert torch.equal(plain[0], cropped[0])
+    assert torch.equal(labels, same_labels)
+
+
+def test_labels_belong_to_the_images(digits: Dataset) -> None:
+    pack = training.Pack([trial(augment={"recipe": "none"}, seed=s) for s in (0, 1, 0)], digits)
+    label = {image.numpy().tobytes(): y for image, y in zip(digits.train.images, digits.train.labels, strict=True)}
+    for views, labels in pack.views.epoch(1):
+        images = (views[0][:32] * 255).round().to(torch.uint8)
+        for k in range(3):
+            assert [label[image[None].numpy().tobytes()] for image in images[:, k]] == labels[k].tolist()
+    assert torch.equal(labels[0], labels[2])
 
 
 def test_a_saved_model_is_read_back(digits: Dataset, tmp_path: Path) -> None:
@@ -250,6 +329,8 @@ def test_baselines_are_evaluated_without_training(digits: Dataset, backbone: str
 def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
     with pytest.raises(InputError, match="batch_size 512 is larger than the 160 training images"):
         training.Pack([trial(batch_size=512)], digits)
+    with pytest.raises(InputError, match=r"local crops of 3 pixels are too small .* augment.local_size to 4 or more"):
+        training.Pack([trial(method={"name": "dino"}, augment={"local_views": 1, "local_size": 3})], digits)
     with pytest.raises(ValueError, match=r"differ in method.codes cannot share a pack"):
         training.Pack([trial(), trial(method={"codes": 33})], digits)
     with pytest.raises(ValueError, match="cannot share a pack"):

@@ -8,8 +8,15 @@ into views. So the batches of several trials, each drawn from its own generator,
 from __future__ import annotations
 
 from cplearn.augment.colour import ColourJitter, GaussianNoise, Grayscale, Intensity, Solarise
-from cplearn.augment.geometry import GaussianBlur, HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
-from cplearn.augment.recipes import Draws, Recipe, names, recipe, stack_params
+from cplearn.augment.geometry import (
+    GaussianBlur,
+    HorizontalFlip,
+    LocalCrop,
+    RandomAffine,
+    RandomCrop,
+    RandomResizedCrop,
+)
+from cplearn.augment.recipes import Draws, Recipe, local_crops, names, recipe, stack_params
 from cplearn.augment.transform import Params, Transform
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "Grayscale",
     "HorizontalFlip",
     "Intensity",
+    "LocalCrop",
     "Params",
     "RandomAffine",
     "RandomCrop",
@@ -27,6 +35,7 @@ __all__ = [
     "Recipe",
     "Solarise",
     "Transform",
+    "local_crops",
     "names",
     "recipe",
     "stack_params",

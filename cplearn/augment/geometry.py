@@ -83,6 +83,29 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class LocalCrop(RandomResizedCrop):
+    """A `RandomResizedCrop` to `size` x `size` pixels, bicubic: the local crops of multi-crop (Caron et al. 2020).
+
+    A crop may be larger than `size`; its pixels are then averaged, as PIL and torchvision with antialias do.
+    """
+
+    size: int = 96
+
+    def _weights(self, start: Tensor, length: Tensor, size: int) -> Tensor:
+        """As in `RandomResizedCrop`, with a kernel that grows with the reduction; (n, 2, self.size, size)."""
+        start, length = start[..., None, None], length[..., None, None]
+        step = length / self.size
+        pixel = torch.arange(size, device=start.device)
+        centre = start + (torch.arange(self.size, device=start.device)[:, None] + 0.5) * step - 0.5
+        t = ((pixel - centre) / step.clamp_min(1)).abs()
+        near = (1.5 * t - 2.5) * t**2 + 1
+        far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+        weight = torch.where(t < 1, near, torch.where(t < 2, far, 0))
+        weight = weight * ((pixel >= start) & (pixel < start + length))
+        return weight / weight.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
 class RandomCrop:
     """The image padded by `padding` reflected pixels, cropped back to its size: a shift by whole pixels.
 

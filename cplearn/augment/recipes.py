@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cplearn.augment.colour import ColourJitter, GaussianNoise, Grayscale, Intensity, Solarise
-from cplearn.augment.geometry import HorizontalFlip, RandomAffine, RandomCrop, RandomResizedCrop
+from cplearn.augment.geometry import HorizontalFlip, LocalCrop, RandomAffine, RandomCrop, RandomResizedCrop
 from cplearn.augment.transform import Transform
 from cplearn.errors import InputError
 
@@ -118,6 +118,16 @@ def recipe(name: str) -> Recipe:
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
         raise InputError(f"augment.recipe {name!r} does not exist; {hint}", key="augment.recipe")
     return _RECIPES[name]
+
+
+def local_crops(base: Recipe, views: int, size: int, scale: tuple[float, float]) -> Recipe:
+    """`views` local crops of `size` x `size` pixels, whose area is a part of the image's within `scale`.
+
+    They go through what the first view of `base` goes through but for its crop; the crop comes last, so the other
+    transforms see the whole image.
+    """
+    others = [t for t in base.views[0] if not isinstance(t, RandomCrop | RandomResizedCrop)]
+    return Recipe(f"{base.name}, local", ((*others, LocalCrop(scale=scale, size=size)),) * views)
 
 
 def names() -> list[str]:

@@ -82,7 +82,12 @@ class Method(base.Method):
     dictionary: Tensor
 
     def __init__(
-        self, settings: Sequence[Settings], features: int, batch_size: int, generators: Sequence[torch.Generator]
+        self,
+        settings: Sequence[Settings],
+        features: int,
+        batch_size: int,
+        generators: Sequence[torch.Generator],
+        classes: int,
     ) -> None:
         super().__init__()
         first, members = settings[0], len(settings)
@@ -100,8 +105,8 @@ class Method(base.Method):
         """(K, n, F) to H, (K, n, f)."""
         return embedding(self.norm(self.linear(features)), self.form)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        h = torch.stack([self.project(view) for view in features.unbind(1)], dim=1)
+    def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        h = torch.stack([self.project(view) for view in batch.features.unbind(1)], dim=1)
         h = h / self.tau[:, None, None, None]
         return codes.losses(h, self.dictionary, self.beta, prior=self.prior, symmetric=self.symmetric)
 

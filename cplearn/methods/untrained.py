@@ -21,11 +21,16 @@ class Settings(config.MethodSettings):
 
 class Method(base.Method):
     def __init__(
-        self, settings: Sequence[Settings], features: int, batch_size: int, generators: Sequence[torch.Generator]
+        self,
+        settings: Sequence[Settings],
+        features: int,
+        batch_size: int,
+        generators: Sequence[torch.Generator],
+        classes: int,
     ) -> None:
         super().__init__()
 
-    def forward(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """An untrained backbone has no loss: raises TypeError."""
         raise TypeError("method 'untrained' has no loss")
 

@@ -10,6 +10,7 @@ import torch
 from cplearn import augment, cost, data
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
+from cplearn.methods.base import Batch, Progress
 from cplearn.training import Pack
 from runner.bench.measure import Goal, Pair, Part, alternate, in_worker, seconds
 
@@ -63,7 +64,8 @@ def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
     generator = torch.Generator(pack.device).manual_seed(0)
     batch = pack.dataset.train.images[: trial.batch_size].to(pack.device)
     images = model.prepare(augment.recipe(trial.augment.recipe)(batch, generator).flatten(0, 1))
-    rate = pack.rates[0]
+    labels = pack.dataset.train.labels[None, : trial.batch_size].to(pack.device)
+    rate, progress = pack.rates[0], Progress(0, pack.steps_per_epoch, pack.epochs)
     trained = pack.steps_per_epoch * trial.batch_size
 
     def end_to_end() -> float:
@@ -73,7 +75,7 @@ def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
         model.train()
         for _ in range(pack.steps_per_epoch):
             features = model.backbone(images).unflatten(1, (-1, trial.batch_size))
-            loss, _ = model.method(features)
+            loss, _ = model.method(Batch(features, labels, progress))
             loss.sum().backward()
             pack.optimizer.step(rate)
         loss.tolist()  # Waits for a GPU.
