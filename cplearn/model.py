@@ -29,14 +29,15 @@ class Model(nn.Module):
         self.trials, self.images = list(trials), images
         first = trials[0]
         seeds = [streams.stream(trial) for trial in trials]
-        self.backbone = backbones.build(first.backbone, len(trials), images["channels"], images["image_size"])
+        init = [streams.generator(seed, "init") for seed in seeds]
+        self.backbone = backbones.build(first.backbone, len(trials), images["channels"], images["image_size"], init)
         self.method = methods.get(first.method.name).Method(
             [trial.method for trial in trials],
             self.backbone.features,
             first.batch_size,
             [streams.generator(seed, "dictionary") for seed in seeds],
         )
-        stacked.initialise(self, [streams.generator(seed, "init") for seed in seeds])
+        stacked.initialise(self, init)
         # Drawn in float32 whatever the precision, so that float64 verifies the very model that float32 trains.
         self.to(torch.float64 if first.precision == "float64" else torch.float32)
 

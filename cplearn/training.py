@@ -14,7 +14,7 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import augment, evaluate, optim, stacked, streams
+from cplearn import augment, backbones, evaluate, optim, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset
 from cplearn.errors import InputError
@@ -69,9 +69,9 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 f"of {dataset.name}",
                 key="batch_size",
             )
-        halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
-        if dataset.image_size < 2**halvings:
-            raise InputError(f"images of {dataset.image_size} pixels are too small for backbone {trial.backbone.name}")
+        backbones.check(trial.backbone, dataset.channels, dataset.image_size)
+    if len(trials) > 1 and not all(trial.stackable for trial in trials):
+        raise ValueError("trials with a timm model cannot share a pack")
     signatures = [trial.pack_signature() for trial in trials]
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
@@ -112,8 +112,13 @@ class Pack:
         self.seconds = 0.0
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
-            self.optimizer = optim.build(settings, self.model.parameters())
-            rates = optim.learning_rates(settings, first.epochs, self.steps_per_epoch)
+            self.optimizer = optim.build(
+                settings,
+                self.model.parameters(),
+                first.epochs * self.steps_per_epoch,
+                scaled=first.precision == "float16",
+            )
+            rates = optim.learning_rates(settings, first.epochs, self.steps_per_epoch, first.batch_size)
             self.rates = rates.to(self.device, self.model.dtype)
 
     @property
@@ -131,6 +136,8 @@ class Pack:
         self.model.train()
         totals: dict[str, Tensor] = {}
         step = self.epoch * self.steps_per_epoch
+        noise = streams.generator(streams.stream(self.trials[0]), "drop path", self.epoch, self.device)
+        backbones.drop_from(self.model.backbone, noise)
         for images in self.views.epoch(self.epoch):
             loss, terms = self._step(images, self.rates[step])
             step += 1
@@ -159,13 +166,13 @@ class Pack:
 
     def _step(self, images: Tensor, lr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One update of all members; images: (V*n, C or K*C, H, W), views in blocks. Returns losses and terms (K,)."""
-        bfloat16 = self.trials[0].precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+        half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.trials[0].precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             features = self.backbone(self.model.prepare(images))
         features = features.to(self.model.dtype).unflatten(1, (-1, self.trials[0].batch_size))
         loss, terms = self.model.method(features)
         # The members share no parameter, so the gradient of the sum is every member's own gradient.
-        loss.sum().backward()
+        self.optimizer.scaled(loss).sum().backward()
         self.optimizer.step(lr)
         return loss, terms
 
