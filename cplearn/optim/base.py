@@ -79,7 +79,8 @@ class Optimizer(ABC):
         """`_update`, undone for the members that are not `fine` (K,); which those are, the host does not know."""
         touched = [*(p.data for p in self.parameters), *(t for tensors in self.state.values() for t in tensors)]
         before = [tensor.clone() for tensor in touched]
-        self._update(lr, decay, self.steps + 1 - scale.skipped)
+        # In double precision, as the host would count: a power of 0.999 in single precision is too coarse.
+        self._update(lr, decay, (self.steps + 1 - scale.skipped).double())
         for tensor, old in zip(touched, before, strict=True):
             new = members_of(tensor, self.members)
             new.copy_(torch.where(like(fine, new), new, members_of(old, self.members)))
