@@ -21,7 +21,8 @@ WEIGHTS_FILE = "weights.pt"
 class Model(nn.Module):
     """Backbone and method of K members that differ in numbers only.
 
-    `images` describes the data the model was made for: channels, image_size, mean, std and classes.
+    `images` describes the data the model was made for: channels, image_size, mean and std (a number, or a list with one
+    for each channel), and classes.
     """
 
     def __init__(self, trials: Sequence[Trial], images: dict[str, Any]) -> None:
@@ -52,7 +53,8 @@ class Model(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
-        return (scaled - self.images["mean"]).div_(self.images["std"]).contiguous(memory_format=torch.channels_last)
+        mean, std = (_per_channel(self.images[key], scaled) for key in ("mean", "std"))
+        return (scaled - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
@@ -84,6 +86,13 @@ class Model(nn.Module):
         description = {"trial": self.trials[member].canonical(), "images": self.images}
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         torch.save(self.member_state(member), folder / WEIGHTS_FILE)
+
+
+def _per_channel(numbers: float | list[float], images: Tensor) -> float | Tensor:
+    """One number for all channels of images (N, K*C, H, W), or C numbers that every member uses."""
+    if isinstance(numbers, list):
+        return images.new_tensor(numbers).repeat(images.shape[1] // len(numbers)).view(-1, 1, 1)
+    return numbers
 
 
 def load_folder(folder: Path) -> Model:
