@@ -39,6 +39,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _refuse_without_effect(settings: Settings, name: str, group: str, owners: Mapping[str, list[str]]) -> None:
+    """Raise InputError for a changed setting that only other names use; two keys for one trial would be the result."""
+    for key, names in owners.items():
+        if name not in names and getattr(settings, key) != type(settings).model_fields[key].default:
+            raise InputError(
+                f"{group}.{key} has no effect on {name}; it belongs to {' and '.join(names)}", key=f"{group}.{key}"
+            )
+
+
 class MethodSettings(Settings):
     """Settings of a self-supervised method; each module in `cplearn.methods` extends it."""
 
@@ -55,20 +64,62 @@ class MethodSettings(Settings):
 
 
 class Backbone(Settings):
-    name: Literal["resnet8", "resnet8-slim", "pixels"] = Field(
-        "resnet8", description="resnet8: constant width; resnet8-slim: widths w, 2w, 4w; pixels: the raw image."
+    name: Literal["resnet8", "resnet8-slim", "resnet18", "timm", "pixels"] = Field(
+        "resnet8",
+        description="resnet8: constant width; resnet8-slim: widths w, 2w, 4w; resnet18: torchvision's layout, widths w "
+        "to 8w; timm: the model that backbone.model names; pixels: the raw image.",
     )
     width: Whole | None = Field(
-        None, ge=1, description="Channels of the first stage; by default 128 for resnet8 and 32 for resnet8-slim."
+        None,
+        ge=1,
+        description="Channels of the first stage; by default 128 for resnet8, 32 for resnet8-slim, 64 for resnet18.",
     )
+    stem: Literal["cifar", "imagenet"] = Field(
+        "cifar", description="Of resnet18; cifar: 3x3, stride 1, no pooling; imagenet: 7x7, stride 2, and max-pooling."
+    )
+    stem_padding: Literal[1, 2] = Field(
+        1,
+        description="Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels.",
+    )
+    model: str | None = Field(
+        None,
+        description="Name of a timm model, vit_small_patch16_224 for instance; never part of a pack.",
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Stochastic depth of a timm model (published for ViT-S: 0.1)."
+    )
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several trials can be trained as one model; the layers of timm know no members."""
+        return self.name != "timm"
 
     @model_validator(mode="before")
     @classmethod
     def _default_width(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("width") is None:
-            width = {"resnet8": 128, "resnet8-slim": 32}.get(str(data.get("name", "resnet8")))
+            width = {"resnet8": 128, "resnet8-slim": 32, "resnet18": 64}.get(str(data.get("name", "resnet8")))
             return {**data, "width": width}
         return data
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Backbone:
+        if self.name == "timm":
+            if self.model is None:
+                raise InputError(
+                    "backbone.name 'timm' needs backbone.model, vit_small_patch16_224 for instance",
+                    key="backbone.model",
+                )
+            if self.width is not None:
+                raise InputError("backbone.width: a timm model has its own width; leave it out", key="backbone.width")
+        owners = {"stem": ["resnet18"], "stem_padding": ["resnet18"], "model": ["timm"], "drop_path": ["timm"]}
+        _refuse_without_effect(self, self.name, "backbone", owners)
+        if self.stem == "imagenet" and self.stem_padding != 1:
+            raise InputError(
+                "backbone.stem_padding belongs to the cifar stem; leave it out with stem imagenet",
+                key="backbone.stem_padding",
+            )
+        return self
 
 
 class Augment(Settings):
@@ -112,16 +163,35 @@ class Augment(Settings):
 
 
 class Optimizer(Settings):
-    name: Literal["adam", "adamw"] = Field(
-        "adam", description="adam adds weight decay to the gradient, adamw does not."
+    name: Literal["adam", "adamw", "sgd", "lars"] = Field(
+        "adam",
+        description="adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
+        "for every layer.",
     )
     lr: Annotated[float, PerMember()] = Field(1e-3, gt=0, description="Peak learning rate.")
+    scale_lr: bool = Field(False, description="Multiply the peak learning rate by batch_size / 256.")
+    lr_end: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
     weight_decay: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Weight decay of weights, not of norms.")
+    weight_decay_end: Annotated[float | None, PerMember()] = Field(
+        None, ge=0, description="Weight decay at the end, reached on a cosine (DINO: 0.04 to 0.4); by default constant."
+    )
+    clip: Annotated[float | None, PerMember()] = Field(
+        None, gt=0, description="Largest norm of the gradient of all weights together (ViT recipe: 3); default: any."
+    )
+    momentum: Annotated[float, PerMember()] = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
+    eta: Annotated[float, PerMember()] = Field(0.02, gt=0, description="Trust coefficient of lars.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Learning rate after the warm-up.")
     warmup_epochs: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Epochs of linear warm-up.")
     warmup_lr: Annotated[float, PerMember()] = Field(
         3e-5, ge=0, description="Learning rate at the start of the warm-up."
     )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Optimizer:
+        _refuse_without_effect(self, self.name, "optimizer", {"momentum": ["sgd", "lars"], "eta": ["lars"]})
+        if self.schedule == "constant" and self.lr_end:
+            raise InputError("optimizer.lr_end needs optimizer.schedule cosine", key="optimizer.lr_end")
+        return self
 
 
 class Evaluation(Settings):
@@ -150,8 +220,10 @@ class Trial(Settings):
     evaluation: Evaluation = Field(Evaluation(), description="Protocol on the frozen backbone.")
     epochs: Whole = Field(20, ge=0, description="Passes over the training images.")
     batch_size: Whole = Field(64, ge=2, description="Images a step; incomplete batches are dropped.")
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="float64 is for verification; bfloat16 is autocast on float32 weights."
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        "float32",
+        description="float64 is for verification; bfloat16 and float16 are autocast on float32 weights, float16 with "
+        "a scaled loss.",
     )
     seed: Annotated[Whole, PerMember()] = Field(
         0, ge=0, lt=2**32, description="Seed of every random draw of the trial."
@@ -236,6 +308,11 @@ class Trial(Settings):
         default = Trial.read({"dataset": self.dataset, "method": self.method.name}).flat()
         own = {key: value for key, value in self.flat().items() if value != default[key]}
         return own | {"dataset": family, "method.name": self.method.name}
+
+    @property
+    def stackable(self) -> bool:
+        """Whether trials like this one can share a pack at all."""
+        return self.backbone.stackable
 
     def pack_signature(self) -> dict[str, Any]:
         """The dotted settings that trials must share to be trained as one pack."""

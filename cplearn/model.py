@@ -23,8 +23,9 @@ WEIGHTS_FILE = "weights.pt"
 class Model(nn.Module):
     """Backbone and method of K members that differ in numbers only.
 
-    `images` describes the data the model was made for: channels, image_size, mean, std and classes. `teacher` is the
-    moving average of the backbone where the method asks for one, else None; it takes no gradient.
+    `images` describes the data the model was made for: channels, image_size, mean and std (a number, or a list with one
+    for each channel), and classes. `teacher` is the moving average of the backbone where the method asks for one, else
+    None; it takes no gradient.
     """
 
     teacher: nn.Module | None
@@ -34,7 +35,8 @@ class Model(nn.Module):
         self.trials, self.images = list(trials), images
         first = trials[0]
         seeds = [streams.stream(trial) for trial in trials]
-        self.backbone = backbones.build(first.backbone, len(trials), images["channels"], images["image_size"])
+        init = [streams.generator(seed, "init") for seed in seeds]
+        self.backbone = backbones.build(first.backbone, len(trials), images["channels"], images["image_size"], init)
         self.method = methods.get(first.method.name).Method(
             [trial.method for trial in trials],
             self.backbone.features,
@@ -42,7 +44,7 @@ class Model(nn.Module):
             [streams.generator(seed, "dictionary") for seed in seeds],
             len(images["classes"]),
         )
-        stacked.initialise(self, [streams.generator(seed, "init") for seed in seeds])
+        stacked.initialise(self, init)
         self.method.after_initialisation()
         has_teacher = self.method.momentum(Progress(0, 1, max(1, first.epochs))) is not None
         self.teacher = copy.deepcopy(self.backbone).requires_grad_(False) if has_teacher else None
@@ -60,7 +62,8 @@ class Model(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
-        return (scaled - self.images["mean"]).div_(self.images["std"]).contiguous(memory_format=torch.channels_last)
+        mean, std = (_per_channel(self.images[key], scaled) for key in ("mean", "std"))
+        return (scaled - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
@@ -101,6 +104,13 @@ class Model(nn.Module):
         description = {"trial": self.trials[member].canonical(), "images": self.images}
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         torch.save(self.member_state(member), folder / WEIGHTS_FILE)
+
+
+def _per_channel(numbers: float | list[float], images: Tensor) -> float | Tensor:
+    """One number for all channels of images (N, K*C, H, W), or C numbers that every member uses."""
+    if isinstance(numbers, list):
+        return images.new_tensor(numbers).repeat(images.shape[1] // len(numbers)).view(-1, 1, 1)
+    return numbers
 
 
 def load_folder(folder: Path) -> Model:

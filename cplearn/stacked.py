@@ -17,9 +17,12 @@ from torch import Tensor, nn
 class Conv2d(nn.Module):
     """K convolutions without bias (a BatchNorm follows, which would cancel it)."""
 
-    def __init__(self, members: int, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
+    def __init__(
+        self, members: int, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int | None = None
+    ) -> None:
         super().__init__()
-        self.members, self.c_in, self.stride, self.padding = members, c_in, stride, kernel // 2
+        self.members, self.c_in, self.stride = members, c_in, stride
+        self.padding = kernel // 2 if padding is None else padding
         self.weight = nn.Parameter(torch.empty(members * c_out, c_in, kernel, kernel))
         self.init_std = (2 / (c_in * kernel * kernel)) ** 0.5  # He et al. 2015, fan-in
 
@@ -93,8 +96,11 @@ def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None
 
 
 def members_of(tensor: Tensor, members: int) -> Tensor:
-    """The view (K, first axis / K, ...) of a parameter or buffer, whatever its memory format."""
-    return tensor.unflatten(0, (members, -1))
+    """The view (K, first axis / K, ...) of a parameter or buffer, whatever its memory format.
+
+    A lone member may also own tensors without axes, such as the counters of `torch.nn.BatchNorm2d`.
+    """
+    return tensor.unsqueeze(0) if members == 1 else tensor.unflatten(0, (members, -1))
 
 
 def take_member(state: dict[str, Tensor], member: int, members: int) -> dict[str, Tensor]:
@@ -104,4 +110,6 @@ def take_member(state: dict[str, Tensor], member: int, members: int) -> dict[str
 
 def stack_members(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The inverse of `take_member`: one state dict of K members."""
+    if len(states) == 1:
+        return {name: tensor.clone() for name, tensor in states[0].items()}
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}

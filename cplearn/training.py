@@ -14,7 +14,7 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import augment, ema, evaluate, optim, stacked, streams
+from cplearn import augment, backbones, ema, evaluate, optim, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
@@ -70,15 +70,14 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 f"of {dataset.name}",
                 key="batch_size",
             )
-        halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
-        if dataset.image_size < 2**halvings:
-            raise InputError(f"images of {dataset.image_size} pixels are too small for backbone {trial.backbone.name}")
-        if trial.augment.local_views and _local_size(trial, dataset.image_size) < 2**halvings:
-            raise InputError(
-                f"local crops of {_local_size(trial, dataset.image_size)} pixels are too small for backbone "
-                f"{trial.backbone.name}; set augment.local_size to {2**halvings} or more",
-                key="augment.local_size",
-            )
+        backbones.check(trial.backbone, dataset.channels, dataset.image_size)
+        if trial.augment.local_views:
+            try:
+                backbones.check(trial.backbone, dataset.channels, _local_size(trial, dataset.image_size))
+            except InputError as error:
+                raise InputError(f"augment.local_size, for local crops: {error}", key="augment.local_size") from None
+    if len(trials) > 1 and not all(trial.stackable for trial in trials):
+        raise ValueError("trials with a timm model cannot share a pack")
     signatures = [trial.pack_signature() for trial in trials]
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
@@ -120,8 +119,13 @@ class Pack:
         self.seconds = 0.0
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
-            self.optimizer = optim.build(settings, [p for p in self.model.parameters() if p.requires_grad])
-            rates = optim.learning_rates(settings, first.epochs, self.steps_per_epoch)
+            self.optimizer = optim.build(
+                settings,
+                [p for p in self.model.parameters() if p.requires_grad],
+                first.epochs * self.steps_per_epoch,
+                scaled=first.precision == "float16",
+            )
+            rates = optim.learning_rates(settings, first.epochs, self.steps_per_epoch, first.batch_size)
             self.rates = rates.to(self.device, self.model.dtype)
 
     @property
@@ -139,6 +143,8 @@ class Pack:
         self.model.train()
         totals: dict[str, Tensor] = {}
         step = self.epoch * self.steps_per_epoch
+        noise = streams.generator(streams.stream(self.trials[0]), "drop path", self.epoch, self.device)
+        backbones.drop_from(self.model.backbone, noise)
         for views, labels in self.views.epoch(self.epoch):
             loss, terms = self._step(views, labels, step)
             step += 1
@@ -175,7 +181,7 @@ class Pack:
                 teacher = self._features(self.teacher, views[:1])
         loss, terms = method(Batch(features, labels, progress, teacher))
         # The members share no parameter, so the gradient of the sum is every member's own gradient.
-        loss.sum().backward()
+        self.optimizer.scaled(loss).sum().backward()
         method.before_update(progress)
         self.optimizer.step(self.rates[step])
         method.after_update(progress)
@@ -187,8 +193,9 @@ class Pack:
 
     def _features(self, backbone: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
         """Features (K, V, n, F) of the views of every size, in their order."""
-        bfloat16, n = self.trials[0].precision == "bfloat16", self.trials[0].batch_size
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+        half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.trials[0].precision)
+        n = self.trials[0].batch_size
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             each = [backbone(self.model.prepare(images)) for images in views]
         each = [features.to(self.model.dtype).unflatten(1, (-1, n)) for features in each]
         return each[0] if len(each) == 1 else torch.cat(each, dim=1)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,9 @@ Scale = Annotated[
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where tables and figures go.")]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")
 ]
 Uri = Annotated[
     str | None,
@@ -114,32 +117,58 @@ def train(
     dataset: DatasetName = None,
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:1; default: cuda if there is one.")] = "",
+    device: Device = "",
     save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Train one trial in this process, without Ray and without tracking; print its metrics."""
     with _plain_errors():
-        import torch
-
         import cplearn.data
         from cplearn import config, training
         from sweeps.spec import nested
 
         trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
         data = cplearn.data.load(trial.dataset, data_root, trial.image_size)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
         def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
             out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
 
-        outcome = training.train([trial], data, device=device, log=log, save_to=[save] if save else None)[0]
-        for name, value in outcome.metrics.items():
-            out.print(f"{name:32} {value:.4f}", highlight=False)
+        outcome = training.train([trial], data, device=_device(device), log=log, save_to=[save] if save else None)[0]
+        _print_metrics(outcome.metrics)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
             raise typer.Exit(FAILED)
+
+
+@app.command("import-solo")
+def import_solo(
+    checkpoint: Annotated[Path, typer.Argument(help="A Lightning checkpoint of the authors' code.")],
+    dataset: DatasetName = None,
+    stem_padding: Annotated[int, typer.Option(min=1, max=2, help="Padding of the stem, which no weight tells.")] = 2,
+    device: Device = "",
+    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Read a CPLearn model (ResNet-18) that the authors' code has trained, evaluate it and print its metrics."""
+    with _plain_errors():
+        import cplearn.data
+        from cplearn import solo
+        from cplearn.errors import InputError
+
+        found = solo.read(checkpoint, stem_padding)
+        name = dataset or found.dataset
+        if name is None:
+            raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
+        pack = solo.restore(found, cplearn.data.load(name, data_root), _device(device))
+        outcome = pack.evaluate()[0]
+        _print_metrics(outcome.metrics)
+        if outcome.failure:
+            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
+            raise typer.Exit(FAILED)
+        if save:
+            pack.model.save_member(0, save)
+            out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -242,6 +271,17 @@ def bench(
         out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _print_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        out.print(f"{name:32} {value:.4f}", highlight=False)
 
 
 def _overrides(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def group(
 
     A `width` fixes the largest pack. With None, packs are as wide as leaves work for each of the `slots` that run at
     once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
+    Trials that cannot be stacked stay alone whatever the width.
     """
     place: dict[str, int] = {}
     kinds: dict[str, list[Job]] = {}
@@ -47,7 +48,7 @@ def group(
         kinds.setdefault(json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True), []).append(job)
     packs = []
     for alike in kinds.values():
-        most = width or math.ceil(len(alike) / slots)
+        most = 1 if not alike[0].trial.stackable else width or math.ceil(len(alike) / slots)
         if width is None and most > 1 and fitting:
             most = max(1, min(most, fitting(alike[0])))
         packs += _even(alike, math.ceil(len(alike) / most))
@@ -61,11 +62,23 @@ def _even(jobs: Sequence[Job], parts: int) -> list[list[Job]]:
 
 
 def describe(packs: Sequence[Sequence[Job]]) -> str:
-    """One line on how trials were packed: `2 packs of 5, 1 of 4 and 2 trials alone`; empty if all run alone."""
+    """How trials were packed, `Trained together in packs: 2 of 5, 1 of 4 and 2 trials alone.`; empty if all run alone.
+
+    A second sentence counts the trials that cannot be stacked.
+    """
+    stacked = [pack for pack in packs if pack[0].trial.stackable]
+    never = len(packs) - len(stacked)
+    sentences = [_widths(stacked)]
+    if never:
+        sentences.append(f"timm models cannot be stacked: {never} trial{'s' if never > 1 else ''} alone.")
+    return " ".join(filter(None, sentences))
+
+
+def _widths(packs: Sequence[Sequence[Job]]) -> str:
     widths = sorted((len(pack) for pack in packs), reverse=True)
     if not widths or widths[0] == 1:
         return ""
     parts = [f"{widths.count(w)} of {w}" for w in dict.fromkeys(widths) if w > 1]
     alone = widths.count(1)
     parts += [f"{alone} trial{'s' if alone > 1 else ''} alone"] if alone else []
-    return "packs: " + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"Trained together in packs: {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."

@@ -47,7 +47,7 @@ class Progress:
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         if text := describe(packs):
-            self.console.print(f"Trained together in {text}.", highlight=False)
+            self.console.print(text, highlight=False)
 
     def started(self, job: Job) -> None:
         self.first = self.first or time.monotonic()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from cplearn.config import Trial
 from cplearn.errors import InputError
 from runner.packing import describe, group, parse
 from runner.plan import SCHEMA, Job, make_plan
@@ -70,5 +72,20 @@ def test_a_packing_is_read_and_refused() -> None:
 
 def test_packs_are_described_in_a_line(jobs: list[Job]) -> None:
     assert describe(group(jobs, 1)) == ""
-    assert describe(group(jobs, 9)) == "packs: 1 of 9 and 1 of 3"
-    assert describe(group(jobs[:4], 3)) == "packs: 1 of 3 and 1 trial alone"
+    assert describe(group(jobs, 9)) == "Trained together in packs: 1 of 9 and 1 of 3."
+    assert describe(group(jobs[:4], 3)) == "Trained together in packs: 1 of 3 and 1 trial alone."
+
+
+def test_models_of_timm_stay_alone_and_the_plan_says_so(jobs: list[Job]) -> None:
+    backbone = {"name": "timm", "model": "vit_small_patch16_224"}
+    alone = [replace(job, trial=Trial.read({"backbone": backbone, "seed": job.trial.seed})) for job in jobs[:3]]
+
+    def fitting(job: Job) -> int:
+        assert job.trial.stackable, "asked for the memory of a pack that cannot be"
+        return 100
+
+    for packs in (group([*alone, *jobs[3:]], 9), group([*alone, *jobs[3:]], None, 1, fitting)):
+        assert sorted(map(len, packs))[:3] == [1, 1, 1]
+        assert sum(map(len, packs)) == len(jobs)
+        assert describe(packs).endswith(". timm models cannot be stacked: 3 trials alone.")
+    assert describe(group(alone[:1], 9)) == "timm models cannot be stacked: 1 trial alone."

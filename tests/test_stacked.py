@@ -22,7 +22,7 @@ def backbone(name: str, seeds: range | list[int], channels: int = 3, size: int =
     return model.double()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8-slim"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8-slim", "resnet18"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_members_compute_and_learn_as_if_alone(name: str, shared: bool) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -329,7 +329,7 @@ def test_baselines_are_evaluated_without_training(digits: Dataset, backbone: str
 def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
     with pytest.raises(InputError, match="batch_size 512 is larger than the 160 training images"):
         training.Pack([trial(batch_size=512)], digits)
-    with pytest.raises(InputError, match=r"local crops of 3 pixels are too small .* augment.local_size to 4 or more"):
+    with pytest.raises(InputError, match=r"augment.local_size, for local crops: images of 3 pixels are too small .* needs 4"):
         training.Pack([trial(method={"name": "dino"}, augment={"local_views": 1, "local_size": 3})], digits)
     with pytest.raises(ValueError, match=r"differ in method.codes cannot share a pack"):
         training.Pack([trial(), trial(method={"codes": 33})], digits)
@@ -347,7 +347,53 @@ def test_a_compiled_backbone_trains_to_the_same_losses(digits: Dataset) -> None:
     assert not any("_orig_mod" in name for name in pack.member_state(0)["model"])
 
 
-def test_bfloat16_trains(digits: Dataset) -> None:
-    _, (log,) = run([trial(precision="bfloat16")], digits)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_trains(digits: Dataset, precision: str) -> None:
+    pack, (log,) = run([trial(precision=precision)], digits)
     _, (reference,) = run([trial()], digits)
     assert log[-1]["train/loss"] == pytest.approx(reference[-1]["train/loss"], rel=0.1)
+    assert all(p.dtype == torch.float32 for p in pack.model.parameters())
+
+
+def test_in_float16_a_member_that_overflows_changes_no_bit_of_the_others(digits: Dataset) -> None:
+    logs = []
+    for scale in (2.0**6, 2.0**60):
+        pack = training.Pack([trial(precision="float16", seed=seed) for seed in range(3)], digits)
+        # So small a scale overflows by itself in no member.
+        pack.optimizer.loss_scale.scale[:] = torch.tensor([64.0, scale, 64.0])
+        before = pack.member_state(1)
+        logs.append(dict(pack.train_epoch()))
+    # Every update of the second member was skipped, and nothing but its scale has moved.
+    assert pack.optimizer.loss_scale.skipped.tolist() == [0, pack.steps_per_epoch, 0]
+    assert pack.optimizer.loss_scale.scale[1] == 2.0 ** (60 - pack.steps_per_epoch)
+    after = pack.member_state(1)
+    moving = ("running_mean", "running_var")  # as in any forward pass
+    assert all(torch.equal(after["model"][n], t) for n, t in before["model"].items() if not n.endswith(moving))
+    assert all(torch.equal(after["optimizer"][n], t) for n, t in before["optimizer"].items() if "scale" not in n)
+    for k in (0, 2):
+        assert logs[0][k]["train/loss"] == logs[1][k]["train/loss"]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "lr": 0.1, "momentum": 0.5, "weight_decay": 1e-3},
+        {"name": "lars", "lr": 0.3, "eta": 0.01, "weight_decay": 1e-4, "scale_lr": True},
+        {"name": "adamw", "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 0.5, "lr_end": 1e-5},
+    ],
+)
+def test_every_optimiser_keeps_members_apart(digits: Dataset, optimizer: dict[str, Any]) -> None:
+    """In float64 after 20 steps, like the test of the methods above."""
+    shared = {"precision": "float64", "epochs": 4}
+    trials = [
+        trial(**shared, optimizer={**optimizer, "warmup_epochs": 1}),
+        trial(**shared, optimizer={**optimizer, "lr": 0.01, "clip": 0.1}),
+        trial(**shared, optimizer={"name": optimizer["name"], "scale_lr": optimizer.get("scale_lr", False)}, seed=1),
+    ]
+    together, logs = run(trials, digits)
+    features = together.model.features(digits.test.images)
+    for k, one in enumerate(trials):
+        alone, (own_log,) = run([one], digits)
+        for together_epoch, own_epoch in zip(logs[k], own_log, strict=True):
+            assert together_epoch == pytest.approx(own_epoch, rel=1e-8)
+        torch.testing.assert_close(features[k], alone.model.features(digits.test.images)[0], rtol=1e-8, atol=1e-9)

@@ -1,9 +1,11 @@
-"""Backbones: stacks of K networks from images to features.
+"""Residual networks over K members, and the raw image as the baseline below all of them.
 
 The paper's ResNet-8 could not be read as a layer table. Our reading: `resnet8` is a residual network of constant width
 f in the style of SNGAN discriminators (Miyato et al. 2018) with BatchNorm: four blocks of two 3x3 convolutions, the
 first two halve the resolution by average pooling, then global average pooling, so it has f features. `resnet8-slim` is
 the classic CIFAR layout (He et al. 2016) for CPUs: a 3x3 stem and three blocks of widths w, 2w, 4w, strides 1, 2, 2.
+`resnet18` has torchvision's layout without its classifier: four stages of two blocks of widths w, 2w, 4w, 8w. All are
+initialised by fan-in, also ResNet-18, where torchvision uses fan-out.
 """
 
 from __future__ import annotations
@@ -59,10 +61,8 @@ class Pixels(nn.Module):
         return x.flatten(1).expand(self.members, -1, -1)
 
 
-def build(settings: config.Backbone, members: int, channels: int, image_size: int) -> ResNet | Pixels:
-    """K backbones for square images; weights are left for `stacked.initialise` to draw."""
-    if settings.name == "pixels":
-        return Pixels(members, channels * image_size**2)
+def build(settings: config.Backbone, members: int, channels: int) -> ResNet:
+    """K residual networks; their weights are left for `stacked.initialise` to draw."""
     width = settings.width
     assert width is not None
     if settings.name == "resnet8":
@@ -73,6 +73,11 @@ def build(settings: config.Backbone, members: int, channels: int, image_size: in
             Block(members, width, width),
         ]
         return ResNet(members, nn.Identity(), blocks, width)
+    if settings.name == "resnet18":
+        widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
+        before = [width, *widths[:-1]]
+        blocks = [Block(members, a, b, 1 if a == b else 2) for a, b in zip(before, widths, strict=True)]
+        return ResNet(members, _stem18(settings, members, channels, width), blocks, 8 * width)
     stem = nn.Sequential(stacked.Conv2d(members, channels, width, 3), stacked.BatchNorm2d(members, width), nn.ReLU())
     blocks = [
         Block(members, width, width),
@@ -80,3 +85,19 @@ def build(settings: config.Backbone, members: int, channels: int, image_size: in
         Block(members, 2 * width, 4 * width, stride=2),
     ]
     return ResNet(members, stem, blocks, 4 * width)
+
+
+def _stem18(settings: config.Backbone, members: int, channels: int, width: int) -> nn.Sequential:
+    imagenet = settings.stem == "imagenet"
+    if imagenet:
+        convolution = stacked.Conv2d(members, channels, width, 7, 2)
+    else:
+        convolution = stacked.Conv2d(members, channels, width, 3, padding=settings.stem_padding)
+    layers: list[nn.Module] = [convolution, stacked.BatchNorm2d(members, width), nn.ReLU()]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if imagenet else []))
+
+
+def smallest_image(settings: config.Backbone) -> int:
+    """Side in pixels below which a stage would halve an image of a single pixel."""
+    halvings = {"resnet8": 2, "resnet8-slim": 2, "resnet18": 3}[settings.name]
+    return 2 ** (halvings + 2 * (settings.stem == "imagenet"))

@@ -1,0 +1,141 @@
+"""Any model of timm as a backbone, by name. It runs alone: its layers know nothing of members, so K is 1."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cplearn import config
+from cplearn.errors import InputError
+
+# timm takes seconds to import, which only the trials that name it should pay.
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, zeroes its input for each image with probability `rate`.
+
+    What stays is divided by 1 - `rate`. The draws come from `generator`; without one nothing is dropped, as in a copy
+    of the network that only averages the weights of another.
+    """
+
+    def __init__(self, rate: float, rescale: bool) -> None:
+        super().__init__()
+        self.rate, self.rescale = rate, rescale
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, ...); returns the same shape."""
+        if not self.training or self.generator is None or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = torch.empty(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        mask.bernoulli_(keep, generator=self.generator)
+        return x * (mask.div_(keep) if self.rescale else mask)
+
+
+class TimmModel(nn.Module):
+    """A timm model without its classifier: (N, C, H, W) to pooled features (1, N, F).
+
+    Its initial weights come from `generator` alone. Vision transformers interpolate their position embedding, so that
+    smaller crops than `image_size` are accepted. Raises InputError if timm refuses the settings.
+    """
+
+    def __init__(self, settings: config.Backbone, channels: int, image_size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        # timm draws from torch's global generator, whose state is put back; on the CPU, where the model is made.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network: Any = _create(settings, channels, image_size)
+        _own_drop_paths(network)
+        self.network: nn.Module = network
+        self.members = 1
+        # Where the pooled features pass through a further layer, these differ in number from `num_features`.
+        self.features: int = getattr(network, "head_hidden_size", None) or network.num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network(x)
+        return features.unsqueeze(0)
+
+
+def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
+    """Let stochastic depth, where a backbone has it, draw from `generator`, which lives on the backbone's device."""
+    for layer in backbone.modules():
+        if isinstance(layer, DropPath):
+            layer.generator = generator
+
+
+def _timm() -> Any:
+    import timm
+
+    return timm
+
+
+def _create(settings: config.Backbone, channels: int, image_size: int) -> nn.Module:
+    library, name = _timm(), settings.model
+    if name not in library.list_models():
+        near = difflib.get_close_matches(str(name), library.list_models(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; timm.list_models() lists all"
+        raise InputError(f"backbone.model {name!r} is no model of timm {library.__version__}{hint}", "backbone.model")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
+    if settings.drop_path:
+        options["drop_path_rate"] = settings.drop_path
+    sizes: list[dict[str, Any]] = [{}]
+    if library.models.get_pretrained_cfg(name).fixed_input_size:
+        # Only some of the models that are made for one size also take others later.
+        sizes = [{"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}]
+    for size in sizes:
+        try:
+            network: nn.Module = library.create_model(name, **options, **size)
+            return network
+        except TypeError as error:
+            refused = error
+        except Exception as error:
+            raise _refusal(settings, image_size, error) from error
+    if "drop_path_rate" in str(refused):
+        raise InputError(f"backbone.drop_path: {name} has no stochastic depth; leave it at 0", "backbone.drop_path")
+    raise _refusal(settings, image_size, refused) from refused
+
+
+def _own_drop_paths(network: nn.Module) -> None:
+    """Replace timm's stochastic depth, which draws from the global generator, by ours."""
+    theirs = _timm().layers.DropPath
+    for module in network.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, theirs):
+                setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
+
+
+def check(settings: config.Backbone, channels: int, image_size: int) -> None:
+    """Raise InputError unless timm has the model and it works, forward and backward, on images of this size."""
+    _try(settings, channels, image_size)
+
+
+@functools.cache
+def _try(settings: config.Backbone, channels: int, image_size: int) -> None:
+    backbone = TimmModel(settings, channels, image_size, torch.Generator().manual_seed(0)).train()
+    images = torch.zeros(2, channels, image_size, image_size)
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        try:
+            backbone(images).sum().backward()
+        except Exception as error:
+            raise _refusal(settings, image_size, error) from error
+        drew = not torch.equal(torch.get_rng_state(), before)
+    if drew:
+        raise InputError(
+            f"backbone.model {settings.model} draws random numbers that no seed of a trial controls; choose another",
+            "backbone.model",
+        )
+
+
+def _refusal(settings: config.Backbone, image_size: int, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return InputError(
+        f"backbone.model {settings.model} cannot take images of {image_size} pixels with these settings ({reason})",
+        "backbone.model",
+    )
