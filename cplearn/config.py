@@ -43,6 +43,8 @@ class MethodSettings(Settings):
     """Settings of a self-supervised method; each module in `cplearn.methods` extends it."""
 
     trains: ClassVar[bool] = True
+    supervised: ClassVar[bool] = False
+    """Learns from labels."""
 
     name: str = Field(description="Method, the name of its module in cplearn/methods.")
 
@@ -68,7 +70,7 @@ class Backbone(Settings):
 
 
 class Augment(Settings):
-    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "none"] = Field(
+    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
         "paper", description="Named list of transforms; the default depends on the data set."
     )
     strength: Annotated[float, PerMember()] = Field(
@@ -99,12 +101,16 @@ class Evaluation(Settings):
 class Trial(Settings):
     """One training and its evaluation."""
 
-    dataset: str = Field("digits", description="digits, svhn, cifar10, cifar100 or folder:PATH.")
+    dataset: str = Field("digits", description="A name that `cplearn data` lists, or folder:PATH.")
     image_size: Whole | None = Field(
         None,
         ge=4,
         le=1024,
         description="Side in pixels to which images of a folder are resized; default: their own, if equal.",
+    )
+    decode: Literal["cached", "on-demand"] = Field(
+        "cached",
+        description="Images of a folder: decoded once at image_size, or whenever used, crops from full resolution.",
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
     backbone: Backbone = Field(
@@ -143,6 +149,9 @@ class Trial(Settings):
                 data["backbone"] = {**entry.backbone, **backbone} if "name" not in backbone else backbone
             if isinstance(augment, Mapping):
                 data["augment"] = {"recipe": entry.recipe, **augment}
+            if data.get("image_size") is None:
+                data["image_size"] = entry.image_size
+            data.setdefault("decode", entry.decode[0])
         if not data["method"].trains:
             # What cannot matter must not tell two trials apart.
             data["epochs"] = 0
@@ -152,6 +161,9 @@ class Trial(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Trial:
+        able = catalogue.entry(self.dataset).decode
+        if self.decode not in able:
+            raise InputError(f"decode {self.decode!r}: {self.dataset} can only be {' or '.join(able)}", key="decode")
         if self.method.trains:
             if self.backbone.name == "pixels":
                 raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cplearn import backbones, methods, stacked, streams
 from cplearn.config import Trial
+from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -54,8 +55,11 @@ class Model(nn.Module):
         return (scaled - self.images["mean"]).div_(self.images["std"]).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
-        """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode."""
+    def features(self, images: Tensor | ImageFiles, batch_size: int = 512) -> Tensor:
+        """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
+
+        Images in files are decoded batch by batch.
+        """
         training = self.training
         self.eval()
         device = next((p.device for p in self.parameters()), images.device)

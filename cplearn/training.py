@@ -14,9 +14,9 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import augment, evaluate, optim, stacked, streams
+from cplearn import augment, batches, evaluate, optim, stacked, streams
 from cplearn.config import Trial
-from cplearn.data import Dataset
+from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
 from cplearn.model import Model
 
@@ -63,10 +63,10 @@ def train(
 def check(trials: Sequence[Trial], dataset: Dataset) -> None:
     """Raise InputError where trials cannot be trained on this data set, or not together."""
     for trial in trials:
-        if trial.method.trains and trial.batch_size > len(dataset.train.images):
+        images = len(training_split(trial, dataset).images)
+        if trial.method.trains and trial.batch_size > images:
             raise InputError(
-                f"batch_size {trial.batch_size} is larger than the {len(dataset.train.images)} training images "
-                f"of {dataset.name}",
+                f"batch_size {trial.batch_size} is larger than the {images} training images of {dataset.name}",
                 key="batch_size",
             )
         halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
@@ -77,6 +77,11 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
         if differing or signature.keys() != signatures[0].keys():
             raise ValueError(f"trials that differ in {', '.join(differing) or 'method'} cannot share a pack")
+
+
+def training_split(trial: Trial, dataset: Dataset) -> Split:
+    """The images that a trial is trained on: unlabelled ones too, unless its method needs labels."""
+    return dataset.train if trial.method.supervised else dataset.pretrain
 
 
 class Pack:
@@ -107,8 +112,9 @@ class Pack:
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
         # Its parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
-        self.views = _Views(self.trials, dataset.train.images, self.device)
-        self.steps_per_epoch = len(dataset.train.images) // first.batch_size
+        split = training_split(first, dataset)
+        self.views = _Views(self.trials, split, self.device)
+        self.steps_per_epoch = len(split.images) // first.batch_size
         self.seconds = 0.0
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
@@ -284,33 +290,35 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
 class _Views:
     """The augmented batches of a pack, made on its device; members with equal draws share them."""
 
-    def __init__(self, trials: Sequence[Trial], images: Tensor, device: torch.device) -> None:
+    def __init__(self, trials: Sequence[Trial], split: Split, device: torch.device) -> None:
         first = trials[0]
         self.batch_size, self.dtype = first.batch_size, torch.float64 if first.precision == "float64" else torch.float32
-        self.recipe = augment.recipe(first.augment.recipe)
-        self.images, self.device = images.to(device), device
+        self.n_images, self.device = len(split.images), device
         draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
         self.draws = list(dict.fromkeys(draws))
+        recipes = {"views": augment.recipe(first.augment.recipe)}
+        self.source = batches.source(split.images, recipes, device, self.draws)
         self.member_draw = torch.tensor([self.draws.index(draw) for draw in draws], device=device)
 
     def epoch(self, epoch: int) -> Iterator[Tensor]:
         """Batches (V*n, C, H, W) in [0, 1] if all members share their draws, else (V*n, K*C, H, W)."""
         orders, generators = [], []
         for stream, _ in self.draws:
-            order = torch.randperm(len(self.images), generator=streams.generator(stream, "order", epoch))
-            orders.append(order.to(self.device))
+            order = torch.randperm(self.n_images, generator=streams.generator(stream, "order", epoch))
+            orders.append(order.to(self.source.rows_on))
             generators.append(streams.generator(stream, "views", epoch, self.device))
-        for start in range(0, len(self.images) - self.batch_size + 1, self.batch_size):
-            batch = torch.cat([self.images[order[start : start + self.batch_size]] for order in orders])
-            yield self._augment(batch, generators)
+        starts = range(0, self.n_images - self.batch_size + 1, self.batch_size)
+        rows = [torch.cat([order[start : start + self.batch_size] for order in orders]) for start in starts]
+        for batch in self.source.batches(rows, epoch):
+            yield self._augment(self.source.recipes["views"], batch["views"], generators)
 
-    def _augment(self, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _augment(self, recipe: augment.Recipe, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]
         params = [
-            self.recipe.sample(self.batch_size, size, generator, strength)
+            recipe.sample(self.batch_size, size, generator, strength)
             for generator, (_, strength) in zip(generators, self.draws, strict=True)
         ]
-        views = self.recipe.apply(batch, augment.stack_params(params), dtype=self.dtype)
+        views = recipe.apply(batch, augment.stack_params(params), dtype=self.dtype)
         if len(self.draws) == 1:
             return views.flatten(0, 1)
         # (V, D*n, C, H, W) to one block of channels a member.

@@ -92,6 +92,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
     pinned = {
         "dataset": "digits",
         "image_size": None,
+        "decode": "cached",
         "method.name": "cplearn",
         "method.beta": 1.0,
         "method.codes": 2048,

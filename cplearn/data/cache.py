@@ -102,14 +102,10 @@ def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], 
 
 
 def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
-    """Complete a folder in which both splits were written.
-
-    Raises InputError if all training pixels are equal: nothing could be normalised then, let alone learned.
-    """
+    """Complete a folder in which both splits were written. Raises InputError if all training pixels are equal."""
     train, test = (_map(folder, split) for split in ("train", "test"))
     mean, std = moments(train.images)
-    if std == 0:
-        raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
+    check_moments(mean, std, source)
     facts = {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
     (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -167,6 +163,12 @@ def moments(images: npt.NDArray[np.uint8], block: int = 4096) -> tuple[float, fl
     values, weights = np.arange(256) / 255, counts / counts.sum()
     mean = float(weights @ values)
     return mean, float(np.sqrt(weights @ (values - mean) ** 2))
+
+
+def check_moments(mean: float, std: float, source: str) -> None:
+    """Raise InputError if all training pixels are equal: nothing could be normalised then, let alone learned."""
+    if std == 0:
+        raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
 
 
 def _map(folder: Path, split: str) -> Arrays:
