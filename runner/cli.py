@@ -196,15 +196,16 @@ def data(
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
     with _plain_errors():
         import cplearn.data
-        from cplearn.data import imagenet100
         from cplearn.data.catalogue import CATALOGUE
         from cplearn.errors import InputError
 
-        if (source or classes or copy) and name != imagenet100.NAME:
-            raise InputError(f"--from, --classes and --copy make {imagenet100.NAME}, not {name or 'a list'}")
+        if (source or classes or copy) and name != "imagenet100":
+            raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
         if (classes or copy) and not source:
             raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
         if source:
+            from cplearn.data import imagenet100
+
             imagenet100.build(source, data_root, classes, copy)
 
         if name is None:
@@ -217,8 +218,8 @@ def data(
         unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
         further = f", {unlabelled:,} unlabelled" if unlabelled else ""
         out.print(
-            f"{loaded.name}: {len(loaded.train.images):,} training{further} and {len(loaded.test.images):,} test images of "
-            f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+            f"{loaded.name}: {len(loaded.train.images):,} training{further} and {len(loaded.test.images):,} test images "
+            f"of {loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
             f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
             highlight=False,
             soft_wrap=True,

@@ -134,12 +134,19 @@ def assemble(
     mean: float,
     std: float,
 ) -> Dataset:
-    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones."""
+    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones.
+
+    Unlabelled images are the last of `train` and have the label -1.
+    """
     entry = catalogue.entry(name)
     splits = [Split(torch.from_numpy(split.images), torch.from_numpy(split.labels)) for split in (train, test)]
+    pretrain, labelled = None, int((train.labels >= 0).sum())
+    if labelled < len(train.labels):
+        pretrain = splits[0]
+        splits[0] = Split(pretrain.images[:labelled], pretrain.labels[:labelled])
     mean = mean if entry.mean is None else entry.mean
     std = std if entry.std is None else entry.std
-    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source)
+    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source, pretrain)
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
