@@ -217,9 +217,10 @@ def data(
         loaded = cplearn.data.load(name, data_root)
         unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
         further = f", {unlabelled:,} unlabelled" if unlabelled else ""
+        train, test = len(loaded.train.images), len(loaded.test.images)
         out.print(
-            f"{loaded.name}: {len(loaded.train.images):,} training{further} and {len(loaded.test.images):,} test images "
-            f"of {loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+            f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
+            f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
             f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
             highlight=False,
             soft_wrap=True,

@@ -168,21 +168,20 @@ def _tiny_content(folder: Path) -> _Content:
     for split, files in labelled.items():
         if len(files) != TINY_IMAGES[split]:
             raise InputError(
-                f"{folder / split}: {len(files):,} images instead of {TINY_IMAGES[split]:,}; delete this folder and load "
+                f"{folder / split}: {len(files):,} images instead of {TINY_IMAGES[split]:,}; delete {folder} and load "
                 f"again, or unpack {TINY.url} anew"
             )
-    train, test = (
-        _Images(
-            [label for _, label in files], (decode.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in files)
-        )
-        for files in labelled.values()
-    )
-    return _Content(train, test, tuple(classes))
+
+    def images(split: str) -> _Images:
+        pixels = (decode.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in labelled[split])
+        return _Images([label for _, label in labelled[split]], pixels)
+
+    return _Content(images("train"), images("val"), tuple(classes))
 
 
 @contextmanager
 def _unpacked(name: str, root: Path, kind: Any, parts: list[tuple[str, str]], download: bool) -> Iterator[Path]:
-    """A folder that holds the checked `parts` (name, MD5) of a data set that torchvision reads as an unpacked archive."""
+    """A folder with the unpacked archive of a data set of torchvision, whose `parts` (name, MD5) are as published."""
     from torchvision.datasets.utils import check_integrity
 
     unpacked = root / kind.base_folder
