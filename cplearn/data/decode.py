@@ -6,6 +6,7 @@ byte (as Pillow does for 16-bit colour), every other mode is what Pillow convert
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,18 +53,12 @@ def crops(
             if extent(file) != expected:
                 raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
             reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))
-            if reduction > 1:
-                # Rounded up, so that Pillow never reduces by more; other formats ignore it.
-                file.draft(None, (-(-file.width // reduction), -(-file.height // reduction)))
+            width, height = file.size
+            # Rounded up, so that Pillow never reduces by more. It tells the size it will have, or None if not a JPEG.
+            draft = file.draft(None, (-(-width // reduction), -(-height // reduction))) if reduction > 1 else None
+            reduction = round(width / draft[1][2]) if draft else 1
             image = _convert(ImageOps.exif_transpose(file), channels)
-            y, x = image.height / expected[0], image.width / expected[1]
-            return [
-                _pixels(
-                    image.crop((round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)))
-                    .resize((side, side), Image.Resampling.BICUBIC)
-                )
-                for (top, left, height, width), side in zip(boxes, sides, strict=True)
-            ]  # fmt: skip
+            return [_cut(image, box, reduction, side) for box, side in zip(boxes, sides, strict=True)]
     except Exception as error:
         raise unreadable(path, error) from error
 
@@ -72,6 +67,17 @@ def unreadable(path: Path, error: Exception) -> InputError:
     """What to say of a file that could not be read."""
     reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
     return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
+
+
+def _cut(image: Image.Image, box: Sequence[int], reduction: int, side: int) -> np.ndarray:
+    """The `box` of an image, of which `image` is a version reduced by a whole factor; resized to `side`."""
+    top, left, height, width = (number / reduction for number in box)
+    # As published: cut first, so that nothing beyond the crop has a part in it. Of a reduced image, which may have no
+    # whole pixel at the border, less than one pixel has.
+    x, y = math.floor(left), math.floor(top)
+    cut = image.crop((x, y, math.ceil(left + width), math.ceil(top + height)))
+    corners = (left - x, top - y, left - x + width, top - y + height)
+    return _pixels(cut.resize((side, side), Image.Resampling.BICUBIC, corners))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
