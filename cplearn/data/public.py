@@ -164,7 +164,7 @@ def _tiny_content(folder: Path) -> _Content:
             ],
         }
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: not Tiny ImageNet as published ({error!r}); unpack {TINY.url} anew") from error
+        raise InputError(f"{folder}: not Tiny ImageNet as published ({error}); unpack {TINY.url} anew") from error
     for split, files in labelled.items():
         if len(files) != TINY_IMAGES[split]:
             raise InputError(
