@@ -16,7 +16,7 @@ from cplearn import methods
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 
-NUMERICS = 1
+NUMERICS = 2
 """Version of the training numerics, a part of every trial's identity. Raise it when a change makes equal settings give
 other numbers, a changed default included; finished trials of an older version are then no longer reused."""
 
@@ -123,7 +123,7 @@ class Backbone(Settings):
 
 
 class Augment(Settings):
-    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "none"] = Field(
+    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
         "paper", description="Named list of transforms; the default depends on the data set."
     )
     strength: Annotated[float, PerMember()] = Field(
@@ -204,12 +204,16 @@ class Evaluation(Settings):
 class Trial(Settings):
     """One training and its evaluation."""
 
-    dataset: str = Field("digits", description="digits, svhn, cifar10, cifar100 or folder:PATH.")
+    dataset: str = Field("digits", description="A name that `cplearn data` lists, or folder:PATH.")
     image_size: Whole | None = Field(
         None,
         ge=4,
         le=1024,
         description="Side in pixels to which images of a folder are resized; default: their own, if equal.",
+    )
+    decode: Literal["cached", "on-demand"] = Field(
+        "cached",
+        description="Images of a folder: decoded once at image_size, or whenever used, crops from full resolution.",
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
     backbone: Backbone = Field(
@@ -240,16 +244,18 @@ class Trial(Settings):
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
-        data["method"] = _read_method(data.get("method", "cplearn"))
-        entry = (
-            catalogue.entry(data.get("dataset", "digits")) if isinstance(data.get("dataset", "digits"), str) else None
-        )
+        dataset = data.get("dataset", "digits")
+        entry = catalogue.entry(dataset) if isinstance(dataset, str) else None
+        data["method"] = _read_method(data.get("method", "cplearn"), entry.method if entry else {})
         if entry:
             backbone, augment = data.get("backbone", {}), data.get("augment", {})
             if isinstance(backbone, Mapping):
                 data["backbone"] = {**entry.backbone, **backbone} if "name" not in backbone else backbone
             if isinstance(augment, Mapping):
                 data["augment"] = {"recipe": entry.recipe, **augment}
+            if data.get("image_size") is None:
+                data["image_size"] = entry.image_size
+            data.setdefault("decode", entry.decode[0])
         if not data["method"].trains:
             # What cannot matter must not tell two trials apart.
             data["epochs"] = 0
@@ -259,6 +265,9 @@ class Trial(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Trial:
+        ways = catalogue.entry(self.dataset).decode
+        if self.decode not in ways:
+            raise InputError(f"decode {self.decode!r}: {self.dataset} can only be {' or '.join(ways)}", key="decode")
         if self.method.trains:
             if self.backbone.name == "pixels":
                 raise InputError(
@@ -350,7 +359,8 @@ def known_keys(method: str | None = None) -> dict[str, str]:
     return dict(walk(Trial, ""))
 
 
-def _read_method(data: Any) -> MethodSettings:
+def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
+    """The settings of a method; `defaults` are those of a data set, by the method's name."""
     if isinstance(data, MethodSettings):
         return data
     if isinstance(data, str):
@@ -360,7 +370,7 @@ def _read_method(data: Any) -> MethodSettings:
     name = data.get("name", "cplearn")
     model: type[MethodSettings] = methods.get(name).Settings
     try:
-        return model.model_validate({**data, "name": name})
+        return model.model_validate({**defaults.get(name, {}), **data, "name": name})
     except ValidationError as error:
         raise _explain(error, {"method": data}, prefix="method.", method=name) from None
 

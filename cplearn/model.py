@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cplearn import backbones, methods, stacked, streams
 from cplearn.config import Trial
+from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 from cplearn.methods.base import Progress
 
@@ -66,10 +67,11 @@ class Model(nn.Module):
         return (scaled - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
+    def features(self, images: Tensor | ImageFiles, batch_size: int = 512) -> Tensor:
         """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
 
-        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021).
+        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021). Images in
+        files are decoded batch by batch.
         """
         training = self.training
         self.eval()

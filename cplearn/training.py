@@ -14,7 +14,7 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import augment, backbones, ema, evaluate, optim, stacked, streams
+from cplearn import augment, backbones, batches, ema, evaluate, optim, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
@@ -64,10 +64,10 @@ def train(
 def check(trials: Sequence[Trial], dataset: Dataset) -> None:
     """Raise InputError where trials cannot be trained on this data set, or not together."""
     for trial in trials:
-        if trial.method.trains and trial.batch_size > len(dataset.train.images):
+        images = len(training_split(trial, dataset).images)
+        if trial.method.trains and trial.batch_size > images:
             raise InputError(
-                f"batch_size {trial.batch_size} is larger than the {len(dataset.train.images)} training images "
-                f"of {dataset.name}",
+                f"batch_size {trial.batch_size} is larger than the {images} training images of {dataset.name}",
                 key="batch_size",
             )
         backbones.check(trial.backbone, dataset.channels, dataset.image_size)
@@ -83,6 +83,11 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
         if differing or signature.keys() != signatures[0].keys():
             raise ValueError(f"trials that differ in {', '.join(differing) or 'method'} cannot share a pack")
+
+
+def training_split(trial: Trial, dataset: Dataset) -> Split:
+    """The images that a trial is trained on: unlabelled ones too, unless its method needs labels."""
+    return dataset.train if trial.method.supervised else dataset.pretrain
 
 
 class Pack:
@@ -114,8 +119,9 @@ class Pack:
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
         self.teacher = torch.compile(self.model.teacher) if compile and self.model.teacher else self.model.teacher
-        self.views = _Views(self.trials, dataset.train, self.device)
-        self.steps_per_epoch = len(dataset.train.images) // first.batch_size
+        split = training_split(first, dataset)
+        self.views = _Views(self.trials, split, self.device)
+        self.steps_per_epoch = len(split.images) // first.batch_size
         self.seconds = 0.0
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
@@ -323,15 +329,17 @@ class _Views:
     def __init__(self, trials: Sequence[Trial], split: Split, device: torch.device) -> None:
         first = trials[0]
         self.batch_size, self.dtype = first.batch_size, torch.float64 if first.precision == "float64" else torch.float32
+        self.n_images, self.device = len(split.images), device
+        draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
+        self.draws = list(dict.fromkeys(draws))
         # One recipe an image size, each with a stream of its own: local crops leave the draws of the two views alone.
-        self.recipes = {"views": augment.recipe(first.augment.recipe)}
+        recipes = {"views": augment.recipe(first.augment.recipe)}
         local = first.augment
         if local.local_views:
             size, scale = _local_size(first, split.images.shape[-1]), (local.local_scale_min, local.local_scale_max)
-            self.recipes["local"] = augment.local_crops(self.recipes["views"], local.local_views, size, scale)
-        self.images, self.labels, self.device = split.images.to(device), split.labels.to(device), device
-        draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
-        self.draws = list(dict.fromkeys(draws))
+            recipes["local"] = augment.local_crops(recipes["views"], local.local_views, size, scale)
+        self.source = batches.source(split.images, recipes, device, self.draws)
+        self.labels = split.labels.to(self.source.rows_on)
         self.member_draw = torch.tensor([self.draws.index(draw) for draw in draws], device=device)
 
     def epoch(self, epoch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -341,17 +349,20 @@ class _Views:
         members share their draws, else (V*n, K*C, H, W). Labels are (K, n).
         """
         orders = []
-        generators: dict[str, list[torch.Generator]] = {name: [] for name in self.recipes}
+        generators: dict[str, list[torch.Generator]] = {name: [] for name in self.source.recipes}
         for stream, _ in self.draws:
-            order = torch.randperm(len(self.images), generator=streams.generator(stream, "order", epoch))
-            orders.append(order.to(self.device))
+            order = torch.randperm(self.n_images, generator=streams.generator(stream, "order", epoch))
+            orders.append(order.to(self.source.rows_on))
             for name, own in generators.items():
                 own.append(streams.generator(stream, name, epoch, self.device))
-        for start in range(0, len(self.images) - self.batch_size + 1, self.batch_size):
-            chosen = [order[start : start + self.batch_size] for order in orders]
-            batch = torch.cat([self.images[rows] for rows in chosen])
-            views = [self._augment(recipe, batch, generators[name]) for name, recipe in self.recipes.items()]
-            yield views, torch.stack([self.labels[rows] for rows in chosen])[self.member_draw]
+        starts = range(0, self.n_images - self.batch_size + 1, self.batch_size)
+        rows = [torch.stack([order[start : start + self.batch_size] for order in orders]) for start in starts]
+        images = self.source.batches([chosen.flatten() for chosen in rows], epoch)
+        for chosen, batch in zip(rows, images, strict=True):
+            views = [
+                self._augment(recipe, batch[name], generators[name]) for name, recipe in self.source.recipes.items()
+            ]
+            yield views, self.labels[chosen].to(self.device)[self.member_draw]
 
     def _augment(self, recipe: augment.Recipe, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]

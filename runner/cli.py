@@ -39,7 +39,7 @@ Setting = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis."),
 ]
 DatasetName = Annotated[
-    str | None, typer.Option("--dataset", "-d", metavar="NAME", help="digits, svhn, cifar10, cifar100 or folder:PATH.")
+    str | None, typer.Option("--dataset", "-d", metavar="NAME", help="A name `cplearn data` lists, or folder:PATH.")
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
 Scale = Annotated[
@@ -128,7 +128,7 @@ def train(
         from sweeps.spec import nested
 
         trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
-        data = cplearn.data.load(trial.dataset, data_root, trial.image_size)
+        data = cplearn.data.load(trial.dataset, data_root, trial.image_size, trial.decode)
 
         def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
@@ -217,12 +217,29 @@ def ui(
 @app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="A data set to fetch and check; default: list them.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="imagenet100: make it of this full ImageNet.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --from: other classes, one a line.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --from: copy the images instead of linking.")] = False,
     data_root: DataRoot = None,
 ) -> None:
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
     with _plain_errors():
         import cplearn.data
         from cplearn.data.catalogue import CATALOGUE
+        from cplearn.errors import InputError
+
+        if (source or classes or copy) and name != "imagenet100":
+            raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
+        if (classes or copy) and not source:
+            raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
+        if source:
+            from cplearn.data import imagenet100
+
+            imagenet100.build(source, data_root, classes, copy)
 
         if name is None:
             table = Table("name", "what it is", box=None, pad_edge=False)
@@ -231,8 +248,11 @@ def data(
             out.print(table)
             return
         loaded = cplearn.data.load(name, data_root)
+        unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
+        further = f", {unlabelled:,} unlabelled" if unlabelled else ""
+        train, test = len(loaded.train.images), len(loaded.test.images)
         out.print(
-            f"{loaded.name}: {len(loaded.train.images):,} training and {len(loaded.test.images):,} test images of "
+            f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
             f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
             f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
             highlight=False,

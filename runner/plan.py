@@ -88,12 +88,12 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
     Raises InputError if a data set is not to be had, or a trial does not fit it.
     """
     trials = [config.Trial.read(_absolute(trial.settings)) for trial in sweep.trials]
-    datasets: dict[tuple[str, int | None], cplearn.data.Dataset] = {}
+    datasets: dict[tuple[str, int | None, str], cplearn.data.Dataset] = {}
     jobs: dict[str, Job] = {}
     for declared, trial in zip(sweep.trials, trials, strict=True):
-        use = (trial.dataset, trial.image_size)
+        use = (trial.dataset, trial.image_size, trial.decode)
         if use not in datasets:
-            datasets[use] = cplearn.data.load(trial.dataset, data_root, trial.image_size)
+            datasets[use] = cplearn.data.load(trial.dataset, data_root, trial.image_size, trial.decode)
         training.check([trial], datasets[use])
         job = Job(
             key=identity.trial_key(trial.identity(), datasets[use].fingerprint, config.NUMERICS),
@@ -109,7 +109,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
         data.fingerprint: DatasetUse(
             name, catalogue.slug(name), data.fingerprint, data.source, len(data.train.images), len(data.test.images)
         )
-        for (name, _), data in datasets.items()
+        for (name, *_), data in datasets.items()
     }
     slugs = [use.slug for use in uses.values()]
     if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):

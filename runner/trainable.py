@@ -47,7 +47,8 @@ class PackTrainable(tune.Trainable):
         torch.set_num_threads(max(1, int(config["cpus"])))
         self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
         trials = [Trial.read(settings) for settings in config["members"]]
-        dataset = cplearn.data.load(trials[0].dataset, config["data_root"], trials[0].image_size)
+        first = trials[0]
+        dataset = cplearn.data.load(first.dataset, config["data_root"], first.image_size, first.decode)
         self.training = Pack(trials, dataset, self.device, compile=config["compile"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

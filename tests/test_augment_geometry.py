@@ -121,8 +121,24 @@ def test_resized_crop_stays_inside(strength: float) -> None:
 
 
 def test_resized_crop_falls_back_to_the_whole_image() -> None:
-    box = draw(RandomResizedCrop(scale=(1, 1), ratio=(3, 4)))["box"]
+    box = draw(RandomResizedCrop(scale=(2, 2)))["box"]
     assert torch.equal(box, torch.tensor([0.0, 0, 32, 32]).expand(N, 4))
+
+
+@pytest.mark.parametrize(("height", "width"), [(500, 375), (60, 500), (90, 20)])
+def test_boxes_of_oblong_images_are_sampled_like_torchvision(height: int, width: int) -> None:
+    n = 2000
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image = torch.zeros(1, height, width)
+        theirs = torch.tensor([TorchvisionCrop.get_params(image, [0.25, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
+    crop = RandomResizedCrop(scale=(0.25, 1.0))
+    u = torch.rand(n, crop.draws(0), generator=generator())
+    box = crop.boxes(u, torch.ones(n), torch.tensor([height, width]).expand(n, 2))
+    for column in (2, 3):
+        assert stats.ks_2samp(box[:, column], theirs[:, column]).pvalue > 1e-3
+    assert (box[:, :2] >= 0).all()
+    assert (box[:, :2] + box[:, 2:] <= torch.tensor([height, width])).all()
 
 
 @pytest.mark.parametrize(("size", "strength"), [(32, 1.0), (32, 1.7), (8, 1.0)])

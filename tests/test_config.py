@@ -21,6 +21,9 @@ def test_canonical_settings_read_back_as_the_same_trial() -> None:
 
 def test_defaults_follow_the_data_set() -> None:
     assert Trial.read({"dataset": "cifar100"}).backbone.width == 256
+    assert Trial.read({"dataset": "cifar100"}).flat()["method.embedding_dim"] == 256
+    assert Trial.read({"dataset": "cifar100", "method": {"embedding_dim": 64}}).flat()["method.embedding_dim"] == 64
+    assert Trial.read({"dataset": "imagenet100"}).backbone.model == "vit_small_patch16_224"
     assert Trial.read({"dataset": "svhn"}).augment.recipe == "paper-noflip"
     assert Trial.read({"dataset": "svhn", "backbone": {"name": "resnet8-slim"}}).backbone.width == 32
 
@@ -106,6 +109,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
     pinned = {
         "dataset": "digits",
         "image_size": None,
+        "decode": "cached",
         "method.name": "cplearn",
         "method.beta": 1.0,
         "method.codes": 2048,
@@ -149,7 +153,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "seed": 0,
         "common_random_numbers": True,
     }
-    assert (config.NUMERICS, Trial.read({}).flat()) == (1, pinned)
+    assert (config.NUMERICS, Trial.read({}).flat()) == (2, pinned)
 
 
 def test_members_of_a_pack_may_differ_in_marked_numbers_only() -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cplearn import data
@@ -294,6 +295,49 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(images, root, monkeyp
     monkeypatch.undo()
     assert not list(root.glob("cache/*/dataset.json"))
     assert load(images, root).image_size == 8
+
+
+def on_demand(path, root, image_size=None):
+    return data.load(f"folder:{path}", root, image_size, "on-demand")
+
+
+def test_on_demand_nothing_is_cached_and_the_images_stay_in_their_files(images, root):
+    save(images / "train" / "cat" / "9.png", smooth(40, 72))
+    dataset, cached = on_demand(images, root, 16), load(images, root, 16)
+    assert (dataset.image_size, dataset.channels, dataset.classes) == (16, 3, cached.classes)
+    assert torch.equal(dataset.train.labels, cached.train.labels)
+    assert dataset.train.images.extents.tolist() == [[8, 8], [8, 8], [40, 72], [8, 8], [8, 8]]
+    pixels = dataset.train.images[:].numpy() / 255
+    assert (dataset.mean, dataset.std) == pytest.approx((pixels.mean(), pixels.std()), abs=1e-12)
+    assert on_demand(images, root).image_size == 64
+    assert len(list(root.rglob("*-images.npy"))) == 2  # of the cached one
+
+
+def test_on_demand_the_fingerprint_follows_content_and_size(images, root, tmp_path):
+    first = on_demand(images, root, 16).fingerprint
+    assert first != load(images, root, 16).fingerprint
+    assert on_demand(images, root, 24).fingerprint != first
+    shutil.copytree(images, tmp_path / "copy")
+    assert on_demand(tmp_path / "copy", root, 16).fingerprint == first
+    save(tmp_path / "copy" / "train" / "cat" / "0.png", noise(8, 8, 3, seed=999))
+    os.utime(tmp_path / "copy" / "train" / "cat" / "0.png", ns=(LONG_AGO + 1, LONG_AGO + 1))
+    assert on_demand(tmp_path / "copy", root, 16).fingerprint != first
+
+
+def test_on_demand_an_unchanged_folder_is_not_read_again(images, root):
+    first = on_demand(images, root)
+    before = len(opened_images())
+    again = on_demand(images, root)
+    assert len(opened_images()) == before
+    assert (again.fingerprint, again.mean, again.std) == (first.fingerprint, first.mean, first.std)
+
+
+def test_on_demand_images_without_contrast_are_refused(tmp_path, root):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            save(tmp_path / "flat" / split / name / "0.png", np.full((8, 8, 3), 7, np.uint8))
+    with pytest.raises(InputError, match="every training pixel has the value 7"):
+        on_demand(tmp_path / "flat", root)
 
 
 def _meet(barrier):

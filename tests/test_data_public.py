@@ -1,4 +1,4 @@
-"""SVHN and CIFAR: small files in the original formats, and a web server of our own that hands them out.
+"""SVHN, CIFAR, STL-10, Tiny ImageNet: small files in the original formats, and a web server that hands them out.
 
 Their checksums and addresses replace those of torchvision's classes; all else is as for the real files.
 """
@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import multiprocessing
 import pickle
+import shutil
 import socket
 import tarfile
 import threading
@@ -19,9 +20,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import scipy.io
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
-from cplearn import data
+from cplearn import data, training
+from cplearn.config import Trial
+from cplearn.data import public
 from cplearn.errors import InputError
 
 DRAW = np.random.default_rng(0)
@@ -153,6 +157,145 @@ def test_cifar_is_read_from_the_original_format(tmp_path, monkeypatch, name, kin
     assert dataset.classes == tuple(CIFAR10_CLASSES if kind is CIFAR10 else [f"fine {i}" for i in range(100)])
     assert (dataset.mean, dataset.std) == (0.48, 0.25 if kind is CIFAR10 else 0.27)
     assert {file.split("/")[0] for file in files_in(root)} == {kept, "cache"}
+
+
+STL_X = {part: DRAW.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for part, n in (("train", 6), ("unlabeled", 9))}
+STL_X["test"] = DRAW.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8)
+STL_Y = {"train": [1, 10, 3, 3, 2, 1], "test": [10, 1, 2, 3]}
+STL_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
+def publish_stl10(folder, monkeypatch):
+    base = folder / STL10.base_folder
+    base.mkdir(parents=True)
+    for part, images in STL_X.items():
+        images.transpose(0, 1, 3, 2).tofile(base / f"{part}_X.bin")  # column by column
+    for part, labels in STL_Y.items():
+        np.array(labels, np.uint8).tofile(base / f"{part}_y.bin")
+    (base / STL10.class_names_file).write_text("\n".join(STL_CLASSES))
+    with tarfile.open(folder / STL10.filename, "w:gz") as archive:
+        archive.add(base, STL10.base_folder)
+    for name in ("train_list", "test_list"):
+        monkeypatch.setattr(STL10, name, [[part, md5(base / part)] for part, _ in getattr(STL10, name)])
+    monkeypatch.setattr(STL10, "tgz_md5", md5(folder / STL10.filename))
+    monkeypatch.setattr(STL10, "url", f"{closed_port()}/{STL10.filename}")
+    monkeypatch.setattr(public, "BLOCK", 4)  # smaller than the splits
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_stl10_is_read_from_the_original_format(tmp_path, monkeypatch, packed):
+    publish_stl10(tmp_path / "published", monkeypatch)
+    root = tmp_path / "root"
+    root.mkdir()
+    kept = STL10.filename if packed else STL10.base_folder
+    (tmp_path / "published" / kept).rename(root / kept)
+    dataset = data.load("stl10", root)
+    for split, part in ((dataset.train, "train"), (dataset.test, "test")):
+        assert np.array_equal(split.images.numpy(), STL_X[part])
+        assert split.labels.tolist() == [label - 1 for label in STL_Y[part]]
+    every = np.concatenate([STL_X["train"], STL_X["unlabeled"]])
+    assert np.array_equal(dataset.pretrain.images.numpy(), every)
+    assert dataset.pretrain.labels.tolist() == [*dataset.train.labels.tolist(), *[-1] * 9]
+    assert (dataset.classes, dataset.image_size) == (tuple(STL_CLASSES), 96)
+    assert (dataset.mean, dataset.std) == pytest.approx(((every / 255).mean(), (every / 255).std()), abs=1e-12)
+    assert {file.split("/")[0] for file in files_in(root)} == {kept, "cache"}
+
+
+def test_unlabelled_images_are_trained_on_but_not_evaluated(tmp_path, monkeypatch):
+    publish_stl10(tmp_path, monkeypatch)
+    dataset = data.load("stl10", tmp_path)
+    settings = {"dataset": "stl10", "epochs": 1, "batch_size": 5, "backbone": {"width": 4}}
+    pack = training.Pack([Trial.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})], dataset)
+    assert pack.steps_per_epoch == 3  # 15 images, 6 of them labelled
+    seen = []
+    monkeypatch.setattr(pack.model, "features", lambda images: seen.append(len(images)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pack.evaluate()
+    assert seen == [6]
+
+
+def test_without_network_stl10_asks_for_its_archive(tmp_path):
+    with pytest.raises(InputError, match=r"stl10 is not in .* turned off; put stl10_binary.tar.gz \(from http"):
+        data.load("stl10", tmp_path, download=False)
+
+
+TINY_CLASSES = ["n02", "n01", "n03"]
+
+
+def publish_tiny(folder, monkeypatch):
+    """Three classes of three training images, and four to test; PNGs by content, so that their pixels are known."""
+    base = folder / "tiny-imagenet-200"
+    pixels = {}
+
+    def save(path, key, grey):
+        pixels[key] = DRAW.integers(0, 256, (64, 64) if grey else (64, 64, 3), dtype=np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[key]).save(path, format="png")
+
+    for wnid in TINY_CLASSES:
+        for i in range(3):
+            save(base / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", (wnid, i), grey=i == 2)
+        (base / "train" / wnid / f"{wnid}_boxes.txt").write_text("boxes, not read")
+    for i in range(4):
+        save(base / "val" / "images" / f"val_{i}.JPEG", ("val", i), grey=False)
+    lines = [f"val_{i}.JPEG\t{TINY_CLASSES[i % 3]}\t0\t0\t62\t62" for i in (2, 0, 3, 1)]
+    (base / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (base / "wnids.txt").write_text("\n".join(TINY_CLASSES) + "\n")
+    shutil.make_archive(str(base), "zip", folder, base.name)
+    address = f"{closed_port()}/tiny-imagenet-200.zip"
+    monkeypatch.setattr(public, "TINY", public.TINY._replace(url=address, md5=md5(folder / "tiny-imagenet-200.zip")))
+    monkeypatch.setattr(public, "TINY_IMAGES", {"train": 9, "val": 4})
+    return pixels
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tiny_imagenet_is_read_from_its_folder_or_archive(tmp_path, monkeypatch, packed):
+    pixels = publish_tiny(tmp_path / "published", monkeypatch)
+    root = tmp_path / "root"
+    root.mkdir()
+    kept = "tiny-imagenet-200.zip" if packed else "tiny-imagenet-200"
+    (tmp_path / "published" / kept).rename(root / kept)
+    dataset = data.load("tiny-imagenet", root)
+    assert dataset.classes == ("n01", "n02", "n03")
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert dataset.test.labels.tolist() == [1, 0, 2, 1]  # of val_0 to val_3
+    train = [pixels[wnid, i] for wnid in dataset.classes for i in range(3)]
+    expected = [(np.dstack([image] * 3) if image.ndim == 2 else image).transpose(2, 0, 1) for image in train]
+    assert np.array_equal(dataset.train.images.numpy(), expected)
+    assert np.array_equal(dataset.test.images.numpy(), [pixels["val", i].transpose(2, 0, 1) for i in range(4)])
+    assert (dataset.mean, dataset.std, dataset.image_size) == (0.449, 0.226, 64)
+    assert dataset.pretrain is dataset.train
+    assert {file.split("/")[0] for file in files_in(root)} == {kept, "cache"}
+    assert not list(root.glob("cache/*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda base: (base / "wnids.txt").unlink(), "not Tiny ImageNet as published .*wnids.txt"),
+        (
+            lambda base: (base / "train/n01/images/n01_1.JPEG").unlink(),
+            "train: 8 images instead of 9; delete .*200 and",
+        ),
+        (lambda base: (base / "val/val_annotations.txt").write_text("val_0.JPEG\tn77"), "published .*n77"),
+        (lambda base: (base / "val/images/val_1.JPEG").unlink(), "val_1.JPEG: cannot be read as an image"),
+        (lambda base: (base / "train/n01/images/n01_1.JPEG").write_text(""), "n01_1.JPEG: cannot be read as an image"),
+    ],
+)
+def test_a_damaged_tiny_imagenet_is_one_sentence(tmp_path, monkeypatch, damage, message):
+    publish_tiny(tmp_path, monkeypatch)
+    damage(tmp_path / "tiny-imagenet-200")
+    with pytest.raises(InputError, match=message):
+        data.load("tiny-imagenet", tmp_path)
+    assert not list(tmp_path.glob("cache/*/*.npy"))
+
+
+def test_tiny_imagenet_is_downloaded(tmp_path, monkeypatch):
+    publish_tiny(tmp_path / "published", monkeypatch)
+    shutil.rmtree(tmp_path / "published" / "tiny-imagenet-200")
+    with web_server(tmp_path / "published") as (_, address):
+        monkeypatch.setattr(public, "TINY", public.TINY._replace(url=f"{address}/tiny-imagenet-200.zip"))
+        assert len(data.load("tiny-imagenet", tmp_path / "root").train.images) == 9
 
 
 def test_the_decoded_copy_stands_alone(svhn):

@@ -22,7 +22,8 @@ class RandomResizedCrop:
     """A crop of random area and aspect ratio, enlarged to the size of the image.
 
     Sampled like torchvision's: area uniform in `scale` (fractions of the image), logarithm of the ratio uniform, ten
-    tries for a box that fits, then the whole image. Boxes lie on whole pixels. A crop is never larger than its image,
+    tries for a box that fits, then the largest box whose ratio is allowed (of a square, all of it). Boxes lie on whole
+    pixels. A crop is never larger than its image,
     so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL and of torchvision with
     antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
 
@@ -36,20 +37,31 @@ class RandomResizedCrop:
     def draws(self, size: int) -> int:
         return 2 * _TRIES + 2
 
+    def side(self, size: int) -> int:
+        """Side in pixels of what a crop of images of `size` pixels becomes."""
+        return size
+
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`box` (n, 4): top, left, height and width of the crop in pixels."""
+        return {"box": self.boxes(u, strength, u.new_full((len(u), 2), size))}
+
+    def boxes(self, u: Tensor, strength: Tensor, extents: Tensor) -> Tensor:
+        """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths."""
         areas, ratios, place = u.split([_TRIES, _TRIES, 2], 1)
-        strength = strength[:, None]
-        side = size * between(areas, *power(self.scale, strength)).sqrt()
+        strength, extents = strength[:, None], extents.to(u.dtype)
+        side = extents.prod(1, keepdim=True).sqrt() * between(areas, *power(self.scale, strength)).sqrt()
         # Square root of the ratio, so that height times width is the area.
         stretch = torch.exp(between(ratios, *(math.log(bound) / 2 for bound in self.ratio)) * strength)
         tries = torch.stack([side / stretch, side * stretch], 2).round()
-        fits = ((tries >= 1) & (tries <= size)).all(2)
+        fits = ((tries >= 1) & (tries <= extents[:, None])).all(2)
         first = fits.to(torch.uint8).argmax(1)
         extent = tries.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
-        extent = torch.where(fits.any(1, keepdim=True), extent, size)
-        corner = (place * (size + 1 - extent)).floor()
-        return {"box": torch.cat([corner, extent], 1)}
+        # Width over height at most ratio[1], at least ratio[0]: the other side limits each side.
+        least, most = power(self.ratio, strength)
+        limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
+        extent = torch.where(fits.any(1, keepdim=True), extent, torch.minimum(extents, limits))
+        corner = (place * (extents + 1 - extent)).floor()
+        return torch.cat([corner, extent], 1)
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         box = params["box"].to(images.dtype)
@@ -90,6 +102,9 @@ class LocalCrop(RandomResizedCrop):
     """
 
     size: int = 96
+
+    def side(self, size: int) -> int:
+        return self.size
 
     def _weights(self, start: Tensor, length: Tensor, size: int) -> Tensor:
         """As in `RandomResizedCrop`, with a kernel that grows with the reduction; (n, 2, self.size, size)."""

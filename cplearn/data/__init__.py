@@ -13,30 +13,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cplearn.data import catalogue
+from cplearn.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cplearn.data.image_files import ImageFiles
 
 __all__ = ["Dataset", "Split", "data_root", "load"]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """`images` (n, C, H, W) uint8 and `labels` (n,) int64, both on the CPU.
+    """`images` (n, C, H, W) uint8 and `labels` (n,) int64, both on the CPU; a label of -1 means none.
 
-    The images may be a copy-on-write memory map: processes that load the same data set share its pages.
+    The images may be a copy-on-write memory map: processes that load the same data set share its pages. Images that are
+    decoded on demand are no tensor; `len`, `shape` and `split` are what both have in common.
     """
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory, or on disk behind memory maps or files.
 
-    `mean` and `std` are scalars for pixels in [0, 1]. `fingerprint` identifies images, labels and classes of both
-    splits as used here, wherever they were read from; `source` says where that was.
+    `mean` and `std` are scalars for pixels in [0, 1]. `fingerprint` identifies images, labels and classes of all
+    splits as used here, wherever they were read from; `source` says where that was. `with_unlabelled` is the training
+    split and, behind it, images without labels, where a data set has such.
     """
 
     name: str
@@ -47,6 +52,12 @@ class Dataset:
     mean: float
     std: float
     source: str
+    with_unlabelled: Split | None = None
+
+    @property
+    def pretrain(self) -> Split:
+        """What self-supervised training sees: the training split, with the unlabelled images where there are any."""
+        return self.with_unlabelled or self.train
 
     @property
     def channels(self) -> int:
@@ -67,17 +78,32 @@ class Dataset:
         return (images01 - self.mean) / self.std
 
 
-def load(name: str, root: Path | None = None, image_size: int | None = None, *, download: bool = True) -> Dataset:
-    """The data set `name`: digits, svhn, cifar10, cifar100 or folder:PATH.
+def load(
+    name: str,
+    root: Path | None = None,
+    image_size: int | None = None,
+    decode: str | None = None,
+    *,
+    download: bool = True,
+) -> Dataset:
+    """The data set `name`, one of `catalogue.CATALOGUE` or folder:PATH.
 
     `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
-    the images of a folder are resized; other data sets accept their own size only. Without `download`, a public data
-    set must lie under `root` already. Loading again is cheap: what was decoded once is only mapped into memory.
+    the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
+    see `cplearn.data.folder`; by default the first that the catalogue lists. Without `download`, a public data set must
+    lie under `root` already. Loading again is cheap: what was decoded once is only mapped into memory.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
     """
-    module = importlib.import_module(f"cplearn.data.{catalogue.entry(name).module}")
-    dataset: Dataset = module.load(name, data_root(root), image_size, download)
+    entry = catalogue.entry(name)
+    decode = decode or entry.decode[0]
+    if decode not in entry.decode:
+        raise InputError(f"decode {decode!r}: {name} can only be {' or '.join(entry.decode)}", key="decode")
+    module = importlib.import_module(f"cplearn.data.{entry.module}")
+    size = entry.image_size if image_size is None else image_size
+    # Only folders of files have the choice.
+    choice = {"on_demand": decode == "on-demand"} if len(entry.decode) > 1 else {}
+    dataset: Dataset = module.load(name, data_root(root), size, download, **choice)
     return dataset
 
 

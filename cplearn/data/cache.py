@@ -102,14 +102,10 @@ def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], 
 
 
 def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
-    """Complete a folder in which both splits were written.
-
-    Raises InputError if all training pixels are equal: nothing could be normalised then, let alone learned.
-    """
+    """Complete a folder in which both splits were written. Raises InputError if all training pixels are equal."""
     train, test = (_map(folder, split) for split in ("train", "test"))
     mean, std = moments(train.images)
-    if std == 0:
-        raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
+    check_moments(mean, std, source)
     facts = {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
     (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -138,12 +134,19 @@ def assemble(
     mean: float,
     std: float,
 ) -> Dataset:
-    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones."""
+    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones.
+
+    Unlabelled images are the last of `train` and have the label -1.
+    """
     entry = catalogue.entry(name)
     splits = [Split(torch.from_numpy(split.images), torch.from_numpy(split.labels)) for split in (train, test)]
+    pretrain, labelled = None, int((train.labels >= 0).sum())
+    if labelled < len(train.labels):
+        pretrain = splits[0]
+        splits[0] = Split(pretrain.images[:labelled], pretrain.labels[:labelled])
     mean = mean if entry.mean is None else entry.mean
     std = std if entry.std is None else entry.std
-    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source)
+    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source, pretrain)
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
@@ -167,6 +170,12 @@ def moments(images: npt.NDArray[np.uint8], block: int = 4096) -> tuple[float, fl
     values, weights = np.arange(256) / 255, counts / counts.sum()
     mean = float(weights @ values)
     return mean, float(np.sqrt(weights @ (values - mean) ** 2))
+
+
+def check_moments(mean: float, std: float, source: str) -> None:
+    """Raise InputError if all training pixels are equal: nothing could be normalised then, let alone learned."""
+    if std == 0:
+        raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
 
 
 def _map(folder: Path, split: str) -> Arrays:

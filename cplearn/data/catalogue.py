@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from cplearn.errors import InputError
 
@@ -12,8 +13,9 @@ from cplearn.errors import InputError
 class Entry:
     """One data set.
 
-    `module` has the function `load` (see `cplearn.data`). `recipe` and `backbone` are the defaults of a trial on this
-    data set. `mean` and `std` normalise pixels in [0, 1]; None means: computed from the training split.
+    `module` has the function `load` (see `cplearn.data`). `recipe`, `backbone` and `image_size` are the defaults of a
+    trial on this data set. `mean` and `std` normalise pixels in [0, 1]; None means: computed from the training split.
+    `decode` lists how its images can be read, the default first. `method` holds defaults of single methods, by name.
     """
 
     module: str
@@ -22,9 +24,15 @@ class Entry:
     mean: float | None
     std: float | None
     summary: str
+    image_size: int | None = None
+    decode: tuple[Literal["cached", "on-demand"], ...] = ("cached",)
+    method: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 SLIM: dict[str, object] = {"name": "resnet8-slim"}
+
+# Means over the three channels of the usual statistics, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+IMAGENET = (0.449, 0.226)
 
 # The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's.
 CATALOGUE: dict[str, Entry] = {
@@ -35,7 +43,27 @@ CATALOGUE: dict[str, Entry] = {
         "public", "paper-noflip", {"name": "resnet8", "width": 128}, 0.45, 0.19, "SVHN without its extra split, 32x32"
     ),
     "cifar10": Entry("public", "paper", {"name": "resnet8", "width": 128}, 0.48, 0.25, "CIFAR-10, 32x32"),
-    "cifar100": Entry("public", "paper", {"name": "resnet8", "width": 256}, 0.48, 0.27, "CIFAR-100, 32x32"),
+    "cifar100": Entry(
+        "public",
+        "paper",
+        {"name": "resnet8", "width": 256},
+        0.48,
+        0.27,
+        "CIFAR-100, 32x32",
+        method={"cplearn": {"embedding_dim": 256}},
+    ),
+    "stl10": Entry("public", "imagenet", SLIM, None, None, "STL-10 with its 100,000 unlabelled images, 96x96"),
+    "tiny-imagenet": Entry("public", "imagenet", SLIM, *IMAGENET, "Tiny ImageNet, 200 classes, 64x64"),
+    "imagenet100": Entry(
+        "imagenet100",
+        "imagenet",
+        {"name": "timm", "model": "vit_small_patch16_224"},
+        *IMAGENET,
+        "ImageNet-100, made of a full ImageNet by cplearn data imagenet100 --from PATH",
+        224,
+        ("on-demand", "cached"),
+        {"cplearn": {"embedding_dim": 384}},
+    ),
     "folder": Entry(
         "folder",
         "paper",
@@ -43,6 +71,7 @@ CATALOGUE: dict[str, Entry] = {
         None,
         None,
         "folder:PATH, your own images as PATH/train/<class>/* and PATH/test/<class>/*",
+        decode=("cached", "on-demand"),
     ),
 }
 

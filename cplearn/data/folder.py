@@ -1,13 +1,13 @@
-"""Your own images: PATH/train/<class>/* and PATH/test/<class>/*, decoded once into a memory-mapped cache.
+"""Your own images: PATH/train/<class>/* and PATH/test/<class>/*.
 
 Which files: those with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored
 silently, other files with a logged warning; a folder inside a class folder is an error. Classes are sorted by name,
-images by class and file name.
+images by class and file name. Which pixels: see `cplearn.data.decode`. The data set is greyscale if the mode of every
+image is, else RGB.
 
-Which pixels: the first frame, turned as EXIF says. Transparent images are laid over white, 16-bit greyscale keeps its
-high byte (as Pillow does for 16-bit colour), every other mode is what Pillow converts it to. The data set is greyscale
-if the mode of every image is, else RGB. Images of another size than wanted are resized (bicubic, antialiased) so that
-the shorter side fits, and cropped to the centre.
+Images are either decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or every time they
+are used ("on-demand"): then nothing is written, random crops are cut from the full resolution, and the data set may be
+larger than memory and disk (see `cplearn.data.image_files`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image
 
-from cplearn.data import Dataset, cache
+from cplearn.data import Dataset, Split, cache, catalogue, decode
+from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 
-VERSION = 1
-"""Of the decoder; raise it when the same files are to give other pixels."""
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MIXED_SIZE = 64
 """Side in pixels if none is asked for and the images do not share one."""
-GREYSCALE = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-TRANSPARENT = {"LA", "PA", "RGBA"}
+SAMPLE = 500
+"""Training images that tell mean and standard deviation of a data set that is decoded on demand."""
 BLOCK = 256
 THREADED_BYTES = 16 * 1024
 """Mean file size above which threads pay; they slow the decoding of small files down."""
@@ -59,6 +58,7 @@ class _Listing:
     """What can be known of a folder without opening an image."""
 
     path: Path
+    test_folder: str
     classes: tuple[str, ...]
     splits: dict[str, list[_File]]
     ignored: tuple[str, ...]
@@ -70,7 +70,7 @@ class _Listing:
     @property
     def state(self) -> str:
         """Digest that changes when a file is added, removed, renamed or written to, or when the decoder changes."""
-        return _digest(json.dumps([VERSION, self.classes, self.splits]).encode())
+        return _digest(json.dumps([decode.VERSION, self.classes, self.splits]).encode())
 
 
 @dataclass(frozen=True)
@@ -81,35 +81,56 @@ class _Facts:
     content: str
     channels: int
     own_size: int | None
+    extents: dict[str, list[tuple[int, int]]]
+    """(height, width) of each image of each split, in pixels."""
 
 
-def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
+def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool = False) -> Dataset:
     """The images of `folder:PATH` at `image_size`; None: their own if all are square and equal, else 64 pixels.
 
     Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other
     split, a class has no images, or a file cannot be decoded.
     """
+    path = Path(os.path.abspath(Path(name.partition(":")[2]).expanduser()))
+    return read(f"folder:{path}", path, root, image_size, on_demand)
+
+
+def read(
+    name: str, path: Path, root: Path, image_size: int | None, on_demand: bool, test_folder: str = "test"
+) -> Dataset:
+    """The data set `name` of the images below `path`, whose test split lies in `test_folder`; raises as `load` does.
+
+    The first call reads every file: content, size and mode. What it found is remembered in the data folder until a file
+    is added, removed, renamed or written to. The fingerprint is that of the pixels if these are cached; on demand that
+    of all files' contents, labels and classes, with the size in pixels.
+    """
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
-    path = Path(os.path.abspath(Path(name.partition(":")[2]).expanduser()))
-    name, listing = f"folder:{path}", _list(path)
+    listing = _list(path, test_folder)
     owner = f"folder-{_digest(os.fsencode(path))}"
     notes = root / "cache" / f"{owner}.json"
 
-    def cached(facts: _Facts) -> Dataset | None:
+    def known(facts: _Facts) -> Dataset | None:
+        if on_demand:
+            return _read_on_demand(name, listing, facts, image_size, root)
         return cache.read(root, _key(facts, image_size), name, str(path))
 
     facts = _recall(notes, listing)
-    dataset = cached(facts) if facts else None
+    dataset = known(facts) if facts else None
     if dataset is None:
         with cache.lock(root, owner):
             facts = _recall(notes, listing)
             if facts is None:
                 facts = _inspect(listing)
+                if on_demand:  # what is cached is checked after it was decoded
+                    _check_unchanged(listing)
                 _remember(notes, listing, facts)
-            if cached(facts) is None:
-                _decode(listing, facts, image_size, root, owner)
-            dataset = cached(facts)
+            if known(facts) is None:
+                if on_demand:
+                    _measure(listing, facts, image_size, root)
+                else:
+                    _decode(listing, facts, image_size, root, owner)
+            dataset = known(facts)
     assert dataset is not None
     return dataset
 
@@ -122,23 +143,63 @@ def _key(facts: _Facts, image_size: int | None) -> str:
     return f"{facts.content}-{_size(facts, image_size)}"
 
 
-def _list(path: Path) -> _Listing:
+def _image_files(listing: _Listing, facts: _Facts, image_size: int | None, split: str) -> ImageFiles:
+    paths, extents = [file.path for file in listing.splits[split]], torch.tensor(facts.extents[split])
+    return ImageFiles(listing.path, paths, extents, facts.channels, _size(facts, image_size))
+
+
+def _moments_file(root: Path, facts: _Facts, image_size: int | None) -> Path:
+    return root / "cache" / f"{_key(facts, image_size)}-moments.json"
+
+
+def _read_on_demand(name: str, listing: _Listing, facts: _Facts, image_size: int | None, root: Path) -> Dataset | None:
+    """The data set whose images stay in their files; None if its mean and deviation are not known yet."""
+    entry, moments = catalogue.entry(name), _moments_file(root, facts, image_size)
+    if entry.mean is not None and entry.std is not None:
+        mean, std = entry.mean, entry.std
+    elif moments.exists():
+        mean, std = json.loads(moments.read_text())
+    else:
+        return None
+    train, test = (
+        Split(_image_files(listing, facts, image_size, split), torch.tensor([file.label for file in files]))
+        for split, files in listing.splits.items()
+    )
+    fingerprint = _digest(json.dumps(["on-demand", facts.content, _size(facts, image_size)]).encode())
+    return Dataset(name, train, test, listing.classes, fingerprint, mean, std, str(listing.path))
+
+
+def _measure(listing: _Listing, facts: _Facts, image_size: int | None, root: Path) -> None:
+    """Keep mean and standard deviation of some training images, evenly spread, as evaluation shows them."""
+    files = _image_files(listing, facts, image_size, "train")
+    rows = torch.linspace(0, len(files) - 1, min(len(files), SAMPLE)).round().long()
+    moments = cache.moments(files[rows].numpy())
+    cache.check_moments(*moments, str(listing.path))
+    target = _moments_file(root, facts, image_size)
+    new = target.with_suffix(".new")
+    new.write_text(json.dumps(moments))
+    new.replace(target)
+
+
+def _list(path: Path, test_folder: str) -> _Listing:
+    folders = {"train": "train", "test": test_folder}
     if not path.is_dir():
         raise InputError(
-            f"{path}: no such folder; dataset folder:PATH reads PATH/train/<class>/* and PATH/test/<class>/*"
+            f"{path}: no such folder; dataset folder:PATH reads PATH/train/<class>/* and PATH/{test_folder}/<class>/*"
         )
     ignored: list[str] = []
     classes: dict[str, list[str]] = {}
-    for split in ("train", "test"):
-        if not (path / split).is_dir():
+    for split, folder in folders.items():
+        if not (path / folder).is_dir():
             raise InputError(
-                f"{path}: no folder {split!r} in it; expected train/<class>/* and test/<class>/*, with the same classes"
+                f"{path}: no folder {folder!r} in it; expected train/<class>/* and {test_folder}/<class>/*, with the "
+                "same classes"
             )
-        entries = _scan(path / split)
+        entries = _scan(path / folder)
         classes[split] = [entry.name for entry in entries if entry.is_dir()]
-        ignored += [f"{split}/{entry.name}" for entry in entries if not entry.is_dir()]
+        ignored += [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir()]
         if not classes[split]:
-            raise InputError(f"{path / split}: no class folders in it; put the images into one folder a class")
+            raise InputError(f"{path / folder}: no class folders in it; put the images into one folder a class")
     if classes["train"] != classes["test"]:
         raise InputError(f"{path}: train and test have different classes; {_difference(**classes)}")
     if len(classes["train"]) == 1:
@@ -147,10 +208,10 @@ def _list(path: Path) -> _Listing:
     for split, names in classes.items():
         splits[split] = []
         for label, class_name in enumerate(names):
-            files, others = _list_class(path, f"{split}/{class_name}", label)
+            files, others = _list_class(path, f"{folders[split]}/{class_name}", label)
             splits[split] += files
             ignored += others
-    return _Listing(path, tuple(classes["train"]), splits, tuple(ignored))
+    return _Listing(path, test_folder, tuple(classes["train"]), splits, tuple(ignored))
 
 
 def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[str]]:
@@ -166,7 +227,7 @@ def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[
         try:
             status = entry.stat()
         except OSError as error:
-            raise _unreadable(Path(entry.path), error) from error
+            raise decode.unreadable(Path(entry.path), error) from error
         files.append(_File(f"{folder}/{entry.name}", label, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(f"{path / folder}: no images in this class folder; read are {', '.join(sorted(SUFFIXES))}")
@@ -215,40 +276,47 @@ def _inspect(listing: _Listing) -> _Facts:
             len(listing.ignored),
             listing.ignored[0],
         )
-    digest, sizes, greyscale = hashlib.blake2b(digest_size=16), set(), True
-    digest.update(json.dumps([VERSION, listing.classes]).encode())
+    digest, greyscale = hashlib.blake2b(digest_size=16), True
+    extents: dict[str, list[tuple[int, int]]] = {}
+    digest.update(json.dumps([decode.VERSION, listing.classes]).encode())
     for split, files in listing.splits.items():
         digest.update(json.dumps([split, [file.label for file in files]]).encode())
-        for content, size, mode in _each(lambda file: _read_header(listing.path / file.path), files):
+        extents[split] = []
+        for content, extent, mode in _each(lambda file: _read_header(listing.path / file.path), files):
             digest.update(content)
-            sizes.add(size)
-            greyscale &= mode in GREYSCALE
-    width, height = next(iter(sizes))
-    own_size = width if len(sizes) == 1 and width == height else None
-    return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size)
+            extents[split].append(extent)
+            greyscale &= mode in decode.GREYSCALE
+    different = {extent for own in extents.values() for extent in own}
+    height, width = next(iter(different))
+    own_size = width if len(different) == 1 and width == height else None
+    return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size, extents)
 
 
 def _read_header(path: Path) -> tuple[bytes, tuple[int, int], str]:
-    """Digest of the content, (width, height) and mode."""
+    """Digest of the content, (height, width) and mode."""
     try:
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
         with Image.open(path) as image:
-            return content, image.size, image.mode
+            return content, decode.extent(image), image.mode
     except Exception as error:  # decoders of damaged files raise almost anything
-        raise _unreadable(path, error) from error
+        raise decode.unreadable(path, error) from error
 
 
 def _decode(listing: _Listing, facts: _Facts, image_size: int | None, root: Path, owner: str) -> None:
     size = _size(facts, image_size)
     with cache.building(root, _key(facts, image_size), owner) as folder:
         for split, files in listing.splits.items():
-            images = _each(lambda file: _read_image(listing.path / file.path, facts.channels, size), files)
+            images = _each(lambda file: decode.whole(listing.path / file.path, facts.channels, size), files)
             labels = [file.label for file in files]
             cache.write_split(folder, split, len(files), (image[None] for image in images), labels)
-        if _list(listing.path).state != listing.state:
-            raise InputError(f"{listing.path}: files changed while they were read; load again")
+        _check_unchanged(listing)
         cache.write_description(folder, listing.classes, str(listing.path))
+
+
+def _check_unchanged(listing: _Listing) -> None:
+    if _list(listing.path, listing.test_folder).state != listing.state:
+        raise InputError(f"{listing.path}: files changed while they were read; load again")
 
 
 def _each(function: Callable[[_File], T], files: Sequence[_File]) -> Iterator[T]:
@@ -259,37 +327,6 @@ def _each(function: Callable[[_File], T], files: Sequence[_File]) -> Iterator[T]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         for start in range(0, len(files), BLOCK):
             yield from pool.map(function, files[start : start + BLOCK])
-
-
-def _read_image(path: Path, channels: int, size: int) -> np.ndarray:
-    """One image (C, size, size) uint8."""
-    try:
-        with Image.open(path) as file:
-            image = _convert(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
-            pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
-    except Exception as error:  # decoders of damaged files raise almost anything
-        raise _unreadable(path, error) from error
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """`image` in 8-bit `mode`, L or RGB."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save them with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() >= 2**16:
-            raise ValueError("pixels beyond 16 bits have no agreed range; save them with 8 or 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode in TRANSPARENT or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
 
 
 def _digest(data: bytes) -> str:

@@ -1,0 +1,107 @@
+"""ImageNet-100: the 100 classes of ImageNet that Tian et al. drew for "Contrastive Multiview Coding" (ECCV 2020).
+
+`build` takes them out of a full ImageNet, into the data folder: imagenet100/train/<class>/* and
+imagenet100/val/<class>/*, where a class is a WordNet id. `load` reads them; ImageNet's validation images are the test
+split.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from cplearn.data import Dataset, data_root, folder
+from cplearn.errors import InputError
+
+NAME = "imagenet100"
+SPLITS = ("train", "val")
+
+
+def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool = True) -> Dataset:
+    """ImageNet-100 as `build` left it, or a folder of that layout put there by hand; it cannot be downloaded.
+
+    See `cplearn.data.folder.read`. Raises InputError as that does, and if there is no such folder.
+    """
+    path = root / NAME
+    if not path.is_dir():
+        raise InputError(
+            f"{name} is not in {root}; make it of a full ImageNet by: cplearn data {name} --from PATH/TO/IMAGENET"
+        )
+    return folder.read(name, path, root, image_size, on_demand, test_folder="val")
+
+
+def classes() -> list[str]:
+    """The 100 classes, in the order of the published list."""
+    return _parse(resources.files("cplearn.data").joinpath(f"{NAME}.txt").read_text())
+
+
+def build(source: Path, root: Path | None = None, class_list: Path | None = None, copy: bool = False) -> Path:
+    """Make imagenet100 in the data folder from `source`/train/<class>/* and `source`/val/<class>/*; returns its path.
+
+    It consists of links to the folders of `source`, or with `copy` of copies. `class_list` is a file with one class a
+    line (from # on a comment), by default the published list. Complete or not there: a build that fails leaves nothing.
+
+    Raises InputError if `source` has another layout or lacks classes, if the result exists already, or if it cannot be
+    written.
+    """
+    source, target = Path(os.path.abspath(source.expanduser())), data_root(root) / NAME
+    wanted = classes() if class_list is None else _read_list(class_list)
+    for split in SPLITS:
+        _check(source / split, wanted)
+    if target.exists():
+        raise InputError(f"{target} exists already; to make it anew, remove it first")
+    partial = target.with_name(f"{NAME}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        for split in SPLITS:
+            (partial / split).mkdir(parents=True)
+            for name in wanted:
+                if copy:
+                    shutil.copytree(source / split / name, partial / split / name)
+                else:
+                    (partial / split / name).symlink_to(source / split / name, target_is_directory=True)
+        partial.rename(target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{target} cannot be written ({error}); free some space or set CPLEARN_DATA") from error
+    return target
+
+
+def _check(split: Path, wanted: list[str]) -> None:
+    """Raise InputError unless `split` has a folder for every wanted class."""
+    try:
+        with os.scandir(split) as entries:
+            found = {entry.name: entry.is_dir() for entry in entries}
+    except OSError as error:
+        raise InputError(
+            f"{split}: cannot be listed ({error.strerror}); --from takes a full ImageNet with train/<class>/* and "
+            "val/<class>/*"
+        ) from error
+    if found and not any(found.values()):
+        raise InputError(
+            f"{split}: images without class folders; ImageNet's labels file is needed to sort them into one folder a "
+            "class (valprep.sh of soumith/imagenetloader.torch does so)"
+        )
+    missing = [name for name in wanted if not found.get(name)]
+    if missing:
+        raise InputError(f"{split}: {len(missing)} of {len(wanted)} classes are missing: {', '.join(missing)}")
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        wanted = _parse(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path}: cannot be read ({error}); it holds one class a line") from error
+    bad = [name for name in wanted if Path(name).name != name]
+    if bad:
+        raise InputError(f"--classes {path}: {bad[0]!r} is no class; write one a line, n01440764 for instance")
+    if len(set(wanted)) < max(2, len(wanted)):
+        raise InputError(f"--classes {path}: at least two classes are needed, each of them once")
+    return wanted
+
+
+def _parse(text: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
