@@ -81,12 +81,17 @@ def parts(
     batches and views in the pack: 1 if all members share them, else at most `members`. `stream` forces the way of
     `cplearn.codes.losses`; `accelerator` says whose block size it streams with.
 
-    Raises InputError for what is not modelled: methods other than cplearn, and bfloat16.
+    Raises InputError for what is not modelled: methods other than cplearn, backbones other than residual networks with
+    a 3x3 stem, optimisers other than Adam, clipping, and mixed precision.
     """
     if trial.method.name != "cplearn":
         raise InputError(f"the cost model knows method.name 'cplearn' only, not {trial.method.name!r}", "method.name")
-    if trial.precision == "bfloat16":
+    if trial.precision in ("bfloat16", "float16"):
         raise InputError("the cost model knows no mixed precision; set precision to float32 or float64", "precision")
+    if not trial.backbone.name.startswith("resnet") or trial.backbone.stem != "cifar":
+        raise InputError("the cost model knows resnet8, resnet8-slim and resnet18 with its cifar stem", "backbone.name")
+    if not trial.optimizer.name.startswith("adam") or trial.optimizer.clip is not None:
+        raise InputError("the cost model knows optimizer.name adam and adamw without clipping", "optimizer.name")
     method: Any = trial.method
     net = _Net(trial, members, image_size, channels, draws)
     features = net.backbone()
@@ -130,6 +135,15 @@ class _Net:
             for pool in (True, False, False):
                 self.block(width, width, pool=pool)
             features = width
+        elif self.settings.name == "resnet18":
+            self.convolution(self.channels, width, 3, padding=self.settings.stem_padding, first=True)
+            self.relu(self.norm(width))
+            c_in = width
+            for c_out in (width, 2 * width, 4 * width, 8 * width):
+                self.block(c_in, c_out, stride=1 if c_in == c_out else 2)
+                self.block(c_out, c_out)
+                c_in = c_out
+            features = c_in
         else:
             self.convolution(self.channels, width, 3, first=True)
             y = self.norm(width)
@@ -145,10 +159,13 @@ class _Net:
     def activation(self, width: int) -> int:
         return self.images * self.members * width * self.size**2
 
-    def convolution(self, c_in: int, c_out: int, kernel: int, stride: int = 1, *, first: bool = False) -> None:
+    def convolution(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, *, padding: int | None = None, first: bool = False
+    ) -> None:
         """Changes the image size; its input is kept by whatever made it."""
         x = self.images * self.inputs * self.size**2 if first else self.activation(c_in)
-        self.size = math.ceil(self.size / stride)
+        padding = kernel // 2 if padding is None else padding
+        self.size = (self.size + 2 * padding - kernel) // stride + 1
         y = self.activation(c_out)
         w = self.members * c_out * c_in * kernel**2
         products = 2 if first else 3
@@ -252,7 +269,7 @@ def block_size(rows: int, *, accelerator: bool) -> int:
 def _optimizer(trial: Trial, parameters: int, tensors: int, weights: int, item: int) -> Cost:
     """Seven operators over lists of all parameters, then one update a tensor: 20 reads and writes of each number."""
     elements, launches = 20 * parameters, 9 + tensors
-    if trial.optimizer.weight_decay:
+    if trial.optimizer.weight_decay or trial.optimizer.weight_decay_end:
         coupled = trial.optimizer.name == "adam"
         elements += (5 if coupled else 2) * parameters
         launches += weights * (2 if coupled else 3)

@@ -269,13 +269,17 @@ class Pack:
 def member_bytes(trial: Trial, dataset: Dataset) -> int:
     """Memory in bytes that one more member adds to a pack in training, measured on one step of the trial alone.
 
-    Counted are weights, gradients, two moments, buffers, and what the step keeps for its backward pass. What all
-    members share (data, views) is not.
+    Counted are weights, gradients, the optimiser's moments, buffers, and what the step keeps for its backward pass;
+    not what all members share (data, views).
     """
     pack = Pack([trial], dataset)
-    state = sum(4 * p.nbytes for p in pack.model.parameters()) + sum(b.nbytes for b in pack.model.buffers())
+    weights = sum(p.nbytes for p in pack.model.parameters())
+    state = 4 * weights + sum(b.nbytes for b in pack.model.buffers())
     if not trial.method.trains:
         return state
+    moments = len(pack.optimizer.moments)
+    # A scaled loss needs a copy of weights and moments, to take a member's update back.
+    state += (moments - 2 + (1 + moments if pack.optimizer.loss_scale else 0)) * weights
     kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in pack.model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
