@@ -166,8 +166,8 @@ def _stream(
             product = p[:, a] * log_p[:, b]
             agree -= scale * product.sum((1, 2))
             if needed:
-                x[:, a].sub_(product.mul_(weight), alpha=scale)
-                x[:, b].sub_(p[:, a] * weight, alpha=scale)
+                x[:, a].addcmul_(product, weight, value=-scale)
+                x[:, b].addcmul_(p[:, a], weight, value=-scale)
         if needed:
             for a in range(counted):
                 mean = log_mean[:, a, None]
@@ -177,8 +177,8 @@ def _stream(
                     x[:, a].addcmul_(p[:, a], mean + (math.log(codes) + 1), value=1 / (n * counted))
             rows = x.flatten(1, 2)
             row_sum += rows.sum(-1, keepdim=True)
-            pulled.baddbmm_(rows, part)
-            mean_code.baddbmm_(p.flatten(1, 2), part)
+            pulled = torch.baddbmm(pulled, rows, part)
+            mean_code = torch.baddbmm(mean_code, p.flatten(1, 2), part)
     gradient = (pulled - row_sum * mean_code).view_as(h)
     return (agree, matched, entropy.exp().mean(1)), gradient
 

@@ -33,7 +33,8 @@ RECIPES: dict[str, dict[int, tuple[int, int]]] = {
     "digits": {1: (56, 36), 3: (56, 25)},
     "paper": {1: (114, 92), 3: (162, 111)},
     "paper-noflip": {1: (109, 87), 3: (157, 106)},
-    "solo-cifar": {1: (180, 154), 3: (228, 125)},
+    "solo-cifar": {1: (191, 155), 3: (239, 125)},
+    "imagenet": {1: (232, 177), 3: (280, 137)},
     "none": {1: (6, 7), 3: (6, 7)},
 }
 """Launches of a recipe on an accelerator, and how often they read or write all views, by number of channels.
@@ -81,12 +82,17 @@ def parts(
     batches and views in the pack: 1 if all members share them, else at most `members`. `stream` forces the way of
     `cplearn.codes.losses`; `accelerator` says whose block size it streams with.
 
-    Raises InputError for what is not modelled: methods other than cplearn, and bfloat16.
+    Raises InputError for what is not modelled: methods other than cplearn, backbones other than residual networks with
+    a 3x3 stem, optimisers other than Adam, clipping, and mixed precision.
     """
     if trial.method.name != "cplearn":
         raise InputError(f"the cost model knows method.name 'cplearn' only, not {trial.method.name!r}", "method.name")
-    if trial.precision == "bfloat16":
+    if trial.precision in ("bfloat16", "float16"):
         raise InputError("the cost model knows no mixed precision; set precision to float32 or float64", "precision")
+    if not trial.backbone.name.startswith("resnet") or trial.backbone.stem != "cifar":
+        raise InputError("the cost model knows resnet8, resnet8-slim and resnet18 with its cifar stem", "backbone.name")
+    if not trial.optimizer.name.startswith("adam") or trial.optimizer.clip is not None:
+        raise InputError("the cost model knows optimizer.name adam and adamw without clipping", "optimizer.name")
     method: Any = trial.method
     net = _Net(trial, members, image_size, channels, draws)
     features = net.backbone()
@@ -130,6 +136,15 @@ class _Net:
             for pool in (True, False, False):
                 self.block(width, width, pool=pool)
             features = width
+        elif self.settings.name == "resnet18":
+            self.convolution(self.channels, width, 3, padding=self.settings.stem_padding, first=True)
+            self.relu(self.norm(width))
+            c_in = width
+            for c_out in (width, 2 * width, 4 * width, 8 * width):
+                self.block(c_in, c_out, stride=1 if c_in == c_out else 2)
+                self.block(c_out, c_out)
+                c_in = c_out
+            features = c_in
         else:
             self.convolution(self.channels, width, 3, first=True)
             y = self.norm(width)
@@ -145,10 +160,13 @@ class _Net:
     def activation(self, width: int) -> int:
         return self.images * self.members * width * self.size**2
 
-    def convolution(self, c_in: int, c_out: int, kernel: int, stride: int = 1, *, first: bool = False) -> None:
+    def convolution(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, *, padding: int | None = None, first: bool = False
+    ) -> None:
         """Changes the image size; its input is kept by whatever made it."""
         x = self.images * self.inputs * self.size**2 if first else self.activation(c_in)
-        self.size = math.ceil(self.size / stride)
+        padding = kernel // 2 if padding is None else padding
+        self.size = (self.size + 2 * padding - kernel) // stride + 1
         y = self.activation(c_out)
         w = self.members * c_out * c_in * kernel**2
         products = 2 if first else 3
@@ -193,9 +211,9 @@ def _augmentation(trial: Trial, channels: int, size: int, members: int, draws: i
     item = 8 if trial.precision == "float64" else 4
     pixels = trial.batch_size * channels * size**2
     views, gathered = pixels * VIEWS * item, 4 * draws * pixels  # one byte a pixel, gathered and joined
-    # Each draw indexes its images and labels and draws numbers and strengths; four concatenations join the draws, and
-    # members take their labels.
-    launches += 4 * draws + 5
+    # Each draw makes numbers and strengths, two concatenations join them; images and labels are gathered, and members
+    # take their labels.
+    launches += 2 * draws + 5
     if draws == 1:
         return Cost(bytes=passes * views + gathered, launches=launches)
     # Views are handed out to members, then laid side by side in the channels.
@@ -233,14 +251,14 @@ def _dictionary(net: _Net, method: Any, stream: bool | None, accelerator: bool) 
         # logits. Kept are log p, p, and the dictionary as floating-point numbers.
         moved = 45 * logits + 2 * h + 3 * signs
         return Cost(2 * product, moved * net.item + signs, 62, memory=(2 * logits + signs) * net.item + signs)
-    blocks = math.ceil(c / block_size(net.images, accelerator=accelerator))
-    # First pass 2, second 23 passes over logits of one block; four products, of which each expands or reads the signs.
-    moved = 25 * logits + 6 * signs + 12 * h
+    blocks = math.ceil(c / block_size(net.members * net.images, accelerator=accelerator))
+    # First pass 2, second 25.5 passes over logits of one block, some over those of a single view; four products, of
+    # which each expands or reads the signs.
+    moved = 27.5 * logits + 6 * signs + 12 * h
     return Cost(
         4 * product,
         moved * net.item + 2 * signs,
-        # Members follow one another, so launches grow with their number.
-        12 + net.members * (12 + 43 * blocks),
+        20 + 43 * blocks,
         memory=h * net.item + signs,
     )
 
@@ -253,7 +271,7 @@ def block_size(rows: int, *, accelerator: bool) -> int:
 def _optimizer(trial: Trial, parameters: int, tensors: int, weights: int, item: int) -> Cost:
     """Seven operators over lists of all parameters, then one update a tensor: 20 reads and writes of each number."""
     elements, launches = 20 * parameters, 9 + tensors
-    if trial.optimizer.weight_decay:
+    if trial.optimizer.weight_decay or trial.optimizer.weight_decay_end:
         coupled = trial.optimizer.name == "adam"
         elements += (5 if coupled else 2) * parameters
         launches += weights * (2 if coupled else 3)

@@ -18,11 +18,11 @@ from cplearn.config import Trial
 def stream(trial: Trial) -> int:
     """The number that all of a trial's draws derive from.
 
-    With `common_random_numbers` it is the seed; without, it depends on every setting of the trial.
+    With `common_random_numbers` it is the seed; without, it depends on every setting that differs from its default.
     """
     if trial.common_random_numbers:
         return trial.seed
-    text = json.dumps(trial.canonical(), sort_keys=True)
+    text = json.dumps(trial.identity(), sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -70,12 +70,8 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 f"batch_size {trial.batch_size} is larger than the {images} training images of {dataset.name}",
                 key="batch_size",
             )
-        backbones.check(trial.backbone, dataset.channels, dataset.image_size)
-        if trial.augment.local_views:
-            try:
-                backbones.check(trial.backbone, dataset.channels, _local_size(trial, dataset.image_size))
-            except InputError as error:
-                raise InputError(f"augment.local_size, for local crops: {error}", key="augment.local_size") from None
+        crops = [_local_size(trial, dataset.image_size)] if trial.augment.local_views else []
+        backbones.check(trial.backbone, dataset.channels, dataset.image_size, crops)
     if len(trials) > 1 and not all(trial.stackable for trial in trials):
         raise ValueError("trials with a timm model cannot share a pack")
     signatures = [trial.pack_signature() for trial in trials]
@@ -299,14 +295,18 @@ class Pack:
 def member_bytes(trial: Trial, dataset: Dataset) -> int:
     """Memory in bytes that one more member adds to a pack in training, measured on one step of the trial alone.
 
-    Counted are weights, gradients, two moments, buffers, and what the step keeps for its backward pass. What all
-    members share (data, views) is not.
+    Counted are weights, gradients, the optimiser's moments, buffers, and what the step keeps for its backward pass;
+    not what all members share (data, views).
     """
     pack = Pack([trial], dataset)
-    state = sum((4 if p.requires_grad else 1) * p.nbytes for p in pack.model.parameters())
-    state += sum(b.nbytes for b in pack.model.buffers())
+    weights = sum(p.nbytes for p in pack.model.parameters() if p.requires_grad)
+    averages = sum(p.nbytes for p in pack.model.parameters()) - weights
+    state = 4 * weights + averages + sum(b.nbytes for b in pack.model.buffers())
     if not trial.method.trains:
         return state
+    moments = len(pack.optimizer.moments)
+    # A scaled loss needs a copy of weights and moments, to take a member's update back.
+    state += (moments - 2 + (1 + moments if pack.optimizer.loss_scale else 0)) * weights
     kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in pack.model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -146,4 +146,11 @@ def test_what_timm_cannot_do_is_one_sentence(settings: dict[str, Any], size: int
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_what_timm_can_do_passes(name: str) -> None:
-    backbones.check(Backbone(**{**TINY, "model": name}), 1, 32)
+    backbones.check(Backbone(**{**TINY, "model": name}), 1, 32, [16])
+
+
+def test_a_model_of_one_size_refuses_crops() -> None:
+    fixed = Backbone(**{**TINY, "model": "test_coatnet"})
+    backbones.check(fixed, 3, 64)
+    with pytest.raises(InputError, match="cannot take images of 32 pixels"):
+        backbones.check(fixed, 3, 64, [32])

@@ -67,4 +67,4 @@ def test_images_that_are_too_small_are_refused(settings: dict[str, Any], smalles
     assert model(torch.ones(3, 1, smallest, smallest)).shape == (2, 3, model.features)
     if settings["name"] != "pixels":
         with pytest.raises(InputError, match=f"of {smallest - 1} pixels are too small .* which needs {smallest}"):
-            backbones.check(backbone, 1, smallest - 1)
+            backbones.check(backbone, 1, 2 * smallest, [smallest, smallest - 1])

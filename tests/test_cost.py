@@ -24,7 +24,15 @@ from cplearn.model import Model
 
 N = 8
 SLIM, CONSTANT = {"name": "resnet8-slim", "width": 8}, {"name": "resnet8", "width": 12}
-SHAPES = [(SLIM, 1, 8), (SLIM, 3, 12), (CONSTANT, 1, 8), (CONSTANT, 3, 12)]
+EIGHTEEN = {"name": "resnet18", "width": 4}
+SHAPES = [
+    (SLIM, 1, 8),
+    (SLIM, 3, 12),
+    (CONSTANT, 1, 8),
+    (CONSTANT, 3, 12),
+    (EIGHTEEN, 3, 12),
+    ({**EIGHTEEN, "stem_padding": 2}, 1, 8),
+]
 # So many codes are streamed, on a CPU in three blocks.
 HEADS = [{"codes": 96, "embedding_dim": 16}, {"codes": 96, "embedding_dim": 16, "form": "tanh"}]
 STREAMED = [{**head, "codes": 40_000} for head in HEADS]
@@ -78,7 +86,7 @@ def run(settings: Trial, channels: int, side: int, members: int = 1, mode: Any =
     trials = [settings.model_copy(update={"seed": seed}) for seed in range(members)]
     images = {"channels": channels, "image_size": side, "mean": 0.4, "std": 0.2, "classes": ["a"]}
     model = Model(trials, images).to(memory_format=torch.channels_last).train()
-    optimizer = optim.build([t.optimizer for t in trials], model.parameters())
+    optimizer = optim.build([t.optimizer for t in trials], model.parameters(), steps=2)
     views = torch.rand(cost.VIEWS * N, channels, side, side, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(members, N, dtype=torch.long)
     modes = [mode() for _ in range(4)]
@@ -154,7 +162,14 @@ def test_variants_of_the_loss_cost_about_the_same(method: dict, options: dict) -
     assert found.launches - cost.parts(settings, 1, 8)["augmentation"].launches == pytest.approx(counted, rel=0.15)
 
 
-@pytest.mark.parametrize("optimizer", [{"name": "adam", "weight_decay": 0.1}, {"name": "adamw", "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "adam", "weight_decay": 0.1},
+        {"name": "adamw", "weight_decay": 0.1},
+        {"name": "adamw", "weight_decay_end": 0.1},
+    ],
+)
 def test_weight_decay_costs_more(optimizer: dict) -> None:
     settings = trial(SLIM, HEADS[0], optimizer=optimizer)
     counted = run(settings, 1, 8)[3]
@@ -179,7 +194,7 @@ def test_augmentation_on_the_path_of_an_accelerator(name: str, channels: int) ->
 
 
 @pytest.mark.parametrize("method", [*HEADS, {"codes": 2048}, {"codes": 40_000}])
-@pytest.mark.parametrize("backbone", [SLIM, CONSTANT, {"name": "resnet8-slim"}])
+@pytest.mark.parametrize("backbone", [SLIM, CONSTANT, EIGHTEEN, {"name": "resnet8-slim"}])
 def test_memory_is_what_a_real_step_keeps(backbone: dict, method: dict) -> None:
     settings = trial(backbone, method)
     assert cost.step(settings, 1, 8).memory == pytest.approx(training.member_bytes(settings, load("digits")), rel=0.03)
@@ -246,6 +261,10 @@ def test_width_is_where_the_device_becomes_busy(device: cost.Device) -> None:
     [
         ({"method": "untrained"}, "method.name"),
         ({"method": "cplearn", "precision": "bfloat16"}, "precision"),
+        ({"backbone": {"name": "timm", "model": "test_vit"}}, "backbone.name"),
+        ({"backbone": {"name": "resnet18", "stem": "imagenet"}}, "backbone.name"),
+        ({"optimizer": {"name": "lars"}}, "optimizer.name"),
+        ({"optimizer": {"clip": 1.0}}, "optimizer.name"),
     ],
 )
 def test_what_is_not_modelled_is_refused(settings: dict, key: str) -> None:

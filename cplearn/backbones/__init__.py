@@ -41,13 +41,16 @@ def build(
     return resnet.build(settings, members, channels)
 
 
-def check(settings: config.Backbone, channels: int, image_size: int) -> None:
-    """Raise InputError where a backbone cannot take images of this size and number of channels, or does not exist."""
+def check(settings: config.Backbone, channels: int, image_size: int, crops: Sequence[int] = ()) -> None:
+    """Raise InputError where a backbone for images of this size does not exist, or cannot take them or smaller crops.
+
+    `crops` are further sizes that the same network must take.
+    """
     if settings.name == "timm":
-        check_timm(settings, channels, image_size)
-    elif settings.name != "pixels" and image_size < resnet.smallest_image(settings):
+        check_timm(settings, channels, image_size, tuple(crops))
+    elif settings.name != "pixels" and min([image_size, *crops]) < resnet.smallest_image(settings):
         raise InputError(
-            f"images of {image_size} pixels are too small for backbone {settings.name}, which needs "
+            f"images of {min([image_size, *crops])} pixels are too small for backbone {settings.name}, which needs "
             f"{resnet.smallest_image(settings)}",
             key="backbone.name",
         )

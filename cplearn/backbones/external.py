@@ -110,21 +110,17 @@ def _own_drop_paths(network: nn.Module) -> None:
                 setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
 
 
-def check(settings: config.Backbone, channels: int, image_size: int) -> None:
-    """Raise InputError unless timm has the model and it works, forward and backward, on images of this size."""
-    _try(settings, channels, image_size)
-
-
 @functools.cache
-def _try(settings: config.Backbone, channels: int, image_size: int) -> None:
+def check(settings: config.Backbone, channels: int, image_size: int, crops: tuple[int, ...]) -> None:
+    """Raise InputError unless timm has the model and it works, forward and backward, on images and crops."""
     backbone = TimmModel(settings, channels, image_size, torch.Generator().manual_seed(0)).train()
-    images = torch.zeros(2, channels, image_size, image_size)
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        try:
-            backbone(images).sum().backward()
-        except Exception as error:
-            raise _refusal(settings, image_size, error) from error
+        for size in (image_size, *crops):
+            try:
+                backbone(torch.zeros(2, channels, size, size)).sum().backward()
+            except Exception as error:
+                raise _refusal(settings, size, error) from error
         drew = not torch.equal(torch.get_rng_state(), before)
     if drew:
         raise InputError(
