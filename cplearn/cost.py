@@ -34,6 +34,7 @@ RECIPES: dict[str, dict[int, tuple[int, int]]] = {
     "paper": {1: (114, 92), 3: (162, 111)},
     "paper-noflip": {1: (109, 87), 3: (157, 106)},
     "solo-cifar": {1: (180, 154), 3: (228, 125)},
+    "imagenet": {1: (221, 176), 3: (269, 137)},
     "none": {1: (6, 7), 3: (6, 7)},
 }
 """Launches of a recipe on an accelerator, and how often they read or write all views, by number of channels.

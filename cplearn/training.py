@@ -308,7 +308,7 @@ class _Views:
             orders.append(order.to(self.source.rows_on))
             generators.append(streams.generator(stream, "views", epoch, self.device))
         starts = range(0, self.n_images - self.batch_size + 1, self.batch_size)
-        rows = [torch.cat([order[start : start + self.batch_size] for order in orders]) for start in starts]
+        rows = [[order[start : start + self.batch_size] for order in orders] for start in starts]
         for batch in self.source.batches(rows, epoch):
             yield self._augment(self.source.recipes["views"], batch["views"], generators)
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cplearn import augment, codes, cost, optim, training
 from cplearn.config import Trial
-from cplearn.data import load
+from cplearn.data import Split, load
 from cplearn.errors import InputError
 from cplearn.model import Model
 
@@ -189,7 +189,8 @@ def test_launches_around_the_augmentation(draws: int) -> None:
     settings = trial(SLIM, HEADS[0], augment={"recipe": "none"})
     trials = [settings.model_copy(update={"seed": k % draws}) for k in range(3)]
     images = torch.zeros(2 * N, 3, 32, 32, dtype=torch.uint8)
-    batches = training._Views(trials, images, torch.device("cpu")).epoch(0)
+    split = Split(images, torch.zeros(2 * N, dtype=torch.long))
+    batches = training._Views(trials, split, torch.device("cpu")).epoch(0)
     next(batches)  # orders are drawn once an epoch
     with Operators() as counted:
         next(batches)
