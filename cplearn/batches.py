@@ -12,6 +12,8 @@ from cplearn.data.image_files import Crops, ImageFiles
 
 Draw = tuple[int, float]
 """A random stream and the strength at which its crops are drawn."""
+Rows = Sequence[Sequence[Tensor]]
+"""Of each batch the rows (n,) of each of D draws."""
 
 
 class Memory:
@@ -23,19 +25,19 @@ class Memory:
     def __init__(self, images: Tensor, recipes: Mapping[str, augment.Recipe], device: torch.device) -> None:
         self.images, self.recipes, self.rows_on = images.to(device), dict(recipes), device
 
-    def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` (n,) the images (n, C, H, W) uint8 that each recipe starts from."""
+    def batches(self, rows: Rows, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """For each batch of `rows` the images (D*n, C, H, W) uint8 that each recipe starts from."""
         for chosen in rows:
-            yield dict.fromkeys(self.recipes, self.images[chosen])
+            yield dict.fromkeys(self.recipes, torch.cat([self.images[own] for own in chosen]))
 
 
 class Files:
     """Images in files, decoded while the device works on earlier batches.
 
     The random resized crops of a recipe are cut when the images are decoded, from their full resolution, so `recipes`
-    hold only what is left to do. Crops come from a stream of their own, "crops", drawn batch by batch on the CPU: they
-    depend on the trial's seed and the epoch, and on nothing that happens while files are read. A recipe without such
-    crops starts from the centres of the images, as evaluation does.
+    hold only what is left to do. Crops come from a stream of each recipe of their own, drawn batch by batch on the CPU:
+    they depend on the trial's seed and the epoch, and on nothing that happens while files are read. A recipe without
+    such crops starts from the centres of the images, as evaluation does.
     """
 
     rows_on = torch.device("cpu")
@@ -51,14 +53,17 @@ class Files:
         self.crops = {name: recipe.crops for name, recipe in recipes.items()}
         self.recipes = {name: recipe.after_crops() for name, recipe in recipes.items()}
 
-    def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` (D*n,), n of each draw, what each recipe starts from.
+    def batches(self, rows: Rows, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """For each batch of `rows` what each recipe starts from.
 
         That is (D*n, C, H, W) uint8, or (V, D*n, C, H, W) where its V views are crops. Raises InputError if a file
         cannot be read.
         """
-        generators = [streams.generator(stream, "crops", epoch) for stream, _ in self.draws]
-        requests = ((chosen, self._draw(chosen, generators)) for chosen in rows)
+        generators = {
+            name: [streams.generator(stream, f"crops of {name}", epoch) for stream, _ in self.draws]
+            for name in self.crops
+        }
+        requests = ((torch.cat(list(chosen)), self._draw(chosen, generators)) for chosen in rows)
         for crops in self.images.decoded(requests, pin=self.device.type == "cuda"):
             on_device = iter([crop.to(self.device, non_blocking=True) for crop in crops])
             yield {
@@ -66,17 +71,19 @@ class Files:
                 for name, views in self.crops.items()
             }
 
-    def _draw(self, rows: Tensor, generators: Sequence[torch.Generator]) -> list[Crops]:
+    def _draw(self, rows: Sequence[Tensor], generators: Mapping[str, list[torch.Generator]]) -> list[Crops]:
         """The crops of every view of every recipe, in order."""
-        chosen: list[Crops] = []
-        for views in self.crops.values():
-            chosen += [self._draw_view(crop, rows, generators) for crop in views] or [self.images.centre(rows)]
-        return chosen
+        found: list[Crops] = []
+        for name, views in self.crops.items():
+            drawn = [self._draw_view(crop, rows, generators[name]) for crop in views]
+            found += drawn or [self.images.centre(torch.cat(list(rows)))]
+        return found
 
-    def _draw_view(self, crop: augment.RandomResizedCrop, rows: Tensor, generators: Sequence[torch.Generator]) -> Crops:
-        size = self.images.size
-        boxes = []
-        for own, generator, (_, strength) in zip(rows.chunk(len(generators)), generators, self.draws, strict=True):
+    def _draw_view(
+        self, crop: augment.RandomResizedCrop, rows: Sequence[Tensor], generators: Sequence[torch.Generator]
+    ) -> Crops:
+        size, boxes = self.images.size, []
+        for own, generator, (_, strength) in zip(rows, generators, self.draws, strict=True):
             uniform = torch.rand(len(own), crop.draws(size), generator=generator)
             boxes.append(crop.boxes(uniform, torch.full((len(own),), strength), self.images.extents[own]))
         return Crops(torch.cat(boxes), crop.side(size))

@@ -33,8 +33,8 @@ RECIPES: dict[str, dict[int, tuple[int, int]]] = {
     "digits": {1: (56, 36), 3: (56, 25)},
     "paper": {1: (114, 92), 3: (162, 111)},
     "paper-noflip": {1: (109, 87), 3: (157, 106)},
-    "solo-cifar": {1: (191, 155), 3: (239, 125)},
-    "imagenet": {1: (232, 177), 3: (280, 137)},
+    "solo-cifar": {1: (180, 154), 3: (228, 125)},
+    "imagenet": {1: (221, 176), 3: (269, 137)},
     "none": {1: (6, 7), 3: (6, 7)},
 }
 """Launches of a recipe on an accelerator, and how often they read or write all views, by number of channels.
@@ -211,9 +211,9 @@ def _augmentation(trial: Trial, channels: int, size: int, members: int, draws: i
     item = 8 if trial.precision == "float64" else 4
     pixels = trial.batch_size * channels * size**2
     views, gathered = pixels * VIEWS * item, 4 * draws * pixels  # one byte a pixel, gathered and joined
-    # Each draw makes numbers and strengths, two concatenations join them; images and labels are gathered, and members
-    # take their labels.
-    launches += 2 * draws + 5
+    # Each draw gathers its images and labels and makes numbers and strengths; four concatenations join the draws, and
+    # members take their labels.
+    launches += 4 * draws + 5
     if draws == 1:
         return Cost(bytes=passes * views + gathered, launches=launches)
     # Views are handed out to members, then laid side by side in the channels.

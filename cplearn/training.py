@@ -356,13 +356,12 @@ class _Views:
             for name, own in generators.items():
                 own.append(streams.generator(stream, name, epoch, self.device))
         starts = range(0, self.n_images - self.batch_size + 1, self.batch_size)
-        rows = [torch.stack([order[start : start + self.batch_size] for order in orders]) for start in starts]
-        images = self.source.batches([chosen.flatten() for chosen in rows], epoch)
-        for chosen, batch in zip(rows, images, strict=True):
+        rows = [[order[start : start + self.batch_size] for order in orders] for start in starts]
+        for chosen, batch in zip(rows, self.source.batches(rows, epoch), strict=True):
             views = [
                 self._augment(recipe, batch[name], generators[name]) for name, recipe in self.source.recipes.items()
             ]
-            yield views, self.labels[chosen].to(self.device)[self.member_draw]
+            yield views, torch.stack([self.labels[own] for own in chosen]).to(self.device)[self.member_draw]
 
     def _augment(self, recipe: augment.Recipe, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]

@@ -205,7 +205,8 @@ def test_launches_around_the_augmentation(draws: int) -> None:
     """Gathering a batch, drawing numbers and handing views out; the recipe of no transforms is alike on a CPU."""
     settings = trial(SLIM, HEADS[0], augment={"recipe": "none"})
     trials = [settings.model_copy(update={"seed": k % draws}) for k in range(3)]
-    split = Split(torch.zeros(2 * N, 3, 32, 32, dtype=torch.uint8), torch.zeros(2 * N, dtype=torch.long))
+    images = torch.zeros(2 * N, 3, 32, 32, dtype=torch.uint8)
+    split = Split(images, torch.zeros(2 * N, dtype=torch.long))
     batches = training._Views(trials, split, torch.device("cpu")).epoch(0)
     next(batches)  # orders are drawn once an epoch
     with Operators() as counted:

@@ -22,8 +22,7 @@ class RandomResizedCrop:
     """A crop of random area and aspect ratio, enlarged to the size of the image.
 
     Sampled like torchvision's: area uniform in `scale` (fractions of the image), logarithm of the ratio uniform, ten
-    tries for a box that fits, then the largest box whose ratio is allowed (of a square, all of it). Boxes lie on whole
-    pixels. A crop is never larger than its image,
+    tries for a box that fits, then the whole image. Boxes lie on whole pixels. A crop is never larger than its image,
     so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL and of torchvision with
     antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
 
@@ -43,23 +42,34 @@ class RandomResizedCrop:
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`box` (n, 4): top, left, height and width of the crop in pixels."""
-        return {"box": self.boxes(u, strength, u.new_full((len(u), 2), size))}
+        return {"box": self._boxes(u, strength, size, size, size)}
 
     def boxes(self, u: Tensor, strength: Tensor, extents: Tensor) -> Tensor:
-        """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths."""
+        """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths.
+
+        As in torchvision, an image for which no box fits is cropped as little as brings its ratio into the range.
+        """
+        extents = extents.to(u.dtype)
+        least, most = power(self.ratio, strength[:, None])
+        limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
+        side = extents.prod(1, keepdim=True).sqrt()
+        return self._boxes(u, strength, side, extents, torch.minimum(extents, limits))
+
+    def _boxes(
+        self, u: Tensor, strength: Tensor, side: Tensor | int, extents: Tensor | int, fallback: Tensor | int
+    ) -> Tensor:
+        """`side` is the square root of an image's area, `extents` its sides, `fallback` those of a box if none fits."""
         areas, ratios, place = u.split([_TRIES, _TRIES, 2], 1)
-        strength, extents = strength[:, None], extents.to(u.dtype)
-        side = extents.prod(1, keepdim=True).sqrt() * between(areas, *power(self.scale, strength)).sqrt()
+        strength = strength[:, None]
+        side = side * between(areas, *power(self.scale, strength)).sqrt()
         # Square root of the ratio, so that height times width is the area.
         stretch = torch.exp(between(ratios, *(math.log(bound) / 2 for bound in self.ratio)) * strength)
         tries = torch.stack([side / stretch, side * stretch], 2).round()
-        fits = ((tries >= 1) & (tries <= extents[:, None])).all(2)
+        largest = extents[:, None] if isinstance(extents, Tensor) else extents
+        fits = ((tries >= 1) & (tries <= largest)).all(2)
         first = fits.to(torch.uint8).argmax(1)
         extent = tries.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
-        # Width over height at most ratio[1], at least ratio[0]: the other side limits each side.
-        least, most = power(self.ratio, strength)
-        limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
-        extent = torch.where(fits.any(1, keepdim=True), extent, torch.minimum(extents, limits))
+        extent = torch.where(fits.any(1, keepdim=True), extent, fallback)
         corner = (place * (extents + 1 - extent)).floor()
         return torch.cat([corner, extent], 1)
 
