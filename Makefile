@@ -20,7 +20,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-beta sweep-projector sweep-datasets report mlflow-ui bench test lint format check clean
+.PHONY: help setup sweep-beta sweep-projector sweep-datasets sweep-methods report mlflow-ui bench test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -49,6 +49,9 @@ sweep-projector: $(STAMP) ## CPLearn over the dictionary size c
 
 sweep-datasets: $(STAMP) ## CPLearn on SVHN, CIFAR-10 and CIFAR-100
 	@$(BIN)/cplearn sweep sweeps/datasets.yaml $(OPTIONS)
+
+sweep-methods: $(STAMP) ## CPLearn beside the methods it is compared with
+	@$(BIN)/cplearn sweep sweeps/methods.yaml $(OPTIONS)
 
 report: $(STAMP) ## write tables and figures again from the tracking store
 	@$(BIN)/cplearn report $(if $(DATASET),--dataset '$(DATASET)') --results '$(RESULTS)'

@@ -114,7 +114,9 @@ class Pack:
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
-        self.teacher = torch.compile(self.model.teacher) if compile and self.model.teacher else self.model.teacher
+        self.teacher: Callable[[Tensor], Tensor] | None = self.model.teacher
+        if compile and self.model.teacher is not None:
+            self.teacher = torch.compile(self.model.teacher)
         split = training_split(first, dataset)
         self.views = _Views(self.trials, split, self.device)
         self.steps_per_epoch = len(split.images) // first.batch_size

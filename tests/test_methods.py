@@ -65,6 +65,16 @@ def test_a_member_without_numbers_changes_no_bit_of_the_others(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_the_host_never_waits_for_an_accelerator(name: str) -> None:
+    """On the meta device nothing has a value, so any step that needs one on the host fails."""
+    method = build_method(name, [{}] * K, F, CLASSES).to("meta")
+    batch = batch_of(normal(K, 2, N, F).to("meta"), labels().to("meta"), Progress(1, 4, 3))
+    method(batch)[0].sum().backward()
+    method.before_update(batch.progress)
+    method.after_update(batch.progress)
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_only_a_supervised_method_looks_at_labels(name: str) -> None:
     losses = [
         build_method(name, [{}] * K, F, CLASSES)(batch_of(normal(K, 2, N, F), labels(seed)))[0] for seed in (0, 1)

@@ -33,7 +33,7 @@ def test_terms_match_the_equations() -> None:
 def test_the_loss_weighs_its_terms_for_each_member() -> None:
     method = build_method("barlow_twins", [{"off_diagonal": 0.5, "scale": 2.0}, {}], 6)
     loss, terms = method(batch_of(normal(K, 2, N, 6)))
-    weights = torch.tensor([[2.0, 1.0], [0.1, 0.1 * 0.0051]], dtype=torch.float64)
+    weights = torch.tensor([[2.0, 1.0], [0.1, 0.1 * 0.05]], dtype=torch.float64)
     torch.testing.assert_close(loss, (weights * torch.stack([terms["diagonal"], terms["off_diagonal"]], 1)).sum(1))
 
 

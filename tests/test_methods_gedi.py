@@ -56,9 +56,9 @@ def test_the_loss_weighs_its_terms_for_each_member_and_codes_are_the_largest_log
     method = build_method("gedi", [{**settings, "beta": 3.0}, {**settings, "temperature": 2.0}], F)
     x = normal(K, 2, N, F)
     logits = torch.stack([method.projector(view) for view in x.unbind(1)], dim=1)
-    logits = logits / torch.tensor([0.1, 2.0], dtype=torch.float64)[:, None, None, None]
+    logits = logits / torch.tensor([1.0, 2.0], dtype=torch.float64)[:, None, None, None]
     invariance, uniformity = gedi.losses(logits, True)
-    expected = 0.5 * (uniformity + torch.tensor([3.0, 0.1]) * invariance)
+    expected = 0.5 * (uniformity + torch.tensor([3.0, 50.0]) * invariance)
     torch.testing.assert_close(method(batch_of(x))[0], expected)
     method.eval()
     assert torch.equal(method.codes(method.embed(x[:, 0])), method.projector(x[:, 0]).argmax(-1))

@@ -16,7 +16,7 @@ ROW, COLUMN = (torch.tensor(taus, dtype=torch.float64) for taus in ([0.1, 0.5], 
 
 
 def naive(views: np.ndarray, row: float, column: float, global_views: int = 2) -> float:
-    """Eq. 3-6 of the paper for logits (V, n, c): p(x|y), p(y|x) and the cross-entropy, loop by loop."""
+    """The loss of section 3 for logits (V, n, c): p(x|y), p(y|x) and the cross-entropy, loop by loop."""
     total, pairs = 0.0, 0
     for a, target in enumerate(views):
         x_given_y = np.exp(target / column) / np.exp(target / column).sum(0)

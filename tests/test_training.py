@@ -338,9 +338,11 @@ def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
 
 
 @needs("g++")
-def test_a_compiled_backbone_trains_to_the_same_losses(digits: Dataset) -> None:
-    _, (reference,) = run([trial(epochs=1)], digits)
-    pack = training.Pack([trial(epochs=1)], digits, compile=True)
+@pytest.mark.parametrize("name", ["cplearn", "dino"])
+def test_a_compiled_backbone_trains_to_the_same_losses(digits: Dataset, name: str) -> None:
+    one = trial(method={"name": name}, epochs=1)
+    _, (reference,) = run([one], digits)
+    pack = training.Pack([one], digits, compile=True)
     metrics = dict(pack.train_epoch())[0]
     assert metrics["train/loss"] == pytest.approx(reference[0]["train/loss"], rel=1e-4)
     assert pack.evaluate()[0].failure is None

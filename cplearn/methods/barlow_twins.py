@@ -25,7 +25,7 @@ class Settings(config.MethodSettings):
     hidden_dim: config.Whole = Field(256, ge=1, description="Width of the projector's two hidden layers (CIFAR: 2048).")
     embedding_dim: config.Whole = Field(128, ge=2, description="Dimensions of the embedding (CIFAR: 2048).")
     off_diagonal: Annotated[float, config.PerMember()] = Field(
-        0.0051, gt=0, description="Weight λ of the off-diagonal correlations (published: 0.0051)."
+        0.05, gt=0, description="Weight λ of the off-diagonal correlations (of 2048 or more dimensions: 0.0051)."
     )
     scale: Annotated[float, config.PerMember()] = Field(
         0.1, gt=0, description="Factor of the whole loss (CIFAR: 0.1); matters with LARS or SGD, hardly with Adam."

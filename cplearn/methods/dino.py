@@ -29,7 +29,7 @@ class Settings(config.MethodSettings):
         0.1, gt=0, description="Temperature of the student (published: 0.1)."
     )
     teacher_temperature: Annotated[float, config.PerMember()] = Field(
-        0.07, gt=0, description="Temperature of the teacher after its warm-up (published: 0.04 to 0.07)."
+        0.04, gt=0, description="Temperature of the teacher after its warm-up (published: 0.04 to 0.07)."
     )
     warmup_teacher_temperature: Annotated[float, config.PerMember()] = Field(
         0.04, gt=0, description="Temperature of the teacher in the first epoch (published: 0.04)."

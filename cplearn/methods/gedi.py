@@ -23,10 +23,10 @@ class Settings(config.MethodSettings):
     hidden_dim: config.Whole = Field(256, ge=1, description="Width of the projector's hidden layer (CIFAR: 2048).")
     clusters: config.Whole = Field(128, ge=2, description="Outputs of the projector, one a cluster (CIFAR: 2048).")
     beta: Annotated[float, config.PerMember()] = Field(
-        0.1, gt=0, description="Weight β of the invariance term (CIFAR: 0.1)."
+        50.0, gt=0, description="Weight β of the invariance term (CIFAR, temperature 0.1: 0.1)."
     )
     temperature: Annotated[float, config.PerMember()] = Field(
-        0.1, gt=0, description="Temperature of the outputs (CIFAR: 0.1)."
+        1.0, gt=0, description="Temperature of the outputs (CIFAR: 0.1)."
     )
     symmetric: bool = Field(
         True, description="Mean over both orders of the views; false: the authors' code, where view 1 predicts view 2."

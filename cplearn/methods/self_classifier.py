@@ -40,19 +40,19 @@ class Settings(config.MethodSettings):
 
 
 def targets(logits: Tensor, temperature: Tensor) -> Tensor:
-    """p(y|x) = p(x|y) / Σ_ỹ p(x|ỹ) with p(x|y) the softmax over the batch (Eq. 5); (K, n, c) and (K,) to (K, n, c)."""
+    """p(y|x) = p(x|y) / Σ_ỹ p(x|ỹ) with p(x|y) the softmax over the batch; (K, n, c) and (K,) to (K, n, c)."""
     return (logits / temperature[:, None, None]).log_softmax(1).softmax(2)
 
 
 def log_predictions(logits: Tensor, temperature: Tensor) -> Tensor:
-    """log( (n/c) p(y|x) / Σ_x̃ p(y|x̃) ) with p(y|x) the softmax over classes (Eq. 4); (K, n, c), (K,) to (K, n, c)."""
+    """log( (n/c) p(y|x) / Σ_x̃ p(y|x̃) ) with p(y|x) the softmax over classes; (K, n, c), (K,) to (K, n, c)."""
     n, c = logits.shape[1:]
     log_p = (logits / temperature[:, None, None]).log_softmax(2)
     return log_p - log_p.logsumexp(1, keepdim=True) + math.log(n / c)
 
 
 def cross_entropy(logits: Tensor, row_temperature: Tensor, column_temperature: Tensor) -> Tensor:
-    """Mean over ordered pairs of views, not both local, of -(1/n) Σ_i Σ_y target log prediction (Eq. 6).
+    """Mean over ordered pairs of views, not both local, of -(1/n) Σ_i Σ_y target log prediction.
 
     logits: (K, V, n, c), global views first; temperatures: (K,). Returns (K,). Gradients run through both sides. The
     authors' code adds 1e-8 inside the logarithm; here it is computed exactly.
