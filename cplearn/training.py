@@ -6,35 +6,25 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import threadpoolctl
+import numpy as np
 import torch
 from torch import Tensor
 
-from cplearn import augment, evaluate, optim, stacked, streams
+from cplearn import augment, optim, protocol, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset
 from cplearn.errors import InputError
 from cplearn.model import Model
+from cplearn.online import OnlineProbe
+from cplearn.protocol import Outcome
+
+__all__ = ["Outcome", "Pack", "check", "member_bytes", "train"]
 
 Log = Callable[[int, int, dict[str, float]], None]
 """log(member, epoch, metrics): called once an epoch for each member that is still alive."""
-
-
-@dataclass
-class Outcome:
-    """What became of one member.
-
-    `metrics` are the final numbers, `diagnostics` the lists behind figures (singular values, code counts); `failure`
-    is one sentence if the member diverged, and then the others are empty.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    diagnostics: dict[str, list[float]] = field(default_factory=dict)
-    failure: str | None = None
 
 
 def train(
@@ -44,12 +34,13 @@ def train(
     device: torch.device | str = "cpu",
     log: Log = lambda member, epoch, metrics: None,
     save_to: Sequence[Path] | None = None,
+    data_root: Path | None = None,
 ) -> list[Outcome]:
     """Train and evaluate a pack from beginning to end; see `Pack` for the arguments and errors.
 
-    `save_to` names one folder a member for its model and `diagnostics.json`.
+    `save_to` names one folder a member for its files, see `Pack.save_member`.
     """
-    pack = Pack(trials, dataset, device)
+    pack = Pack(trials, dataset, device, data_root=data_root)
     while not pack.finished:
         for member, metrics in pack.train_epoch():
             log(member, pack.epoch, metrics)
@@ -72,11 +63,23 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
         if dataset.image_size < 2**halvings:
             raise InputError(f"images of {dataset.image_size} pixels are too small for backbone {trial.backbone.name}")
+        check_evaluation(trial, dataset)
     signatures = [trial.pack_signature() for trial in trials]
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
         if differing or signature.keys() != signatures[0].keys():
             raise ValueError(f"trials that differ in {', '.join(differing) or 'method'} cannot share a pack")
+
+
+def check_evaluation(trial: Trial, dataset: Dataset) -> None:
+    """Raise InputError where a trial's evaluation asks for more than the data set has."""
+    most = max(trial.evaluation.gmm_components, default=0)
+    if most > len(dataset.test.images):
+        raise InputError(
+            f"evaluation.gmm_components {most} are more than the {len(dataset.test.images)} test images of "
+            f"{dataset.name}",
+            key="evaluation.gmm_components",
+        )
 
 
 class Pack:
@@ -85,18 +88,26 @@ class Pack:
     Every member's numbers are those it would have alone: it has its own weights, BatchNorm statistics, optimiser state,
     learning rate and random streams. A member whose loss is no longer finite stops; the others do not notice.
     `compile` runs the backbone through `torch.compile`, which takes a while at first and rounds a little differently.
+    `data_root` is where the data sets of `evaluation.transfer` lie, see `cplearn.data.load`.
 
     Raises InputError if the trials do not fit the data set, ValueError if they cannot share a pack.
     """
 
     def __init__(
-        self, trials: Sequence[Trial], dataset: Dataset, device: torch.device | str = "cpu", *, compile: bool = False
+        self,
+        trials: Sequence[Trial],
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        *,
+        compile: bool = False,
+        data_root: Path | None = None,
     ) -> None:
         check(trials, dataset)
         self.trials, self.dataset, self.device = list(trials), dataset, torch.device(device)
         first = self.trials[0]
         self.epochs, self.epoch = first.epochs, 0
         self.failures: dict[int, str] = {}
+        self.transfer = protocol.load_transfer(first, dataset.image_size, data_root)
         images = {
             "channels": dataset.channels,
             "image_size": dataset.image_size,
@@ -107,9 +118,14 @@ class Pack:
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
         # Its parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
-        self.views = _Views(self.trials, dataset.train.images, self.device)
+        labels = dataset.train.labels if first.evaluation.online_probe else None
+        self.views = _Views(self.trials, dataset.train.images, self.device, labels)
         self.steps_per_epoch = len(dataset.train.images) // first.batch_size
         self.seconds = 0.0
+        self.online: OnlineProbe | None = None
+        if first.method.trains and first.evaluation.online_probe:
+            online = OnlineProbe(self.trials, self.model.backbone.features, dataset.n_classes, self.steps_per_epoch)
+            self.online = online.start(self.device, self.model.dtype)
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
             self.optimizer = optim.build(settings, self.model.parameters())
@@ -131,8 +147,8 @@ class Pack:
         self.model.train()
         totals: dict[str, Tensor] = {}
         step = self.epoch * self.steps_per_epoch
-        for images in self.views.epoch(self.epoch):
-            loss, terms = self._step(images, self.rates[step])
+        for images, labels in self.views.epoch(self.epoch):
+            loss, terms = self._step(images, labels, self.rates[step])
             step += 1
             for name, value in {"loss": loss, **terms}.items():
                 value = value.detach()
@@ -157,8 +173,10 @@ class Pack:
             alive.append((k, metrics | {"train/lr": rate[k], "train/images_per_second": speed}))
         return alive
 
-    def _step(self, images: Tensor, lr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One update of all members; images: (V*n, C or K*C, H, W), views in blocks. Returns losses and terms (K,)."""
+    def _step(self, images: Tensor, labels: Tensor | None, lr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One update of all members; images: (V*n, C or K*C, H, W), views in blocks; labels: (K, n), for the online
+        probe alone. Returns losses and terms (K,).
+        """
         bfloat16 = self.trials[0].precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             features = self.backbone(self.model.prepare(images))
@@ -167,74 +185,24 @@ class Pack:
         # The members share no parameter, so the gradient of the sum is every member's own gradient.
         loss.sum().backward()
         self.optimizer.step(lr)
+        if self.online is not None and labels is not None:
+            terms = {**terms, **self.online.step(features.detach(), labels)}
         return loss, terms
 
     def evaluate(self) -> list[Outcome]:
-        """Every evaluator on the frozen backbones: the test split, after the last epoch.
-
-        scikit-learn is held to torch's number of threads, so that trials side by side do not fight for the cores.
-        """
-        with threadpoolctl.threadpool_limits(torch.get_num_threads()):
-            return self._evaluate()
-
-    def _evaluate(self) -> list[Outcome]:
-        start = time.perf_counter()
-        train = self.model.features(self.dataset.train.images).cpu()
-        test = self.model.features(self.dataset.test.images)
-        embeddings = self.model.embeddings(test)
-        codes = None if embeddings is None else self.model.method.codes(embeddings)
-        outcomes = []
-        for k, trial in enumerate(self.trials):
-            if k in self.failures:
-                outcomes.append(Outcome(failure=self.failures[k]))
-                continue
-            member = (x if x is None else x[k].cpu() for x in (embeddings, codes))
-            try:
-                outcomes.append(self._evaluate_member(trial, train[k], test[k].cpu(), *member))
-            except evaluate.NonFiniteFeatures as error:
-                # The very last update can still have thrown a member off.
-                outcomes.append(Outcome(failure=str(error)))
-        evaluation = time.perf_counter() - start
+        """Every evaluator on the frozen backbones, after the last epoch; see `cplearn.protocol`."""
+        outcomes = protocol.run(self.model, self.dataset, self.transfer, self.failures)
         for outcome in outcomes:
             if outcome.failure is None:
-                outcome.metrics |= {"time/train_s": self.seconds, "time/evaluation_s": evaluation}
+                outcome.metrics["time/train_s"] = self.seconds
         return outcomes
 
-    def _evaluate_member(
-        self, trial: Trial, train: Tensor, test: Tensor, embeddings: Tensor | None, codes: Tensor | None
-    ) -> Outcome:
-        outcome, settings = Outcome(), trial.evaluation
-        y_train, y_test = self.dataset.train.labels, self.dataset.test.labels
-        chance = streams.numpy_generator(trial.seed, "chance")
-
-        def results() -> Iterator[tuple[str, float]]:
-            yield from evaluate.linear_probe(train, y_train, test, y_test, c=settings.probe_c)
-            yield from evaluate.knn(
-                train,
-                y_train,
-                test,
-                y_test,
-                neighbours=settings.knn_neighbours,
-                temperature=settings.knn_temperature,
-            )
-            clusters = evaluate.kmeans(test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=trial.seed)
-            yield from evaluate.clustering("kmeans", y_test, clusters, generator=chance)
-            if codes is not None:
-                yield from evaluate.clustering("codes", y_test, codes, generator=chance)
-            if embeddings is not None and codes is not None:
-                yield from evaluate.collapse(embeddings, codes, self.model.method.n_codes)
-
-        outcome.metrics.update(results())
-        if embeddings is not None:
-            outcome.diagnostics["singular_values"] = evaluate.singular_values(embeddings).tolist()
-        if codes is not None:
-            outcome.diagnostics["code_counts"] = evaluate.code_counts(codes, self.model.method.n_codes).tolist()
-        return outcome
-
     def save_member(self, member: int, folder: Path, outcome: Outcome) -> None:
-        """Write one member's model to `folder`/model and its diagnostics to `folder`/diagnostics.json."""
+        """Write one member's model to `folder`/model, its diagnostics to `folder`/diagnostics.json, and its arrays to
+        `folder`/evaluation.npz, which `numpy.load` reads without pickle."""
         self.model.save_member(member, folder / "model")
         (folder / "diagnostics.json").write_text(json.dumps(outcome.diagnostics))
+        np.savez_compressed(folder / "evaluation.npz", **outcome.arrays)  # type: ignore[arg-type]
 
     def member_state(self, member: int) -> dict[str, Any]:
         """All that one member needs to go on, alone or in another pack: weights, optimiser state, epoch."""
@@ -245,6 +213,7 @@ class Pack:
             "failure": self.failures.get(member),
             "model": self.model.member_state(member),
             "optimizer": {name: tensor.cpu() for name, tensor in own.items()},
+            **({"online": self.online.member_state(member)} if self.online else {}),
         }
 
     def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
@@ -257,6 +226,8 @@ class Pack:
         self.model.load_state_dict(stacked.stack_members([state["model"] for state in states]))
         moments = stacked.stack_members([state["optimizer"] for state in states])
         self.optimizer.load_state_dict(moments, self.epoch * self.steps_per_epoch)
+        if self.online is not None:
+            self.online.load_member_states([s["online"] for s in states], self.epoch * self.steps_per_epoch)
 
 
 def member_bytes(trial: Trial, dataset: Dataset) -> int:
@@ -265,7 +236,9 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
     Counted are weights, gradients, two moments, buffers, and what the step keeps for its backward pass. What all
     members share (data, views) is not.
     """
-    pack = Pack([trial], dataset)
+    # Data sets of the evaluation have no part in it, and may lie elsewhere.
+    evaluation = trial.evaluation.model_copy(update={"transfer": []})
+    pack = Pack([trial.model_copy(update={"evaluation": evaluation})], dataset)
     state = sum(4 * p.nbytes for p in pack.model.parameters()) + sum(b.nbytes for b in pack.model.buffers())
     if not trial.method.trains:
         return state
@@ -277,32 +250,42 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        pack._step(next(pack.views.epoch(0)), pack.rates[0])
+        pack._step(*next(pack.views.epoch(0)), pack.rates[0])
     return state + sum(kept.values())
 
 
 class _Views:
     """The augmented batches of a pack, made on its device; members with equal draws share them."""
 
-    def __init__(self, trials: Sequence[Trial], images: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], images: Tensor, device: torch.device, labels: Tensor | None = None
+    ) -> None:
         first = trials[0]
         self.batch_size, self.dtype = first.batch_size, torch.float64 if first.precision == "float64" else torch.float32
         self.recipe = augment.recipe(first.augment.recipe)
         self.images, self.device = images.to(device), device
+        self.labels = None if labels is None else labels.to(device)
         draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
         self.draws = list(dict.fromkeys(draws))
         self.member_draw = torch.tensor([self.draws.index(draw) for draw in draws], device=device)
 
-    def epoch(self, epoch: int) -> Iterator[Tensor]:
-        """Batches (V*n, C, H, W) in [0, 1] if all members share their draws, else (V*n, K*C, H, W)."""
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches (V*n, C, H, W) in [0, 1] if all members share their draws, else (V*n, K*C, H, W).
+
+        With each its labels (K, n), where labels were given.
+        """
         orders, generators = [], []
         for stream, _ in self.draws:
             order = torch.randperm(len(self.images), generator=streams.generator(stream, "order", epoch))
             orders.append(order.to(self.device))
             generators.append(streams.generator(stream, "views", epoch, self.device))
         for start in range(0, len(self.images) - self.batch_size + 1, self.batch_size):
-            batch = torch.cat([self.images[order[start : start + self.batch_size]] for order in orders])
-            yield self._augment(batch, generators)
+            chosen = [order[start : start + self.batch_size] for order in orders]
+            batch = torch.cat([self.images[rows] for rows in chosen])
+            labels = None
+            if self.labels is not None:
+                labels = torch.stack([self.labels[rows] for rows in chosen])[self.member_draw]
+            yield self._augment(batch, generators), labels
 
     def _augment(self, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]

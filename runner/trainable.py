@@ -48,7 +48,8 @@ class PackTrainable(tune.Trainable):
         self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
         trials = [Trial.read(settings) for settings in config["members"]]
         dataset = cplearn.data.load(trials[0].dataset, config["data_root"], trials[0].image_size)
-        self.training = Pack(trials, dataset, self.device, compile=config["compile"])
+        root = Path(config["data_root"]) if config["data_root"] else None
+        self.training = Pack(trials, dataset, self.device, compile=config["compile"], data_root=root)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another pack in the same process, which has torch and the data in memory already."""
