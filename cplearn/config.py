@@ -108,7 +108,7 @@ class Evaluation(Settings):
         0.1, ge=0, le=0.5, description="Part of the training images held out from a further probe: validation/accuracy."
     )
     view_images: Whole = Field(
-        0, ge=0, description="Training images of which the codes of two views are compared (select/view_...); 0: none."
+        500, ge=0, description="Training images of which the codes of two views are compared: select/view_...; 0: none."
     )
     lidar: bool = Field(False, description="LiDAR of ten views of each of 1,000 training images: select/lidar.")
     gmm_components: Annotated[list[Annotated[Whole, Field(ge=1)]], BeforeValidator(_listed)] = Field(

@@ -289,7 +289,8 @@ def figure_arrays(
         arrays["kept"] = rows.numpy().astype(np.int32)
         chosen = test[rows].double().numpy()
         components = min(KEPT_COMPONENTS, *chosen.shape)
-        projection = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(chosen)
+        with np.errstate(invalid="ignore"):  # its share of the variance, where there is none
+            projection = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(chosen)
         arrays |= _half("features", projection)
         if embeddings is not None:
             arrays |= _half("embeddings", embeddings[rows].double().numpy())
@@ -308,6 +309,8 @@ def _code_images(embeddings: np.ndarray, codes: np.ndarray) -> dict[str, np.ndar
     for row, code in zip(images, top, strict=True):
         own = np.flatnonzero(codes == code)
         distance = ((embeddings[own] - embeddings[own].mean(0)) ** 2).sum(1)
+        # Two images are equally far from their mean; rounding must not decide which comes first.
+        distance = np.round(distance / (distance.max() or 1.0), 9)
         nearest = own[np.argsort(distance, kind="stable")[:SHOWN]]
         row[: len(nearest)] = nearest
     return {"top_codes": top.astype(np.int32), "code_images": images}

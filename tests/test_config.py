@@ -131,7 +131,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "evaluation.knn_temperature": 0.07,
         "evaluation.kmeans_restarts": 10,
         "evaluation.validation": 0.1,
-        "evaluation.view_images": 0,
+        "evaluation.view_images": 500,
         "evaluation.lidar": False,
         "evaluation.gmm_components": [],
         "evaluation.transfer": [],
