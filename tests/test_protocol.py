@@ -77,6 +77,26 @@ def test_what_is_asked_for_in_addition_changes_no_other_number(digits: Dataset) 
     assert not any("validation" in name for name in settings_without(pack, digits, validation=0.0))
 
 
+def test_every_metric_and_setting_is_documented(digits: Dataset, root: Path) -> None:  # noqa: F811
+    text = (root / "docs" / "evaluation.md").read_text()
+    pack, (log,) = run([evaluated(evaluation={"online_probe": True})], digits)
+    (outcome,) = pack.evaluate()
+    metrics = [*outcome.metrics, *(name for name in log[0] if "online" in name)]
+    for name in metrics:
+        group, _, leaf = name.rpartition("/")
+        if group in ("codes", "kmeans"):
+            assert f"`{leaf}`" in text, name
+        elif group.startswith(("probe_", "transfer")):
+            assert f"`{group.partition('/')[0]}/" in text, name
+            assert f"/{leaf}`" in text, name
+        elif group == "gmm":
+            assert f"`gmm/{leaf.replace('10', '<k>').replace('_2', '_<k>')}`" in text, name
+        elif group != "time":
+            assert f"`{name}`" in text, name
+    for setting in ("view_images", "lidar", "gmm_components", "transfer", "online_probe", "validation", "kept_images"):
+        assert f"evaluation.{setting}" in text
+
+
 def settings_without(pack: training.Pack, dataset: Dataset, **evaluation: Any) -> dict[str, float]:
     pack.model.trials = [trial(evaluation=evaluation)]
     return protocol.run(pack.model, dataset)[0].metrics
