@@ -214,9 +214,8 @@ def _metrics(trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> I
     yield from evaluate.clustering("kmeans", y_test, clusters, generator=chance)
     if member.codes is not None:
         yield from evaluate.clustering("codes", y_test, member.codes, generator=chance)
-    if member.embeddings is not None and member.codes is not None:
-        yield from evaluate.collapse(member.embeddings, member.codes, n_codes)
     if member.embeddings is not None:
+        yield from evaluate.collapse(member.embeddings, member.codes, n_codes)
         yield from evaluate.mixture_entropy(member.embeddings, settings.gmm_components, seed=trial.seed)
     yield from _selection(member)
 

@@ -128,6 +128,13 @@ def test_singletons_do_not_look_like_intra_cluster_collapse() -> None:
     assert "intra_cluster_variance" not in diagnose(gaussian(), np.arange(N), N)
 
 
+def test_without_codes_the_embeddings_are_diagnosed_alone() -> None:
+    with_codes = diagnose(gaussian(), random_codes())
+    alone = {name.removeprefix("collapse/"): value for name, value in collapse(gaussian())}
+    assert with_codes.keys() - alone.keys() == {"codes_used", "code_perplexity", "intra_cluster_variance"}
+    assert alone == {name: with_codes[name] for name in alone}
+
+
 def test_scale_of_embeddings_does_not_matter() -> None:
     codes = random_codes()
     assert diagnose(1e-4 * gaussian(), codes) == pytest.approx(diagnose(gaussian(), codes))

@@ -68,7 +68,7 @@ def test_every_metric_of_a_member_is_that_of_the_trial_alone(digits: Dataset, co
 def test_what_is_asked_for_in_addition_changes_no_other_number(digits: Dataset) -> None:  # noqa: F811
     pack, _ = run([trial()], digits)
     (plain,) = pack.evaluate()
-    pack.model.trials = [evaluated()]
+    pack.model.trials = [evaluated(evaluation={"view_images": 500})]
     (more,) = protocol.run(pack.model, digits)
     own = comparable(plain.metrics)
     assert {name: more.metrics[name] for name in own} == own
