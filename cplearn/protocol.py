@@ -84,24 +84,20 @@ def run(
     """
     start, known = time.perf_counter(), failures or {}
     with threadpoolctl.threadpool_limits(torch.get_num_threads()):
-        outcomes = []
+        outcomes = [Outcome(failure=known.get(k)) for k in range(model.members)]
         for k, member in enumerate(_members(model, dataset)):
-            outcome = Outcome(failure=known.get(k))
-            if outcome.failure is None:
-                try:
-                    _evaluate(outcome, model.trials[k], dataset, member, model.method.n_codes)
-                except evaluate.NonFiniteFeatures as error:
-                    # The very last update can still have thrown a member off.
-                    outcome = Outcome(failure=str(error))
-            outcomes.append(outcome)
-        alive = [k for k, outcome in enumerate(outcomes) if outcome.failure is None]
+            trial = model.trials[k]
+            outcomes[k] = _collect(outcomes[k], _metrics(trial, dataset, member, model.method.n_codes))
+            if outcomes[k].failure is None:
+                _describe(outcomes[k], trial, dataset, member, model.method.n_codes)
         for other in transfer:
             train, test = (features(model, split.images).cpu() for split in (other.train, other.test))
-            for k in alive:
-                outcomes[k].metrics.update(_transfer(model.trials[k], other, train[k], test[k]))
+            for k, trial in enumerate(model.trials):
+                outcomes[k] = _collect(outcomes[k], _transfer(trial, other, train[k], test[k]))
     seconds = time.perf_counter() - start
-    for k in alive:
-        outcomes[k].metrics["time/evaluation_s"] = seconds
+    for outcome in outcomes:
+        if outcome.failure is None:
+            outcome.metrics["time/evaluation_s"] = seconds
     return outcomes
 
 
@@ -189,16 +185,25 @@ def _view_embeddings(model: Model, split: Split, count: int, copies: int, purpos
     return embedded.unflatten(1, stacked.shape[1:3])
 
 
-def _evaluate(outcome: Outcome, trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> None:
-    outcome.metrics.update(_metrics(trial, dataset, member, n_codes))
+def _collect(outcome: Outcome, results: Iterator[tuple[str, float]]) -> Outcome:
+    """The outcome with the results added; a failed one stays as it is, and one with features not finite fails."""
+    if outcome.failure is None:
+        try:
+            outcome.metrics.update(results)
+        except evaluate.NonFiniteFeatures as error:
+            # The very last update can still have thrown a member off.
+            return Outcome(failure=str(error))
+    return outcome
+
+
+def _describe(outcome: Outcome, trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> None:
+    """Add what figures need."""
     if member.embeddings is not None:
         outcome.diagnostics["singular_values"] = evaluate.singular_values(member.embeddings).tolist()
     if member.codes is not None:
         outcome.diagnostics["code_counts"] = evaluate.code_counts(member.codes, n_codes).tolist()
-    labels = dataset.test.labels
-    outcome.arrays = figure_arrays(
-        labels, member.test, member.embeddings, member.codes, trial.evaluation.kept_images, trial.seed
-    )
+    kept, seed = trial.evaluation.kept_images, trial.seed
+    outcome.arrays = figure_arrays(dataset.test.labels, member.test, member.embeddings, member.codes, kept, seed)
 
 
 def _metrics(trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> Iterator[tuple[str, float]]:
@@ -226,13 +231,18 @@ def _knn(trial: Trial, *splits: Tensor) -> Iterator[tuple[str, float]]:
 
 
 def _validation(trial: Trial, train: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
-    """The probes on a part of the training images that is held out from their fit, the same part for all of a seed."""
+    """The probes on a part of the training images that is held out from their fit, the same part for all of a seed.
+
+    Nothing, where so few images leave only one class to fit.
+    """
     if not trial.evaluation.validation:
         return
     order = torch.from_numpy(streams.numpy_generator(trial.seed, "validation").permutation(len(train)))
     held = max(1, round(trial.evaluation.validation * len(train)))
     test, fit = order[:held], order[held:]
     splits = train[fit], labels[fit], train[test], labels[test]
+    if len(labels[fit].unique()) < 2:
+        return
     yield "validation/accuracy", dict(evaluate.linear_probe(*splits, c=trial.evaluation.probe_c))["probe/accuracy"]
     yield "validation/knn_accuracy", dict(_knn(trial, *splits))["knn/accuracy"]
 

@@ -140,6 +140,15 @@ def test_validation_holds_out_a_part_of_the_training_images(digits: Dataset) -> 
     assert protocol.run(pack.model, digits)[0].metrics["validation/accuracy"] > 0.7
 
 
+def test_two_images_are_too_few_for_a_validation_split(digits: Dataset) -> None:  # noqa: F811
+    two = torch.tensor([0, int((digits.train.labels != digits.train.labels[0]).nonzero()[0])])
+    few = dataclasses.replace(digits.train, images=digits.train.images[two], labels=digits.train.labels[two])
+    pack = training.Pack([Trial.read({"method": "untrained", "backbone": {"name": "pixels"}})], digits)
+    (outcome,) = protocol.run(pack.model, dataclasses.replace(digits, train=few))
+    assert "probe/accuracy" in outcome.metrics
+    assert not any(name.startswith("validation/") for name in outcome.metrics)
+
+
 def test_transfer_is_the_same_protocol_on_other_images(digits: Dataset) -> None:  # noqa: F811
     full = protocol.load_transfer(evaluated(), 8)
     pack, _ = run([evaluated(), evaluated(seed=1)], digits)
