@@ -194,11 +194,58 @@ class Optimizer(Settings):
         return self
 
 
+def _listed(value: object) -> object:
+    # One word is a list of one; sorted, since the order of a set must not tell two trials apart.
+    values = [value] if isinstance(value, str | int | float) else value
+    return sorted(set(values)) if isinstance(values, list) and len({type(v) for v in values}) == 1 else values
+
+
 class Evaluation(Settings):
+    probe: Annotated[list[Literal["lbfgs", "sgd", "adam"]], BeforeValidator(_listed)] = Field(
+        ["lbfgs"],
+        description="Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper.",
+    )
     probe_c: float = Field(1.0, gt=0, description="Inverse L2 penalty of the linear probe (scikit-learn's C).")
     knn_neighbours: Whole = Field(20, ge=1, description="k of the k-NN classifier.")
     knn_temperature: float = Field(0.07, gt=0, description="Temperature of the k-NN vote.")
     kmeans_restarts: Whole = Field(10, ge=1, description="k-means runs; the one with the lowest inertia counts.")
+    validation: float = Field(
+        0.1, ge=0, le=0.5, description="Part of the training images held out from a further probe: validation/accuracy."
+    )
+    view_images: Whole = Field(
+        500, ge=0, description="Training images of which the codes of two views are compared: select/view_...; 0: none."
+    )
+    lidar: bool = Field(False, description="LiDAR of ten views of each of 1,000 training images: select/lidar.")
+    gmm_components: Annotated[list[Annotated[Whole, Field(ge=1)]], BeforeValidator(_listed)] = Field(
+        [], description="Gaussian mixtures of so many components whose entropy is measured; the paper's: 10 to 200."
+    )
+    transfer: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        [], description="Other data sets on which the features are probed too: transfer/<name>/accuracy."
+    )
+    online_probe: bool = Field(False, description="Train a linear classifier beside the backbone: train/online_....")
+    online_lr: Annotated[float, PerMember()] = Field(0.1, gt=0, description="Peak learning rate of the online probe.")
+    kept_images: Whole = Field(
+        2000, ge=0, description="Most test images whose features and embeddings are kept for figures."
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Evaluation:
+        if not self.online_probe and self.online_lr != type(self).model_fields["online_lr"].default:
+            # Otherwise two trials that are the same would have two keys.
+            raise InputError(
+                "evaluation.online_lr has no effect without the online probe; set evaluation.online_probe too",
+                key="evaluation.online_lr",
+            )
+        slugs = [(catalogue.entry(name), catalogue.slug(name))[1] for name in self.transfer]
+        if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):
+            raise InputError(
+                f"evaluation.transfer: two data sets share the name {twice!r}; rename one", key="evaluation.transfer"
+            )
+        return self
+
+
+NEED_TRAINING = {"online_probe", "online_lr", "view_images", "lidar", "gmm_components"}
+"""Settings of the evaluation that concern training or the projector: a method that has neither ignores them."""
 
 
 class Trial(Settings):
@@ -261,6 +308,8 @@ class Trial(Settings):
             data["epochs"] = 0
             for key in ("augment", "optimizer", "batch_size", "common_random_numbers"):
                 data.pop(key, None)
+            if isinstance(data.get("evaluation"), Mapping):
+                data["evaluation"] = {k: v for k, v in data["evaluation"].items() if k not in NEED_TRAINING}
         return data
 
     @model_validator(mode="after")

@@ -95,6 +95,12 @@ class Model(nn.Module):
         """Index of each image's code (K, N) of embeddings (K, N, f); None if the method has no codes."""
         return self.method.codes(embeddings)
 
+    def with_evaluation(self, changes: dict[str, Any]) -> Model:
+        """This model, its trials changed in the settings of the evaluation alone; raises InputError for a bad one."""
+        settings = [trial.canonical() for trial in self.trials]
+        self.trials = [Trial.read({**own, "evaluation": {**own["evaluation"], **changes}}) for own in settings]
+        return self
+
     def member_state(self, member: int) -> dict[str, Tensor]:
         """The state dict of one member, as if it had been trained alone; on the CPU."""
         state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}

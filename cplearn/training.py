@@ -6,36 +6,26 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import threadpoolctl
+import numpy as np
 import torch
 from torch import Tensor
 
-from cplearn import augment, backbones, batches, ema, evaluate, optim, stacked, streams
+from cplearn import augment, backbones, batches, ema, optim, protocol, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
-from cplearn.methods.base import Batch, Progress
+from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
+from cplearn.online import OnlineProbe
+from cplearn.protocol import Outcome
+
+__all__ = ["Outcome", "Pack", "check", "member_bytes", "train"]
 
 Log = Callable[[int, int, dict[str, float]], None]
 """log(member, epoch, metrics): called once an epoch for each member that is still alive."""
-
-
-@dataclass
-class Outcome:
-    """What became of one member.
-
-    `metrics` are the final numbers, `diagnostics` the lists behind figures (singular values, code counts); `failure`
-    is one sentence if the member diverged, and then the others are empty.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    diagnostics: dict[str, list[float]] = field(default_factory=dict)
-    failure: str | None = None
 
 
 def train(
@@ -45,12 +35,13 @@ def train(
     device: torch.device | str = "cpu",
     log: Log = lambda member, epoch, metrics: None,
     save_to: Sequence[Path] | None = None,
+    data_root: Path | None = None,
 ) -> list[Outcome]:
     """Train and evaluate a pack from beginning to end; see `Pack` for the arguments and errors.
 
-    `save_to` names one folder a member for its model and `diagnostics.json`.
+    `save_to` names one folder a member for its files, see `Pack.save_member`.
     """
-    pack = Pack(trials, dataset, device)
+    pack = Pack(trials, dataset, device, data_root=data_root)
     while not pack.finished:
         for member, metrics in pack.train_epoch():
             log(member, pack.epoch, metrics)
@@ -72,6 +63,7 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
             )
         crops = [_local_size(trial, dataset.image_size)] if trial.augment.local_views else []
         backbones.check(trial.backbone, dataset.channels, dataset.image_size, crops)
+        check_evaluation(trial, dataset)
     if len(trials) > 1 and not all(trial.stackable for trial in trials):
         raise ValueError("trials with a timm model cannot share a pack")
     signatures = [trial.pack_signature() for trial in trials]
@@ -86,24 +78,43 @@ def training_split(trial: Trial, dataset: Dataset) -> Split:
     return dataset.train if trial.method.supervised else dataset.pretrain
 
 
+def check_evaluation(trial: Trial, dataset: Dataset) -> None:
+    """Raise InputError where a trial's evaluation asks for more than the data set has."""
+    most = max(trial.evaluation.gmm_components, default=0)
+    if most > len(dataset.test.images):
+        raise InputError(
+            f"evaluation.gmm_components {most} are more than the {len(dataset.test.images)} test images of "
+            f"{dataset.name}",
+            key="evaluation.gmm_components",
+        )
+
+
 class Pack:
     """K trials in training on one device.
 
     Every member's numbers are those it would have alone: it has its own weights, BatchNorm statistics, optimiser state,
     learning rate and random streams. A member whose loss is no longer finite stops; the others do not notice.
     `compile` runs the backbone through `torch.compile`, which takes a while at first and rounds a little differently.
+    `data_root` is where the data sets of `evaluation.transfer` lie, see `cplearn.data.load`.
 
     Raises InputError if the trials do not fit the data set, ValueError if they cannot share a pack.
     """
 
     def __init__(
-        self, trials: Sequence[Trial], dataset: Dataset, device: torch.device | str = "cpu", *, compile: bool = False
+        self,
+        trials: Sequence[Trial],
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        *,
+        compile: bool = False,
+        data_root: Path | None = None,
     ) -> None:
         check(trials, dataset)
         self.trials, self.dataset, self.device = list(trials), dataset, torch.device(device)
         first = self.trials[0]
         self.epochs, self.epoch = first.epochs, 0
         self.failures: dict[int, str] = {}
+        self.transfer = protocol.load_transfer(first, dataset.image_size, data_root)
         images = {
             "channels": dataset.channels,
             "image_size": dataset.image_size,
@@ -121,6 +132,10 @@ class Pack:
         self.views = _Views(self.trials, split, self.device)
         self.steps_per_epoch = len(split.images) // first.batch_size
         self.seconds = 0.0
+        self.online: OnlineProbe | None = None
+        if first.method.trains and first.evaluation.online_probe:
+            online = OnlineProbe(self.trials, self.model.backbone.features, dataset.n_classes, self.steps_per_epoch)
+            self.online = online.start(self.device, self.model.dtype)
         if first.method.trains:
             settings = [trial.optimizer for trial in self.trials]
             self.optimizer = optim.build(
@@ -193,6 +208,8 @@ class Pack:
             momentum = method.momentum(progress)
             assert momentum is not None, "a method has a teacher for the whole training or not at all"
             ema.follow(self.model.teacher, self.model.backbone, momentum)
+        if self.online is not None:
+            terms = {**terms, **self.online.step(features[:, :GLOBAL_VIEWS].detach(), labels)}
         return loss, terms
 
     def _features(self, backbone: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
@@ -205,71 +222,19 @@ class Pack:
         return each[0] if len(each) == 1 else torch.cat(each, dim=1)
 
     def evaluate(self) -> list[Outcome]:
-        """Every evaluator on the frozen backbones: the test split, after the last epoch.
-
-        scikit-learn is held to torch's number of threads, so that trials side by side do not fight for the cores.
-        """
-        with threadpoolctl.threadpool_limits(torch.get_num_threads()):
-            return self._evaluate()
-
-    def _evaluate(self) -> list[Outcome]:
-        start = time.perf_counter()
-        train = self.model.features(self.dataset.train.images).cpu()
-        test = self.model.features(self.dataset.test.images)
-        embeddings = self.model.embeddings(test)
-        codes = None if embeddings is None else self.model.codes(embeddings)
-        outcomes = []
-        for k, trial in enumerate(self.trials):
-            if k in self.failures:
-                outcomes.append(Outcome(failure=self.failures[k]))
-                continue
-            member = (x if x is None else x[k].cpu() for x in (embeddings, codes))
-            try:
-                outcomes.append(self._evaluate_member(trial, train[k], test[k].cpu(), *member))
-            except evaluate.NonFiniteFeatures as error:
-                # The very last update can still have thrown a member off.
-                outcomes.append(Outcome(failure=str(error)))
-        evaluation = time.perf_counter() - start
+        """Every evaluator on the frozen backbones, after the last epoch; see `cplearn.protocol`."""
+        outcomes = protocol.run(self.model, self.dataset, self.transfer, self.failures)
         for outcome in outcomes:
             if outcome.failure is None:
-                outcome.metrics |= {"time/train_s": self.seconds, "time/evaluation_s": evaluation}
+                outcome.metrics["time/train_s"] = self.seconds
         return outcomes
 
-    def _evaluate_member(
-        self, trial: Trial, train: Tensor, test: Tensor, embeddings: Tensor | None, codes: Tensor | None
-    ) -> Outcome:
-        outcome, settings = Outcome(), trial.evaluation
-        y_train, y_test = self.dataset.train.labels, self.dataset.test.labels
-        chance = streams.numpy_generator(trial.seed, "chance")
-
-        def results() -> Iterator[tuple[str, float]]:
-            yield from evaluate.linear_probe(train, y_train, test, y_test, c=settings.probe_c)
-            yield from evaluate.knn(
-                train,
-                y_train,
-                test,
-                y_test,
-                neighbours=settings.knn_neighbours,
-                temperature=settings.knn_temperature,
-            )
-            clusters = evaluate.kmeans(test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=trial.seed)
-            yield from evaluate.clustering("kmeans", y_test, clusters, generator=chance)
-            if codes is not None:
-                yield from evaluate.clustering("codes", y_test, codes, generator=chance)
-            if embeddings is not None and codes is not None:
-                yield from evaluate.collapse(embeddings, codes, self.model.method.n_codes)
-
-        outcome.metrics.update(results())
-        if embeddings is not None:
-            outcome.diagnostics["singular_values"] = evaluate.singular_values(embeddings).tolist()
-        if codes is not None:
-            outcome.diagnostics["code_counts"] = evaluate.code_counts(codes, self.model.method.n_codes).tolist()
-        return outcome
-
     def save_member(self, member: int, folder: Path, outcome: Outcome) -> None:
-        """Write one member's model to `folder`/model and its diagnostics to `folder`/diagnostics.json."""
+        """Write one member's model to `folder`/model, its diagnostics to `folder`/diagnostics.json, and its arrays to
+        `folder`/evaluation.npz, which `numpy.load` reads without pickle."""
         self.model.save_member(member, folder / "model")
         (folder / "diagnostics.json").write_text(json.dumps(outcome.diagnostics))
+        np.savez_compressed(folder / "evaluation.npz", **outcome.arrays)  # type: ignore[arg-type]
 
     def member_state(self, member: int) -> dict[str, Any]:
         """All that one member needs to go on, alone or in another pack: weights, optimiser state, epoch."""
@@ -280,6 +245,7 @@ class Pack:
             "failure": self.failures.get(member),
             "model": self.model.member_state(member),
             "optimizer": {name: tensor.cpu() for name, tensor in own.items()},
+            **({"online": self.online.member_state(member)} if self.online else {}),
         }
 
     def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
@@ -292,6 +258,8 @@ class Pack:
         self.model.load_state_dict(stacked.stack_members([state["model"] for state in states]))
         moments = stacked.stack_members([state["optimizer"] for state in states])
         self.optimizer.load_state_dict(moments, self.epoch * self.steps_per_epoch)
+        if self.online is not None:
+            self.online.load_member_states([s["online"] for s in states], self.epoch * self.steps_per_epoch)
 
 
 def member_bytes(trial: Trial, dataset: Dataset) -> int:
@@ -300,7 +268,9 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
     Counted are weights, gradients, the optimiser's moments, buffers, and what the step keeps for its backward pass;
     not what all members share (data, views).
     """
-    pack = Pack([trial], dataset)
+    # Data sets of the evaluation have no part in it, and may lie elsewhere.
+    evaluation = trial.evaluation.model_copy(update={"transfer": []})
+    pack = Pack([trial.model_copy(update={"evaluation": evaluation})], dataset)
     weights = sum(p.nbytes for p in pack.model.parameters() if p.requires_grad)
     averages = sum(p.nbytes for p in pack.model.parameters()) - weights
     state = 4 * weights + averages + sum(b.nbytes for b in pack.model.buffers())

@@ -134,7 +134,8 @@ def train(
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
             out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
 
-        outcome = training.train([trial], data, device=_device(device), log=log, save_to=[save] if save else None)[0]
+        saved = [save] if save else None
+        outcome = training.train([trial], data, device=_device(device), log=log, save_to=saved, data_root=data_root)[0]
         _print_metrics(outcome.metrics)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
@@ -169,6 +170,39 @@ def import_solo(
         if save:
             pack.model.save_member(0, save)
             out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run id of the tracking store, or a folder that holds a model.")],
+    dataset: DatasetName = None,
+    settings: Setting = [],  # noqa: B006
+    device: Device = "",
+    data_root: DataRoot = None,
+) -> None:
+    """Evaluate a trained model on its own data set or on another; print the metrics."""
+    with _plain_errors():
+        import cplearn
+        import cplearn.data
+        from cplearn import protocol, training
+        from cplearn.errors import InputError
+        from sweeps.spec import nested
+
+        model = cplearn.load(run)
+        overrides = _overrides(None, None, settings)
+        if other := next((key for key in overrides if not key.startswith("evaluation.")), None):
+            raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
+        model = model.with_evaluation(nested(overrides).get("evaluation", {}))
+        (trial,) = model.trials
+        size = model.images["image_size"] if (dataset or trial.dataset).startswith("folder:") else None
+        data = cplearn.data.load(dataset or trial.dataset, data_root, size)
+        training.check_evaluation(trial, data)
+        transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
+        (outcome,) = protocol.run(model.to(_device(device)), data, transfer)
+        if outcome.failure:
+            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
+            raise typer.Exit(FAILED)
+        _print_metrics(outcome.metrics)
 
 
 @app.command()
@@ -273,7 +307,7 @@ def settings(
         table = Table("setting", "default", "what it does", box=None, pad_edge=False)
         for key, sentence in config.known_keys(method).items():
             default = defaults[key]
-            table.add_row(key, "" if default is None else f"{default}", escape(sentence))
+            table.add_row(key, "" if default is None else escape(f"{default}"), escape(sentence))
         out.print(table)
 
 
@@ -301,7 +335,7 @@ def _device(name: str) -> str:
 
 def _print_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
-        out.print(f"{name:32} {value:.4f}", highlight=False)
+        out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
 
 
 def _overrides(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

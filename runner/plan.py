@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cplearn.data
-from cplearn import config, training
+from cplearn import config, protocol, training
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 from sweeps import identity, spec
@@ -95,8 +95,13 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
         if use not in datasets:
             datasets[use] = cplearn.data.load(trial.dataset, data_root, trial.image_size, trial.decode)
         training.check([trial], datasets[use])
+        others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
+        own = trial.identity()
+        if others:
+            # What is in them counts, not their names nor where a folder lies.
+            own["evaluation.transfer"] = sorted([catalogue.slug(other.name), other.fingerprint] for other in others)
         job = Job(
-            key=identity.trial_key(trial.identity(), datasets[use].fingerprint, config.NUMERICS),
+            key=identity.trial_key(own, datasets[use].fingerprint, config.NUMERICS),
             trial=trial,
             dataset=catalogue.slug(trial.dataset),
             fingerprint=datasets[use].fingerprint,
@@ -120,11 +125,19 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose folder of images is named from the root, so that every worker finds it."""
-    family, colon, path = str(settings.get("dataset", "")).partition(":")
-    if family == "folder" and path:
-        return {**settings, "dataset": f"{family}{colon}{Path(path).expanduser().resolve()}"}
-    return dict(settings)
+    """Settings whose folders of images are named from the root, so that every worker finds them."""
+    found = dict(settings)
+    if "dataset" in found:
+        found["dataset"] = _absolute_name(found["dataset"])
+    evaluation = found.get("evaluation")
+    if isinstance(evaluation, Mapping) and isinstance(evaluation.get("transfer"), list):
+        found["evaluation"] = {**evaluation, "transfer": [_absolute_name(name) for name in evaluation["transfer"]]}
+    return found
+
+
+def _absolute_name(name: Any) -> Any:
+    family, colon, path = str(name).partition(":")
+    return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
 
 
 def split(

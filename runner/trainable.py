@@ -49,7 +49,8 @@ class PackTrainable(tune.Trainable):
         trials = [Trial.read(settings) for settings in config["members"]]
         first = trials[0]
         dataset = cplearn.data.load(first.dataset, config["data_root"], first.image_size, first.decode)
-        self.training = Pack(trials, dataset, self.device, compile=config["compile"])
+        root = Path(config["data_root"]) if config["data_root"] else None
+        self.training = Pack(trials, dataset, self.device, compile=config["compile"], data_root=root)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another pack in the same process, which has torch and the data in memory already."""

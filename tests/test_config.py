@@ -64,6 +64,11 @@ def test_defaults_follow_the_data_set() -> None:
         ({"optimizer": {"name": "sgd", "eta": 0.1}}, r"optimizer.eta has no effect on sgd; it belongs to lars"),
         ({"optimizer": {"schedule": "constant", "lr_end": 0.1}}, r"lr_end needs optimizer.schedule cosine"),
         ({"backbone": 3}, r"backbone: must be a valid dictionary"),
+        ({"evaluation": {"probe": "lbfs"}}, r"evaluation.probe.0: must be 'lbfgs', 'sgd' or 'adam', not 'lbfs'"),
+        ({"evaluation": {"gmm_components": [10, 0]}}, r"evaluation.gmm_components.0: must be greater than"),
+        ({"evaluation": {"online_lr": 0.2}}, r"online_lr has no effect without the online probe"),
+        ({"evaluation": {"transfer": ["cifar"]}}, r"unknown dataset 'cifar'; did you mean 'cifar10'"),
+        ({"evaluation": {"transfer": ["folder:/a/x", "folder:/b/x"]}}, r"share the name 'folder-x'; rename one"),
         ({"method": 3}, r"method must be a group of settings"),
     ],
 )
@@ -78,6 +83,7 @@ def test_bad_settings_are_refused_with_key_and_value(settings: dict, message: st
         {"method": {"name": "cplearn", "beta": 1}},
         {"method": {"beta": 1.0}, "dataset": "digits"},
         {"epochs": 20.0, "method": "cplearn"},
+        {"evaluation": {"probe": "lbfgs", "transfer": [], "validation": 0.1}},
         {"seed": 0, "optimizer": {"lr": 0.001}, "backbone": {"name": "resnet8-slim", "width": 32}},
     ],
 )
@@ -99,8 +105,16 @@ def test_key_depends_on_data_and_numerics_but_not_on_where_a_folder_lies() -> No
     assert key({"dataset": "folder:/a/images"}) == key({"dataset": "folder:/b/images"})
 
 
+def test_a_set_is_the_same_in_any_order() -> None:
+    ordered, other = {"gmm_components": [10, 20.0], "probe": ["lbfgs", "sgd"]}, {"gmm_components": [20, 10, 10]}
+    assert key({"evaluation": ordered}) == key({"evaluation": {**other, "probe": ["sgd", "lbfgs"]}})
+    assert key({"evaluation": ordered}) != key({"evaluation": other})
+
+
 def test_an_untrained_backbone_does_not_depend_on_training_settings() -> None:
     assert key({"method": "untrained", "epochs": 7, "batch_size": 8}) == key({"method": "untrained"})
+    trained_only = {"online_probe": True, "online_lr": 0.2, "lidar": True, "view_images": 9, "gmm_components": [3]}
+    assert key({"method": "untrained", "evaluation": trained_only}) == key({"method": "untrained"})
     assert key({"method": "untrained", "seed": 1}) != key({"method": "untrained"})
 
 
@@ -143,10 +157,19 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "optimizer.schedule": "cosine",
         "optimizer.warmup_epochs": 0.0,
         "optimizer.warmup_lr": 3e-5,
+        "evaluation.probe": ["lbfgs"],
         "evaluation.probe_c": 1.0,
         "evaluation.knn_neighbours": 20,
         "evaluation.knn_temperature": 0.07,
         "evaluation.kmeans_restarts": 10,
+        "evaluation.validation": 0.1,
+        "evaluation.view_images": 500,
+        "evaluation.lidar": False,
+        "evaluation.gmm_components": [],
+        "evaluation.transfer": [],
+        "evaluation.online_probe": False,
+        "evaluation.online_lr": 0.1,
+        "evaluation.kept_images": 2000,
         "epochs": 20,
         "batch_size": 64,
         "precision": "float32",

@@ -77,6 +77,25 @@ def test_chance_level_of_nmi(images: int, classes: int, codes: int, level: float
     assert results["ari"] == pytest.approx(0, abs=0.005)
 
 
+CHANCE = {  # images, classes: the published sizes of SVHN, CIFAR-10 and CIFAR-100; NMI of random codes
+    (26_032, 10): {10: 0.001, 128: 0.006, 256: 0.012, 2_048: 0.083, 16_384: 0.273},
+    (10_000, 10): {10: 0.002, 128: 0.017, 256: 0.031, 2_048: 0.188, 16_384: 0.352},
+    (10_000, 100): {10: 0.013, 128: 0.147, 256: 0.233, 2_048: 0.485, 16_384: 0.631},
+}
+
+
+@pytest.mark.parametrize(("images", "classes"), CHANCE)
+def test_the_table_of_chance_levels(images: int, classes: int) -> None:
+    """Published beside c = 16,384: .31, .35 and .58, hardly above or even below what random codes reach."""
+    labels = np.arange(images) % classes
+    for codes, level in CHANCE[images, classes].items():
+        assignments = np.random.default_rng(codes).integers(0, codes, images)
+        results = clustering("codes", labels, assignments, generator=np.random.default_rng(0), shuffles=2)
+        # AMI, which is slow with many codes, comes later and is not asked for.
+        nmi, chance = dict(itertools.islice(results, 2)).values()
+        assert (nmi, chance) == pytest.approx((level, level), abs=0.01), codes
+
+
 def test_shuffled_nmi_is_that_of_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     labels, assignments = draw.integers(0, 5, 300), draw.integers(0, 40, 300) ** 2

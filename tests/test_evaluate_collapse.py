@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cplearn.evaluate import code_counts, collapse, singular_values
-from cplearn.evaluate.collapse import effective_rank, intra_cluster_variance, offdiag_correlation, perplexity
+from cplearn.evaluate.collapse import alpha_req, effective_rank, intra_cluster_variance, offdiag_correlation, perplexity
 
 N, F = 400, 8
 
@@ -128,6 +128,13 @@ def test_singletons_do_not_look_like_intra_cluster_collapse() -> None:
     assert "intra_cluster_variance" not in diagnose(gaussian(), np.arange(N), N)
 
 
+def test_without_codes_the_embeddings_are_diagnosed_alone() -> None:
+    with_codes = diagnose(gaussian(), random_codes())
+    alone = {name.removeprefix("collapse/"): value for name, value in collapse(gaussian())}
+    assert with_codes.keys() - alone.keys() == {"codes_used", "code_perplexity", "intra_cluster_variance"}
+    assert alone == {name: with_codes[name] for name in alone}
+
+
 def test_scale_of_embeddings_does_not_matter() -> None:
     codes = random_codes()
     assert diagnose(1e-4 * gaussian(), codes) == pytest.approx(diagnose(gaussian(), codes))
@@ -160,3 +167,27 @@ def test_code_counts() -> None:
             code_counts(np.array([0, 4, bad]), 5)
     with pytest.raises(ValueError, match="3 assignments for 400 embeddings"):
         diagnose(gaussian(), np.zeros(3, dtype=np.int64))
+
+
+@pytest.mark.parametrize(("alpha", "dimensions", "images"), [(1.0, 64, 500), (2.5, 8, 500), (0.5, 200, 120)])
+def test_alpha_req_of_an_exact_power_law(alpha: float, dimensions: int, images: int) -> None:
+    generator = np.random.default_rng(0)
+    rank = min(dimensions, images - 1)
+    # Orthonormal columns without a mean, so that the covariance has the eigenvalues i^-alpha.
+    noise = generator.normal(size=(images, rank))
+    scores = np.linalg.qr(noise - noise.mean(0))[0]
+    axes = np.linalg.qr(generator.normal(size=(dimensions, dimensions)))[0][:rank]
+    z = scores * np.arange(1, rank + 1) ** (-alpha / 2) @ axes
+    assert alpha_req(z) == pytest.approx(alpha, rel=1e-6)
+    assert alpha_req(7 * z + 3) == pytest.approx(alpha, rel=1e-6)
+
+
+def test_alpha_req_is_steep_where_dimensions_have_collapsed() -> None:
+    z = gaussian()
+    flat = alpha_req(z)
+    line = alpha_req(z[:, :1] * np.arange(1, F + 1))
+    assert flat is not None
+    assert line is not None
+    assert line > 10 > 1 > flat
+    assert alpha_req(np.ones((9, 4))) is None
+    assert alpha_req(np.arange(9.0)[:, None]) is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cplearn.evaluate import linear_probe, probe
+from cplearn.evaluate import gradient_probe, linear_probe, probe
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -74,3 +77,77 @@ def test_giving_up_is_reported(
     monkeypatch.setattr(probe, "MAX_ITERATIONS", 2)
     assert dict(linear_probe(*digits))["probe/converged"] == 0
     assert not recwarn.list
+
+
+def test_top_five_where_there_are_more_than_five_classes(digits: Split) -> None:
+    x, y, x_test, y_test = digits
+    results = dict(linear_probe(*digits, c=1e-4))
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, tol=1e-8)).fit(x.astype(np.float64), y)
+    expected = top_k_accuracy_score(y_test, reference.predict_proba(x_test.astype(np.float64)), k=5)
+    assert results["probe/top5"] == pytest.approx(expected, abs=1e-12)
+    assert results["probe/accuracy"] < results["probe/top5"] < 1
+    few, few_test = y < 5, y_test < 5
+    assert "probe/top5" not in dict(linear_probe(x[few], y[few], x_test[few_test], y_test[few_test]))
+
+
+def stacked(digits: Split) -> tuple[torch.Tensor, ...]:
+    """Two members: pixels in [0, 1], and the same with the first half of the pixels blank; in float64."""
+    x, y, x_test, y_test = (torch.from_numpy(array) for array in digits)
+    half = torch.cat([torch.zeros(32), torch.ones(32)])
+    train, test = (torch.stack([p, p * half]).double() / 16 for p in (x, x_test))
+    return train, y, test, y_test
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def solo_learn(
+    x: torch.Tensor, y: torch.Tensor, generator: torch.Generator, epochs: int, decay: list[int]
+) -> torch.nn.Linear:
+    """SGD at 0.1 with momentum, batches of 256 without the incomplete last one, by torch's own modules."""
+    start = (2 * torch.rand(65, 10, generator=generator) - 1) / 8
+    layer = torch.nn.Linear(64, 10).double()
+    layer.load_state_dict({"weight": start[:64].T, "bias": start[64]})
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, decay, gamma=0.1)
+    for _ in range(epochs):
+        rows = torch.randperm(len(x), generator=generator)[:256]
+        optimizer.zero_grad()
+        F.cross_entropy(layer(x[rows]), y[rows]).backward()
+        optimizer.step()
+        schedule.step()
+    return layer
+
+
+def test_sgd_is_the_protocol_of_solo_learn(digits: Split) -> None:
+    train, y, test, y_test = stacked(digits)
+    results = gradient_probe("sgd", train, y, test, y_test, classes=10, generators=generators(0, 1))
+    for k, own in enumerate(results):
+        layer = solo_learn(train[k], y, generators(k)[0], 100, [60, 80])
+        scores = layer(test[k]).detach().numpy()
+        assert own["probe_sgd/accuracy"] == pytest.approx(float((scores.argmax(1) == y_test.numpy()).mean()), abs=1e-9)
+        assert own["probe_sgd/top5"] == pytest.approx(top_k_accuracy_score(y_test, scores, k=5), abs=1e-9)
+        fitted = (layer(train[k]).argmax(1) == y).double().mean()
+        assert own["probe_sgd/train_accuracy"] == pytest.approx(float(fitted), abs=1e-9)
+    assert results[0]["probe_sgd/accuracy"] > results[1]["probe_sgd/accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_gradient_probes_of_a_pack_are_those_of_its_members(digits: Split, name: str) -> None:
+    train, y, test, y_test = stacked(digits)
+    train[1, 0, 0] = float("nan")
+    shared = {"classes": 10}
+    together = gradient_probe(name, train, y, test, y_test, generators=generators(3, 4), **shared)
+    alone = gradient_probe(name, train[:1], y, test[:1], y_test, generators=generators(3), **shared)
+    # The other member's features are broken; this one does not notice.
+    assert together[0] == alone[0]
+    other = gradient_probe(name, train[:1], y, test[:1], y_test, generators=generators(9), **shared)
+    assert other[0] != alone[0]
+    assert 0.7 < alone[0][f"probe_{name}/accuracy"] < 1
+
+
+def test_a_gradient_probe_of_few_images_uses_them_all() -> None:
+    x, y = torch.eye(3).repeat(4, 1)[None], torch.arange(3).repeat(4)
+    (results,) = gradient_probe("sgd", x, y, x, y, classes=3, generators=generators(0))
+    assert results == {"probe_sgd/accuracy": 1.0, "probe_sgd/train_accuracy": 1.0}

@@ -211,7 +211,7 @@ class Recorder:
     def finished(self, job: Job, metrics: Any, files: Mapping[str, bytes], hardware: Mapping[str, str]) -> None:
         self.running.discard(job.key)
         self.events.append(("finished", job.label))
-        assert {"model/config.json", "model/weights.pt", "diagnostics.json"} == files.keys()
+        assert {"model/config.json", "model/weights.pt", "diagnostics.json", "evaluation.npz"} == files.keys()
 
     def failed(self, job: Job, reason: str) -> None:
         self.running.discard(job.key)

@@ -1,22 +1,33 @@
 """Evaluation on frozen features: functions of arrays that yield (name, value) and leave logging to the caller.
 
-None of them knows a model or draws from global random state; the same inputs give the same numbers, bit for bit, on one
-machine. All raise `NonFiniteFeatures` where features hold NaN or infinity, and ValueError where shapes do not fit.
+`cplearn.protocol` puts them together. None of them knows a model or draws from global random state; the same inputs
+give the same numbers, bit for bit, on one machine. All raise `NonFiniteFeatures` where features hold NaN or infinity,
+and ValueError where shapes do not fit.
 """
 
 from cplearn.evaluate.clustering import clustering, kmeans
-from cplearn.evaluate.collapse import code_counts, collapse, singular_values
-from cplearn.evaluate.inputs import NonFiniteFeatures
+from cplearn.evaluate.collapse import alpha_req, code_counts, collapse, effective_rank, singular_values
+from cplearn.evaluate.inputs import NonFiniteFeatures, to_float64
 from cplearn.evaluate.knn import knn
-from cplearn.evaluate.probe import linear_probe
+from cplearn.evaluate.mixture import mixture_entropy
+from cplearn.evaluate.probe import PROTOCOLS, gradient_probe, linear_probe
+from cplearn.evaluate.selection import lidar, view_agreement
 
 __all__ = [
+    "PROTOCOLS",
     "NonFiniteFeatures",
+    "alpha_req",
     "clustering",
     "code_counts",
     "collapse",
+    "effective_rank",
+    "gradient_probe",
     "kmeans",
     "knn",
+    "lidar",
     "linear_probe",
+    "mixture_entropy",
     "singular_values",
+    "to_float64",
+    "view_agreement",
 ]

@@ -12,13 +12,16 @@ from cplearn.evaluate.inputs import RESOLUTION, Array, standardise, to_float64, 
 RANKME_EPSILON = 1e-7
 
 
-def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tuple[str, float]]:
+def collapse(embeddings: Array, assignments: Array | None = None, n_codes: int = 0) -> Iterator[tuple[str, float]]:
     """Collapse diagnostics of embeddings (n, f) and their codes (n,) in 0..n_codes-1, over a whole test set.
 
-    Yields, each after collapse/, with the collapse in which it goes to its first value:
+    Yields, each after collapse/, with the collapse in which it goes to its first value (the first two and
+    intra_cluster_variance only for a method that has codes):
     codes_used -- 1 to n_codes (cluster): codes that at least one image has.
     code_perplexity -- 1 to n_codes (cluster): exponential of the entropy of the codes' usage.
     effective_rank -- 1 to f (dimensional): see `effective_rank`.
+    alpha_req -- large to about 1 or less (dimensional): see `alpha_req`. Not yielded if fewer than 2 eigenvalues are
+        there to be fitted.
     offdiag_covariance -- 1 to 0 (dimensional): see `offdiag_correlation`.
     intra_cluster_variance -- 0 to about 1 (intra-cluster): see `intra_cluster_variance`. Not yielded if no two images
         have the same code.
@@ -27,18 +30,22 @@ def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tu
 
     Raises NonFiniteFeatures; ValueError if the lengths differ or a code is out of range.
     """
-    z, codes = to_float64(embeddings, "embeddings"), to_indices(assignments)
-    counts = code_counts(codes, n_codes)
-    if len(z) != len(codes):
-        raise ValueError(f"{len(codes)} assignments for {len(z)} embeddings")
+    z = to_float64(embeddings, "embeddings")
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    yield "collapse/codes_used", float((counts > 0).sum())
-    yield "collapse/code_perplexity", perplexity(counts)
+    if assignments is not None:
+        counts, codes = code_counts(assignments, n_codes), to_indices(assignments)
+        if len(z) != len(codes):
+            raise ValueError(f"{len(codes)} assignments for {len(z)} embeddings")
+        yield "collapse/codes_used", float((counts > 0).sum())
+        yield "collapse/code_perplexity", perplexity(counts)
+        within = intra_cluster_variance(unit, codes)
+        if within is not None:
+            yield "collapse/intra_cluster_variance", within
     yield "collapse/effective_rank", effective_rank(z)
+    slope = alpha_req(z)
+    if slope is not None:
+        yield "collapse/alpha_req", slope
     yield "collapse/offdiag_covariance", offdiag_correlation(z)
-    within = intra_cluster_variance(unit, codes)
-    if within is not None:
-        yield "collapse/intra_cluster_variance", within
     yield "collapse/embedding_std", float(unit.std(0).mean() * math.sqrt(z.shape[1]))
 
 
@@ -85,6 +92,29 @@ def effective_rank(embeddings: np.ndarray) -> float:
         return 0.0
     p = sigma / sigma.sum() + RANKME_EPSILON
     return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def alpha_req(embeddings: np.ndarray) -> float | None:
+    """α of a power law λ_i ~ i^(-α) fitted to the eigenvalues λ_1 ≥ λ_2 ≥ ... of the covariance of (n, f).
+
+    Agrawal et al., "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by Measuring Eigenspectrum
+    Decay", NeurIPS 2022; they find good representations near α = 1, and large α where dimensions have collapsed.
+    Least squares of log λ_i against log i, weighted by 1/i (as Stringer et al., Nature 2019, whose fit that paper
+    uses). The range is ours: i from 11 to 100, or to min(n - 1, f) where that is smaller, and from 1 where that leaves
+    fewer than 30 ranks. Eigenvalues count as at least 1e-12 of the first. None if there are fewer than two, or if all
+    are 0.
+    """
+    n, f = embeddings.shape
+    last = min(100, n - 1, f)
+    centred = embeddings - embeddings.mean(0)
+    gram = centred.T @ centred if f <= n else centred @ centred.T
+    values = np.linalg.eigvalsh(gram)[::-1]
+    if last < 2 or values[0] <= RESOLUTION**2 * (embeddings**2).sum():
+        return None
+    rank = np.arange(11 if last >= 40 else 1, last + 1)
+    spectrum = np.log(np.maximum(values[rank - 1], 1e-12 * values[0]))
+    # polyfit squares its weights.
+    return float(-np.polyfit(np.log(rank), spectrum, 1, w=rank**-0.5)[0])
 
 
 def offdiag_correlation(embeddings: np.ndarray) -> float:

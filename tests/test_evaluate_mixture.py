@@ -1,0 +1,58 @@
+"""Entropy of Gaussian mixtures: closed form, intra-cluster collapse, seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cplearn.evaluate import NonFiniteFeatures, mixture_entropy
+
+N, F = 600, 32
+
+
+def entropies(z: np.ndarray, components: list[int], seed: int = 0) -> dict[str, float]:
+    return {name.removeprefix("gmm/"): value for name, value in mixture_entropy(z, components, seed=seed)}
+
+
+def clusters(spread: float) -> np.ndarray:
+    """Ten clusters of the same centres, with more or less variation within."""
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(10, F))[np.arange(N) % 10] + spread * generator.normal(size=(N, F))
+
+
+def test_one_component_has_the_entropy_of_its_gaussian() -> None:
+    """Rows of length sqrt(f) in all directions have variance 1 in each dimension."""
+    z = np.random.default_rng(0).normal(size=(4000, F))
+    results = entropies(1e-3 * z, [1])
+    assert results["entropy_1"] == pytest.approx(F / 2 * math.log(2 * math.pi * math.e), abs=0.2)
+    # The standard deviation of -log p over 10,000 samples is sqrt(f / 2).
+    assert results["entropy_1_std"] == pytest.approx(math.sqrt(F / 2 / 10_000), rel=0.9)
+    assert results["entropy_1_std"] > 0
+
+
+def test_intra_cluster_collapse_lowers_the_entropy() -> None:
+    """A tenth of the spread costs f log 10 nats; collapsed to points, the clusters have the variance's floor."""
+    wide, narrow, points = (entropies(clusters(spread), [10])["entropy_10"] for spread in (0.1, 0.01, 0.0))
+    assert wide - narrow == pytest.approx(F * math.log(10), rel=0.05)
+    floor = F / 2 * math.log(2 * math.pi * math.e * 1e-6) + math.log(10)
+    assert points == pytest.approx(floor, abs=0.5)
+
+
+def test_names_and_seeds() -> None:
+    z = clusters(1.0)
+    results = entropies(z, [2, 5])
+    assert list(results) == ["entropy_2", "entropy_2_std", "entropy_5", "entropy_5_std"]
+    assert entropies(z, [2, 5]) == results
+    # A component number does not disturb another.
+    assert entropies(z, [5])["entropy_5"] == results["entropy_5"]
+    assert entropies(z, [5], seed=1)["entropy_5"] != results["entropy_5"]
+    assert entropies(z, []) == {}
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="20 components cannot be fitted to 10 embeddings"):
+        entropies(clusters(1.0)[:10], [20])
+    with pytest.raises(NonFiniteFeatures, match="1 of 10 rows"):
+        entropies(np.where(np.eye(10) * np.arange(10) == 9, np.inf, 1.0), [2])
