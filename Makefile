@@ -4,6 +4,7 @@
 DATASET         ?=
 SEEDS           ?=
 EPOCHS          ?=
+SCALE           ?=
 CPUS_PER_TRIAL  ?=
 GPUS_PER_TRIAL  ?=
 RESULTS         ?= results
@@ -16,18 +17,19 @@ PARTS           ?=
 BIN   := .venv/bin
 STAMP := .venv/.ready
 OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+          $(if $(SCALE),--scale $(SCALE)) \
           $(if $(CPUS_PER_TRIAL),--cpus-per-trial $(CPUS_PER_TRIAL)) \
           $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-beta sweep-projector sweep-datasets sweep-methods report mlflow-ui bench test lint format check clean
+.PHONY: help setup sweep-beta sweep-projector sweep-datasets methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|stl10|tiny-imagenet|imagenet100|folder:PATH SEEDS=3 EPOCHS=50"
+	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|stl10|tiny-imagenet|imagenet100|folder:PATH SEEDS=3 EPOCHS=50 SCALE=small"
 	@echo "  CPUS_PER_TRIAL=1 GPUS_PER_TRIAL=0.25 RESULTS=results SWEEP_ARGS=\"--set method.codes=16384 --force\""
 
 setup: $(STAMP) ## build .venv with everything in it (once)
@@ -50,8 +52,20 @@ sweep-projector: $(STAMP) ## CPLearn over the dictionary size c
 sweep-datasets: $(STAMP) ## CPLearn on SVHN, CIFAR-10 and CIFAR-100
 	@$(BIN)/cplearn sweep sweeps/datasets.yaml $(OPTIONS)
 
-sweep-methods: $(STAMP) ## CPLearn beside the methods it is compared with
-	@$(BIN)/cplearn sweep sweeps/methods.yaml $(OPTIONS)
+methods: $(STAMP) ## every method on one data set (SCALE=small: digits)
+	@$(BIN)/cplearn sweep sweeps/presets/methods.yaml $(OPTIONS)
+
+table1: $(STAMP) ## the paper's Table 1 (SCALE=small: digits, minutes on a CPU)
+	@$(BIN)/cplearn sweep sweeps/presets/table1.yaml $(OPTIONS)
+
+table2: $(STAMP) ## the paper's Table 2, ImageNet-100 with a ViT (SCALE=small: digits)
+	@$(BIN)/cplearn sweep sweeps/presets/table2.yaml $(OPTIONS)
+
+resnet18: $(STAMP) ## CIFAR with ResNet-18, the authors' configurations (SCALE=small: digits)
+	@$(BIN)/cplearn sweep sweeps/presets/resnet18.yaml $(OPTIONS)
+
+collapse: $(STAMP) ## diagnostics of the four collapses (SCALE=small: digits)
+	@$(BIN)/cplearn sweep sweeps/presets/collapse.yaml $(OPTIONS)
 
 report: $(STAMP) ## write tables and figures again from the tracking store
 	@$(BIN)/cplearn report $(if $(DATASET),--dataset '$(DATASET)') --results '$(RESULTS)'

@@ -440,8 +440,10 @@ def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
             inner = {"name": inner}
         settings[group] = inner if isinstance(inner, dict) else {}
         settings = settings[group]
-    if isinstance(value, Mapping) and isinstance(settings.get(leaf), dict):
-        settings[leaf].update(value)
+    own = settings.get(leaf)
+    # A group of another name has other settings; those of the old one mean nothing to it.
+    if isinstance(value, Mapping) and isinstance(own, dict) and value.get("name", own.get("name")) == own.get("name"):
+        own.update(value)
     else:
         settings[leaf] = value
 

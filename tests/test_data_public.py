@@ -208,7 +208,7 @@ def test_unlabelled_images_are_trained_on_but_not_evaluated(tmp_path, monkeypatc
     pack = training.Pack([Trial.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})], dataset)
     assert pack.steps_per_epoch == 3  # 15 images, 6 of them labelled
     seen = []
-    monkeypatch.setattr(pack.model, "features", lambda images: seen.append(len(images)) or 1 / 0)
+    monkeypatch.setattr(pack.model, "features", lambda images, batch_size: seen.append(len(images)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pack.evaluate()
     assert seen == [6]

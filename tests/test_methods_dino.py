@@ -13,7 +13,7 @@ from cplearn.methods import dino
 from cplearn.methods.base import Progress
 
 K, N, C, F = 2, 6, 4, 5
-SMALL = {"hidden_dim": 8, "embedding_dim": 5, "prototypes": C}
+SMALL = {"hidden_dim": 8, "embedding_dim": 5, "codes": C}
 
 
 def naive(student: np.ndarray, teacher: np.ndarray, centre: np.ndarray, tau_s: float, tau_t: float) -> float:

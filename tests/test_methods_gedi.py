@@ -52,7 +52,7 @@ def test_uniformity_is_least_for_equal_use_and_finite_for_unused_clusters() -> N
 
 
 def test_the_loss_weighs_its_terms_for_each_member_and_codes_are_the_largest_logits() -> None:
-    settings = {"hidden_dim": 8, "clusters": C}
+    settings = {"hidden_dim": 8, "codes": C}
     method = build_method("gedi", [{**settings, "beta": 3.0}, {**settings, "temperature": 2.0}], F)
     x = normal(K, 2, N, F)
     logits = torch.stack([method.projector(view) for view in x.unbind(1)], dim=1)

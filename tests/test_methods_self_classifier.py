@@ -65,7 +65,7 @@ def test_the_optimum_is_one_class_an_image_and_all_classes_alike() -> None:
 
 
 def test_codes_are_the_classes_of_the_classifier() -> None:
-    method = build_method("self_classifier", [{"hidden_dim": 8, "embedding_dim": 5, "classes": C}] * K, 6)
+    method = build_method("self_classifier", [{"hidden_dim": 8, "embedding_dim": 5, "codes": C}] * K, 6)
     method(batch_of(normal(K, 2, N, 6)))
     directions = torch.nn.functional.normalize(method.classifier.weight.detach(), dim=1).transpose(1, 2)
     assert torch.equal(method.codes(directions), torch.arange(C).expand(K, C))

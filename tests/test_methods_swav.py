@@ -15,7 +15,7 @@ from cplearn.methods import swav
 from cplearn.methods.base import Method, Progress
 
 K, N, C, D, F = 2, 6, 4, 5, 7
-SMALL = {"hidden_dim": 8, "embedding_dim": D, "prototypes": C}
+SMALL = {"hidden_dim": 8, "embedding_dim": D, "codes": C}
 
 
 def naive(scores: np.ndarray, assignments: np.ndarray, tau: float) -> float:

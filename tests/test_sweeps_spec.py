@@ -27,6 +27,42 @@ def test_the_shipped_sweeps_are_valid(root: Path) -> None:
         assert read_sweep(file, SCHEMA).name == file.stem
 
 
+def presets(root: Path) -> list[Path]:
+    return sorted((root / "sweeps" / "presets").glob("*.yaml"))
+
+
+def test_presets_open_with_their_command_cost_and_expected_result(root: Path) -> None:
+    assert {file.stem for file in presets(root)} >= {"collapse", "methods", "resnet18", "table1", "table2"}
+    for file in presets(root):
+        head = file.read_text().partition("\nsweep:")[0]
+        assert f"make {file.stem}" in head
+        assert "Cost:" in head or "hours each" in head
+        assert "Published" in head or "Expected" in head
+        assert "Our choice" in head
+        assert f"\n{file.stem}:" in (root / "Makefile").read_text()
+
+
+def test_presets_keep_their_structure_at_every_scale(root: Path) -> None:
+    for file in presets(root):
+        full = read_sweep(file, SCHEMA, seeds=1)
+        datasets = len({trial.settings["dataset"] for trial in full.trials})
+        for scale in ("small", "smoke"):
+            smaller = read_sweep(file, SCHEMA, seeds=1, scale=scale)
+            assert {trial.settings["dataset"] for trial in smaller.trials} == {"digits"}
+            assert len(smaller.trials) * datasets == len(full.trials), (file, scale)
+            assert {key: len(values) for key, values in smaller.axes.items()} == {
+                key: len(values) for key, values in full.axes.items()
+            }
+            assert max(trial.settings["epochs"] for trial in smaller.trials) == {"small": 20, "smoke": 1}[scale]
+
+
+def test_a_group_of_another_name_replaces_the_group(tmp_path: Path) -> None:
+    text = "sweep: s\nsettings: {method: {name: cplearn, codes: 16}}\narms: {A: {settings: {method: {name: simclr}}}}\n"
+    (trial,) = read(tmp_path, text).trials
+    assert trial.settings["method"]["name"] == "simclr"
+    assert "codes" not in trial.settings["method"]
+
+
 def test_the_beta_sweep_is_the_grid_of_the_paper(root: Path) -> None:
     sweep = read_sweep(root / "sweeps" / "beta.yaml", SCHEMA)
     assert sweep.axes == {"method.beta": [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]}

@@ -36,10 +36,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "supervised": {},
     "untrained": {},
     # Schedules of two epochs, as the trials have.
-    "dino": {"hidden_dim": 16, "embedding_dim": 8, "prototypes": 12, "warmup_epochs": 2},
-    "swav": {"hidden_dim": 16, "embedding_dim": 8, "prototypes": 12, "queue": 40, "queue_from_epoch": 1},
-    "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "classes": 12},
-    "gedi": {"hidden_dim": 16, "clusters": 12},
+    "dino": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "warmup_epochs": 2},
+    "swav": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "queue": 40, "queue_from_epoch": 1},
+    "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12},
+    "gedi": {"hidden_dim": 16, "codes": 12},
     **{name: {"hidden_dim": 16, "embedding_dim": 8} for name in ("barlow_twins", "vicreg", "simclr")},
 }
 

@@ -24,7 +24,9 @@ class Settings(config.MethodSettings):
     name: str = Field("dino", description="DINO.")
     hidden_dim: config.Whole = Field(256, ge=1, description="Width of the head's two hidden layers (published: 2048).")
     embedding_dim: config.Whole = Field(128, ge=2, description="Dimensions before the prototypes (published: 256).")
-    prototypes: config.Whole = Field(100, ge=2, description="Outputs of the head (ImageNet: 65536, CIFAR: 4096).")
+    codes: config.Whole = Field(
+        100, ge=2, description="Prototypes, the outputs of the head (ImageNet: 65536, CIFAR: 4096)."
+    )
     student_temperature: Annotated[float, config.PerMember()] = Field(
         0.1, gt=0, description="Temperature of the student (published: 0.1)."
     )
@@ -102,15 +104,15 @@ class Method(base.Method):
     ) -> None:
         super().__init__()
         first, members = settings[0], len(settings)
-        self.n_codes = first.prototypes
+        self.n_codes = first.codes
         self.warmup_epochs, self.freeze_epochs = first.warmup_epochs, first.freeze_epochs
         widths = [features, first.hidden_dim, first.hidden_dim, first.embedding_dim]
-        self.student = Head(members, widths, first.prototypes)
-        self.teacher = Head(members, widths, first.prototypes).requires_grad_(False)
+        self.student = Head(members, widths, first.codes)
+        self.teacher = Head(members, widths, first.codes).requires_grad_(False)
         for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature", "centre_momentum"):
             self.member_scalars(name, [getattr(s, name) for s in settings])
         self.member_scalars("first_momentum", [s.momentum for s in settings])
-        self.register_buffer("centre", torch.zeros(members, first.prototypes))
+        self.register_buffer("centre", torch.zeros(members, first.codes))
         self._frozen: heads.Freeze | None = None
 
     def after_initialisation(self) -> None:

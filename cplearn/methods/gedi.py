@@ -21,7 +21,7 @@ from cplearn.methods import base
 class Settings(config.MethodSettings):
     name: str = Field("gedi", description="GEDI without generation.")
     hidden_dim: config.Whole = Field(256, ge=1, description="Width of the projector's hidden layer (CIFAR: 2048).")
-    clusters: config.Whole = Field(128, ge=2, description="Outputs of the projector, one a cluster (CIFAR: 2048).")
+    codes: config.Whole = Field(128, ge=2, description="Outputs of the projector, one a cluster (CIFAR: 2048).")
     beta: Annotated[float, config.PerMember()] = Field(
         50.0, gt=0, description="Weight β of the invariance term (CIFAR, temperature 0.1: 0.1)."
     )
@@ -61,8 +61,8 @@ class Method(base.Method):
     ) -> None:
         super().__init__()
         first, members = settings[0], len(settings)
-        self.n_codes, self.symmetric = first.clusters, first.symmetric
-        self.projector = heads.MLP(members, [features, first.hidden_dim, first.clusters])
+        self.n_codes, self.symmetric = first.codes, first.symmetric
+        self.projector = heads.MLP(members, [features, first.hidden_dim, first.codes])
         self.member_scalars("beta", [s.beta for s in settings])
         self.member_scalars("temperature", [s.temperature for s in settings])
 

@@ -28,9 +28,7 @@ class Settings(config.MethodSettings):
         256, ge=1, description="Width of the projector's two hidden layers (published: 4096)."
     )
     embedding_dim: config.Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    classes: config.Whole = Field(
-        100, ge=2, description="Classes of the classifier (published: 15 classifiers of 1000)."
-    )
+    codes: config.Whole = Field(100, ge=2, description="Classes of the classifier (published: 15 classifiers of 1000).")
     row_temperature: Annotated[float, config.PerMember()] = Field(
         0.1, gt=0, description="Temperature of the softmax over classes (published: 0.1)."
     )
@@ -80,9 +78,9 @@ class Method(base.Method):
     ) -> None:
         super().__init__()
         first, members = settings[0], len(settings)
-        self.n_codes = first.classes
+        self.n_codes = first.codes
         self.projector = heads.MLP(members, [features, first.hidden_dim, first.hidden_dim, first.embedding_dim])
-        self.classifier = heads.Cosine(members, first.embedding_dim, first.classes)
+        self.classifier = heads.Cosine(members, first.embedding_dim, first.codes)
         self.member_scalars("row_temperature", [s.row_temperature for s in settings])
         self.member_scalars("column_temperature", [s.column_temperature for s in settings])
 

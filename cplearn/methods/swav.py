@@ -23,7 +23,7 @@ class Settings(config.MethodSettings):
     name: str = Field("swav", description="SwAV.")
     hidden_dim: config.Whole = Field(256, ge=1, description="Width of the projector's hidden layer (published: 2048).")
     embedding_dim: config.Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    prototypes: config.Whole = Field(100, ge=2, description="Number of prototypes (published: 3000).")
+    codes: config.Whole = Field(100, ge=2, description="Number of prototypes (published: 3000).")
     temperature: Annotated[float, config.PerMember()] = Field(
         0.1, gt=0, description="Temperature of the predictions (published: 0.1)."
     )
@@ -74,10 +74,10 @@ class Method(base.Method):
     ) -> None:
         super().__init__()
         first, members = settings[0], len(settings)
-        self.n_codes, self.iterations = first.prototypes, first.iterations
+        self.n_codes, self.iterations = first.codes, first.iterations
         self.queue_from_epoch, self.freeze_epochs = first.queue_from_epoch, first.freeze_epochs
         self.projector = heads.MLP(members, [features, first.hidden_dim, first.embedding_dim])
-        self.prototypes = stacked.Linear(members, first.embedding_dim, first.prototypes)
+        self.prototypes = stacked.Linear(members, first.embedding_dim, first.codes)
         self.member_scalars("temperature", [s.temperature for s in settings])
         self.member_scalars("epsilon", [s.epsilon for s in settings])
         shape = (members, base.GLOBAL_VIEWS, first.queue, first.embedding_dim)
