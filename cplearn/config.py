@@ -262,6 +262,12 @@ class Trial(Settings):
         "cached",
         description="Images of a folder: decoded once at image_size, or whenever used, crops from full resolution.",
     )
+    train_images: Whole | None = Field(
+        None, ge=2, description="Use so many of the training images, evenly from every class; default: all."
+    )
+    test_images: Whole | None = Field(
+        None, ge=2, description="Use so many of the test images, evenly from every class; default: all."
+    )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
     backbone: Backbone = Field(
         Backbone(), description="Network whose features are kept; default depends on the data set."
@@ -366,6 +372,16 @@ class Trial(Settings):
         default = Trial.read({"dataset": self.dataset, "method": self.method.name}).flat()
         own = {key: value for key, value in self.flat().items() if value != default[key]}
         return own | {"dataset": family, "method.name": self.method.name}
+
+    def data_request(self) -> dict[str, Any]:
+        """The arguments of `cplearn.data.load` that give this trial's images."""
+        return {
+            "name": self.dataset,
+            "image_size": self.image_size,
+            "decode": self.decode,
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+        }
 
     @property
     def stackable(self) -> bool:

@@ -128,7 +128,7 @@ def train(
         from sweeps.spec import nested
 
         trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
-        data = cplearn.data.load(trial.dataset, data_root, trial.image_size, trial.decode)
+        data = cplearn.data.load(**trial.data_request(), root=data_root)
 
         def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())

@@ -186,7 +186,7 @@ def _slots(resources: Resources) -> int:
 def _fitting(job: Job, resources: Resources, data_root: str | None) -> int:
     """How many trials like this one fit into the memory of a slot, by the memory that one was measured to need."""
     root = Path(data_root) if data_root else None
-    dataset = cplearn.data.load(job.trial.dataset, root, job.trial.image_size, job.trial.decode)
+    dataset = cplearn.data.load(**job.trial.data_request(), root=root)
     return int(MEMORY_SHARE * _slot_memory(resources) / member_bytes(job.trial, dataset))
 
 

@@ -88,12 +88,13 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
     Raises InputError if a data set is not to be had, or a trial does not fit it.
     """
     trials = [config.Trial.read(_absolute(trial.settings)) for trial in sweep.trials]
-    datasets: dict[tuple[str, int | None, str], cplearn.data.Dataset] = {}
+    datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
     jobs: dict[str, Job] = {}
     for declared, trial in zip(sweep.trials, trials, strict=True):
-        use = (trial.dataset, trial.image_size, trial.decode)
+        request = trial.data_request()
+        use = tuple(request.values())
         if use not in datasets:
-            datasets[use] = cplearn.data.load(trial.dataset, data_root, trial.image_size, trial.decode)
+            datasets[use] = cplearn.data.load(**request, root=data_root)
         training.check([trial], datasets[use])
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
         own = trial.identity()

@@ -47,9 +47,8 @@ class PackTrainable(tune.Trainable):
         torch.set_num_threads(max(1, int(config["cpus"])))
         self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
         trials = [Trial.read(settings) for settings in config["members"]]
-        first = trials[0]
-        dataset = cplearn.data.load(first.dataset, config["data_root"], first.image_size, first.decode)
         root = Path(config["data_root"]) if config["data_root"] else None
+        dataset = cplearn.data.load(**trials[0].data_request(), root=root)
         self.training = Pack(trials, dataset, self.device, compile=config["compile"], data_root=root)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -124,6 +124,8 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "dataset": "digits",
         "image_size": None,
         "decode": "cached",
+        "train_images": None,
+        "test_images": None,
         "method.name": "cplearn",
         "method.beta": 1.0,
         "method.codes": 2048,

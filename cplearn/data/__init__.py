@@ -84,13 +84,16 @@ def load(
     image_size: int | None = None,
     decode: str | None = None,
     *,
+    train_images: int | None = None,
+    test_images: int | None = None,
     download: bool = True,
 ) -> Dataset:
     """The data set `name`, one of `catalogue.CATALOGUE` or folder:PATH.
 
     `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
     the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
-    see `cplearn.data.folder`; by default the first that the catalogue lists. Without `download`, a public data set must
+    see `cplearn.data.folder`; by default the first that the catalogue lists. `train_images` and `test_images` limit how
+    many are used, see `cplearn.data.subset`. Without `download`, a public data set must
     lie under `root` already. Loading again is cheap: what was decoded once is only mapped into memory.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
@@ -104,7 +107,11 @@ def load(
     # Only folders of files have the choice.
     choice = {"on_demand": decode == "on-demand"} if len(entry.decode) > 1 else {}
     dataset: Dataset = module.load(name, data_root(root), size, download, **choice)
-    return dataset
+    if train_images is None and test_images is None:
+        return dataset
+    from cplearn.data.subset import limit
+
+    return limit(dataset, train_images, test_images)
 
 
 def data_root(root: Path | None = None) -> Path:

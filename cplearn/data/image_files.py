@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -58,6 +58,10 @@ class ImageFiles:
         chosen = torch.arange(len(self))[rows]
         (images,) = next(self.decoded([(chosen, [self.centre(chosen)])]))
         return images
+
+    def take(self, rows: Tensor) -> ImageFiles:
+        """The files of some rows."""
+        return replace(self, paths=[self.paths[row] for row in rows.tolist()], extents=self.extents[rows])
 
     def split(self, n: int) -> Iterator[Tensor]:
         """All images for evaluation, in order, `n` at a time: tensors (n, C, size, size) uint8.
