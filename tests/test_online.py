@@ -98,7 +98,7 @@ def test_a_step_is_that_of_torch() -> None:
         assert terms["online_loss"].item() == pytest.approx(loss.item(), rel=1e-10)
         assert terms["online_accuracy"].item() == pytest.approx((logits.argmax(1) == truth).double().mean().item())
     torch.testing.assert_close(probe.linear.weight[0].T, layer.weight, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(stacked.members_of(probe.bias, 1)[0], layer.bias, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(stacked.members_of(probe.linear.bias, 1)[0], layer.bias, rtol=1e-8, atol=1e-10)
 
 
 def test_a_batch_without_labels_is_no_accident() -> None:
