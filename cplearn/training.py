@@ -72,7 +72,7 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         halvings = {"resnet8": 2, "resnet8-slim": 2, "pixels": 0}[trial.backbone.name]
         if dataset.image_size < 2**halvings:
             raise InputError(f"images of {dataset.image_size} pixels are too small for backbone {trial.backbone.name}")
-    signatures = [trial.pack_signature() for trial in trials]
+    signatures = [trial.pack_signature() for trial in trials] if len(trials) > 1 else []
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
         if differing or signature.keys() != signatures[0].keys():

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,11 @@ from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
+from runner.resources import Resources
 from runner.trainable import PackTrainable
 
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
-
-    None for `gpus` means one if there is any, else none.
-    """
-
-    cpus: float = 1
-    gpus: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.cpus < 1:
-            raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
-        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
-            raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
 
 
 def execute(

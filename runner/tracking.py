@@ -28,7 +28,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from cplearn import config
-from runner.plan import DatasetUse, Job, Plan
+from runner.plan import DatasetUse, Job, Plan, spell
 
 # The migrations of a fresh store are no news to its user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -37,6 +37,8 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
 MOST_COMPARED = 60
+PROFILE = ("train_images", "test_images", "channels", "image_size")
+"""What a run says of its data's size, beside the fingerprint; estimates of other runs start from it."""
 
 
 class Tracker:
@@ -112,7 +114,7 @@ class Tracker:
         }
         run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)
         self.runs[job.key] = run.info.run_id
-        params = [Param(key, _spell(value)) for key, value in job.trial.flat().items()]
+        params = [Param(key, spell(value)) for key, value in job.trial.flat().items()]
         self.client.log_batch(run.info.run_id, params=params)
         self.client.log_inputs(run.info.run_id, datasets=[_dataset_input(use)])
 
@@ -171,17 +173,13 @@ class Tracker:
         self.client.set_terminated(run, status)
 
 
-def _spell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _dataset_input(use: DatasetUse) -> DatasetInput:
     dataset = Dataset(
         name=use.slug,
         digest=use.fingerprint,
         source_type="local",
         source=json.dumps({"uri": use.source}),
-        profile=json.dumps({"train_images": use.train_images, "test_images": use.test_images}),
+        profile=json.dumps({key: getattr(use, key) for key in PROFILE}),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 

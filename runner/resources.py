@@ -1,0 +1,47 @@
+"""What a trial is given to run on, and how many run at once. Needs neither torch nor Ray until asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cplearn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
+
+    None for `gpus` means one if there is any, else none.
+    """
+
+    cpus: float = 1
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
+            raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
+
+
+def local(resources: Resources) -> tuple[Resources, int]:
+    """`resources` with the number of GPUs settled, and the slots of this machine: how many packs run at once.
+
+    Raises InputError if the machine cannot hold one pack.
+    """
+    import joblib
+    import torch
+
+    cpus, devices = joblib.cpu_count(), torch.cuda.device_count()
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = 1.0 if devices else 0.0
+    slots = int(cpus / resources.cpus + 1e-6)
+    if gpus:
+        slots = min(slots, int(devices / gpus + 1e-6))
+    if not slots:
+        raise InputError(
+            f"a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {cpus} CPUs and "
+            f"{devices} GPUs; ask for less"
+        )
+    return Resources(resources.cpus, gpus), slots
