@@ -21,7 +21,7 @@ SECONDS = 3.0
 
 STEPS = 20
 IMAGES = 1_000
-"""Of each split, at most, in an evaluation that is timed."""
+"""Of each split, at most, in an evaluation that is timed; more where there are many classes."""
 
 
 def calibrate(
@@ -66,10 +66,10 @@ def _steps(pack: Pack) -> list[float]:
 
 
 def _evaluation(job: Job, dataset: Dataset, device: str) -> float:
-    """Seconds of one member's evaluation: measured on at most `IMAGES` of each split and on half of them, and from there
-    to all by the power of the number that the two have shown."""
+    """Seconds of one member's evaluation: measured on some images of each split and on half of them, and from there to
+    all by the power of the number that the two have shown."""
     whole = max(len(dataset.train.images), len(dataset.test.images))
-    some = min(IMAGES, whole)
+    some = min(max(IMAGES, 10 * dataset.n_classes), whole)
     measured = _evaluate(job, dataset, device, some)
     if some == whole:
         return measured
@@ -85,8 +85,10 @@ def _evaluate(job: Job, dataset: Dataset, device: str, images: int) -> float:
         return Split(split.images[chosen], split.labels[chosen])
 
     smaller = dataclasses.replace(dataset, train=part(dataset.train), test=part(dataset.test))
-    epochs = {"epochs": 0, "batch_size": 2, "optimizer": job.trial.optimizer.model_copy(update={"warmup_epochs": 0.0})}
-    pack = Pack([job.trial.model_copy(update=epochs)], smaller, device)
+    # Nothing is trained, so neither batch nor warm-up has to fit.
+    still = job.trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
+    fitting = {"epochs": 0, "batch_size": min(job.trial.batch_size, len(smaller.train.images)), "optimizer": still}
+    pack = Pack([job.trial.model_copy(update=fitting)], smaller, device)
     start = time.perf_counter()
     pack.evaluate()
     return time.perf_counter() - start

@@ -129,13 +129,14 @@ def simulate(
     ends, busy, unknown = np.zeros((DRAWS, slots)), np.zeros(DRAWS), 0
     rows = np.arange(DRAWS)
     for pack in packs:
-        known = timings.get(kind(pack))
+        of_kind = kind(pack)
+        known = timings.get(of_kind)
         if known is None:
             unknown += 1
             continue
-        if kind(pack) not in doubts:
-            doubts[kind(pack)] = generator.normal(0, known.doubt, DRAWS)
-        factor = np.exp(doubts[kind(pack)] + generator.normal(0, known.spread, DRAWS))
+        if of_kind not in doubts:
+            doubts[of_kind] = generator.normal(0, known.doubt, DRAWS)
+        factor = np.exp(doubts[of_kind] + generator.normal(0, known.spread, DRAWS))
         seconds = known.seconds(epochs_left(pack, reached or {})) * factor
         busy += seconds
         ends[rows, ends.argmin(axis=1)] += seconds
@@ -206,7 +207,7 @@ def _spread(seconds: Sequence[float], least: float) -> float:
 
 
 def _scaled(record: Record, trial: Trial, members: int, use: DatasetUse) -> tuple[float, float] | None:
-    """Seconds of an epoch and an evaluation of `trial`, from those of a run that differs; None where they do not compare."""
+    """Seconds of an epoch and an evaluation of `trial`, from those of another run; None where they do not compare."""
     data = record["data"]
     if not data.keys() >= {"train_images", "test_images", "channels", "image_size"}:
         return None
