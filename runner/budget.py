@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
+import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
@@ -21,6 +25,49 @@ def parse(text: str) -> float:
     if not 0 < seconds <= LONGEST:
         raise InputError(f"--budget {text!r}: write a time such as 90m, 4h, 1h30m or 2d, at most a year")
     return seconds
+
+
+class Deadline:
+    """The end of a budget, counted from the making of this object; a context manager that interrupts its block then.
+
+    The interrupt is that of Ctrl-C, so what it leaves behind is the same; `passed` tells the two apart. Without a
+    budget nothing ever happens. The block must be run by the main thread.
+    """
+
+    def __init__(self, budget: str | None) -> None:
+        self.seconds = None if budget is None else parse(budget)
+        self.start = time.monotonic()
+        self.passed = False
+
+    @property
+    def given(self) -> bool:
+        return self.seconds is not None
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinite without a budget."""
+        return math.inf if self.seconds is None else self.start + self.seconds - time.monotonic()
+
+    def allows(self, seconds: float | None) -> bool:
+        """Whether work of so many seconds would end in time; of unknown length it is tried as long as time is left."""
+        return self.left > (seconds or 0.0)
+
+    def __enter__(self) -> Deadline:
+        if self.given:
+            self.before = signal.signal(signal.SIGALRM, self._interrupt)
+            signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.given:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.passed = True
+        raise KeyboardInterrupt
 
 
 def order(

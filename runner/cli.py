@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from runner.budget import Deadline
+    from runner.pace import Pace
     from runner.plan import Job, Plan
+    from runner.preview import Forecast
+    from runner.resources import Resources
     from sweeps.spec import Sweep
 
 # Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
@@ -52,22 +57,42 @@ Uri = Annotated[
 ]
 
 
+SweepPath = Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")]
+Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
+]
+Packing = Annotated[
+    str | None,
+    typer.Option("--packing", metavar="auto|off|N", help="Train trials that differ in numbers as one model."),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")]
+Force = Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Stop after 90m, 4h, 1h30m or 2d, with one seed everywhere before more; exit status 0, and the same "
+        "command goes on.",
+    ),
+]
+
+
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")],
+    file: SweepPath,
     dataset: DatasetName = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None,
+    seeds: Seeds = None,
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006 (typer wants a literal default)
-    cpus: Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")] = 1,
-    gpus: Annotated[
-        float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
-    ] = None,
-    packing: Annotated[
-        str | None, typer.Option(metavar="auto|off|N", help="Train trials that differ in numbers as one model.")
-    ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    packing: Packing = None,
+    compile: Compile = False,
+    force: Force = False,
+    budget: Budget = None,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     tracking_uri: Uri = None,
@@ -75,34 +100,100 @@ def sweep(
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
         from reports import store
+        from runner.budget import Deadline
+        from runner.pace import Pace
+        from runner.packing import parse
         from runner.plan import split
+        from runner.preview import line
+        from runner.resources import Resources
 
+        deadline = Deadline(budget)
+        resources = Resources(cpus, gpus)
         plan = _plan(file, dataset, seeds, epochs, settings, data_root)
+        width = parse(packing or plan.sweep.packing)
         uri = store.resolve(tracking_uri)
-        _writable(results)
+        _check_places(results, uri)
         todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
         again = f", {len(reused)} finished before" if reused else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
+        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given)
+        if todo:
+            out.print(escape(line(expected)), highlight=False, soft_wrap=True)
+        pace = Pace(expected.timings, expected.slots)
 
         import cplearn.data
-        from runner.execute import Resources, execute
-        from runner.packing import parse
+        from runner.execute import execute
 
         start = functools.partial(
             execute,
-            resources=Resources(cpus, gpus),
-            packing=parse(packing or plan.sweep.packing),
+            resources=resources,
+            packing=width,
             data_root=str(cplearn.data.data_root(data_root)),
             compile=compile,
+            by_seed=deadline.given,
+            admit=(lambda pack: deadline.allows(pace.expected(pack))) if deadline.given else None,
         )
-        failed = _run(plan, todo, len(reused), uri, start)
+        jobs = [job for pack in expected.packs for job in pack]
+        failed = _run(plan, jobs, len(reused), uri, start, pace, deadline)
         if len(failed) < len(plan.jobs):
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def plan(
+    file: SweepPath,
+    dataset: DatasetName = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    settings: Setting = [],  # noqa: B006
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    packing: Packing = None,
+    compile: Compile = False,
+    force: Force = False,
+    budget: Budget = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--list", help="List every trial with its key and state.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
+    with _plain_errors():
+        import json
+
+        from reports import store
+        from runner import preview
+        from runner.budget import Deadline
+        from runner.packing import parse
+        from runner.resources import Resources
+
+        deadline, resources = Deadline(budget), Resources(cpus, gpus)
+        planned = _plan(file, dataset, seeds, epochs, settings, data_root)
+        width = parse(packing or planned.sweep.packing)
+        uri = store.resolve(tracking_uri)
+        _check_places(results, uri)
+        keys = {job.key for job in planned.jobs}
+        known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
+        placed = preview.place(planned.jobs, known, {}, force)
+        todo = [one.job for one in placed if one.state != "reused"]
+        expected = _forecast(
+            planned, todo, resources, width, uri, data_root, by_seed=deadline.given, calibrate=calibrate
+        )
+        stored = preview.disk(todo, planned)
+        if as_json:
+            print(json.dumps(preview.as_dict(planned, placed, expected, stored, deadline.seconds)))
+        else:
+            shown = preview.render(planned, placed, expected, stored, width != 1, deadline.seconds, every)
+            out.print(shown, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -259,28 +350,96 @@ def _plan(
     return make_plan(described, data_root)
 
 
-def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[..., None]) -> list[str]:
+def _forecast(
+    plan: Plan,
+    jobs: list[Job],
+    resources: Resources,
+    width: int | None,
+    uri: str,
+    data_root: Path | None,
+    *,
+    by_seed: bool,
+    calibrate: bool = False,
+) -> Forecast:
+    """How the missing jobs would run, and for how long; with `by_seed` in the order of a budget."""
+    import cplearn.data
+    from cplearn.training import member_bytes
+    from reports import store
+    from runner import budget, packing, preview
+    from runner import resources as places
+
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    if remote:
+        from runner.execute import cluster
+
+        resources, slots = cluster(resources)
+    else:
+        resources, slots = places.local(resources)
+
+    def fitting(job: Job) -> int:
+        dataset = cplearn.data.load(job.trial.dataset, data_root, job.trial.image_size)
+        return int(packing.MEMORY_SHARE * places.local_memory(resources) / member_bytes(job.trial, dataset))
+
+    if not jobs:
+        return preview.forecast([], {}, resources, slots, {})
+
+    def packed(jobs: list[Job]) -> list[list[Job]]:
+        return packing.group(jobs, width, slots, None if remote else fitting, by_seed=by_seed)
+
+    packs = packed(jobs)
+    threads = max(1, int(resources.cpus))
+    hardware = places.hardware(resources, remote)
+    timings, unsure = preview.timings(
+        plan, packs, hardware, lambda method, fingerprint: store.timed_runs(uri, method, fingerprint)
+    )
+    if calibrate:
+        from runner.calibrate import calibrate as measure
+
+        timings |= measure(unsure, hardware["device"], threads, data_root)
+    if by_seed:
+        seconds = preview.seconds_by_job(packs, timings)
+        packs = packed(budget.order(jobs, plan.sweep.seeds, plan.sweep.axes, lambda job: seconds.get(job.key)))
+    return preview.forecast(packs, timings, resources, slots, {})
+
+
+def _run(
+    plan: Plan,
+    jobs: list[Job],
+    reused: int,
+    uri: str,
+    start: Callable[..., None],
+    pace: Pace,
+    deadline: Deadline,
+) -> list[str]:
     """Run jobs by `start(jobs, listeners)` under tracking and display; returns the keys of the trials that failed."""
     from runner.progress import Progress
     from runner.tracking import Tracker
 
     tracker = Tracker(uri, plan)
-    progress = Progress(jobs, reused, out)
+    progress = Progress(jobs, reused, out, pace)
     try:
-        with _sigterm_as_interrupt(), progress:
+        with _sigterm_as_interrupt(), deadline, progress:
             start(jobs, [tracker, progress])
     except KeyboardInterrupt:
         tracker.close("KILLED")
-        out.print(
-            f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
-            "run the same command again to do the rest.",
-            highlight=False,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        if not deadline.passed:
+            out.print(
+                f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
+                "run the same command again to do the rest.",
+                highlight=False,
+            )
+            raise typer.Exit(INTERRUPTED) from None
     except BaseException:
         tracker.close("FAILED")
         raise
-    tracker.close("FAILED" if progress.failures else "FINISHED")
+    else:
+        tracker.close("FAILED" if progress.failures else "FINISHED")
+    if len(progress.done) + len(progress.failures) < progress.total:
+        out.print(
+            f"\nBudget used up: {len(progress.done)} of {progress.total} trials done; "
+            "run the same command again to go on.",
+            highlight=False,
+        )
     for job, reason in progress.failures:
         err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
         err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
@@ -300,15 +459,17 @@ def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None
         out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
 
 
-def _writable(folder: Path) -> None:
+def _check_places(results: Path, uri: str) -> None:
+    """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
     from cplearn.errors import InputError
+    from runner.tracking import check_store
 
+    existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write-test").touch()
-        (folder / ".write-test").unlink()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise InputError(f"--results {folder}: cannot write there ({error.strerror})") from None
+        raise InputError(f"--results {results}: cannot write there ({error.strerror})") from None
+    check_store(uri)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from cplearn.errors import InputError
@@ -45,3 +46,25 @@ def local(resources: Resources) -> tuple[Resources, int]:
             f"{devices} GPUs; ask for less"
         )
     return Resources(resources.cpus, gpus), slots
+
+
+def local_memory(resources: Resources) -> float:
+    """Bytes of a slot of this machine: its part of a GPU, or of the main memory by its part of the CPUs."""
+    import joblib
+    import torch
+
+    if resources.gpus:
+        seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+        return min(seen) * min(resources.gpus, 1)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * resources.cpus / joblib.cpu_count()
+
+
+def hardware(resources: Resources, remote: bool) -> dict[str, str]:
+    """The tags by which finished runs are known to have run on the like; of a remote cluster less is known."""
+    import torch
+
+    from runner.hardware import describe
+
+    device = "cuda" if resources.gpus and (remote or torch.cuda.is_available()) else "cpu"
+    threads = {"device": device, "threads": str(max(1, int(resources.cpus)))}
+    return threads if remote else threads | {"device_name": describe(device)["device_name"]}
