@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runner.pace import Pace
     from runner.plan import Job, Plan
     from runner.preview import Forecast
+    from runner.progress import Progress
     from runner.resources import Resources
     from sweeps.spec import Sweep
 
@@ -38,6 +39,8 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+MESSAGE = 700
+"""Most characters of an error's message."""
 
 Setting = Annotated[
     list[str],
@@ -137,10 +140,10 @@ def sweep(
             admit=(lambda pack: deadline.allows(pace.expected(pack))) if deadline.given else None,
         )
         jobs = [job for pack in expected.packs for job in pack]
-        failed = _run(plan, jobs, len(reused), uri, start, pace, deadline)
-        if len(failed) < len(plan.jobs):
+        progress = _run(plan, jobs, len(reused), uri, start, pace, deadline)
+        if progress.done or reused:
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
-    if failed:
+    if progress.failures:
         raise typer.Exit(FAILED)
 
 
@@ -188,11 +191,10 @@ def plan(
         expected = _forecast(
             planned, todo, resources, width, uri, data_root, by_seed=deadline.given, calibrate=calibrate
         )
-        stored = preview.disk(todo, planned)
         if as_json:
-            print(json.dumps(preview.as_dict(planned, placed, expected, stored, deadline.seconds)))
+            print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds)))
         else:
-            shown = preview.render(planned, placed, expected, stored, width != 1, deadline.seconds, every)
+            shown = preview.render(planned, placed, expected, width != 1, deadline.seconds, every)
             out.print(shown, highlight=False, soft_wrap=True)
 
 
@@ -381,7 +383,8 @@ def _forecast(
         return int(packing.MEMORY_SHARE * places.local_memory(resources) / member_bytes(job.trial, dataset))
 
     if not jobs:
-        return preview.forecast([], {}, resources, slots, {})
+        return preview.forecast([], {}, resources, slots, 0, {})
+    disk = preview.stored(jobs, plan, None if remote else places.memory())
 
     def packed(jobs: list[Job]) -> list[list[Job]]:
         return packing.group(jobs, width, slots, None if remote else fitting, by_seed=by_seed)
@@ -399,7 +402,7 @@ def _forecast(
     if by_seed:
         seconds = preview.seconds_by_job(packs, timings)
         packs = packed(budget.order(jobs, plan.sweep.seeds, plan.sweep.axes, lambda job: seconds.get(job.key)))
-    return preview.forecast(packs, timings, resources, slots, {})
+    return preview.forecast(packs, timings, resources, slots, disk, {})
 
 
 def _run(
@@ -410,8 +413,8 @@ def _run(
     start: Callable[..., None],
     pace: Pace,
     deadline: Deadline,
-) -> list[str]:
-    """Run jobs by `start(jobs, listeners)` under tracking and display; returns the keys of the trials that failed."""
+) -> Progress:
+    """Run jobs by `start(jobs, listeners)` under tracking and display; returns what has become of them."""
     from runner.progress import Progress
     from runner.tracking import Tracker
 
@@ -447,7 +450,7 @@ def _run(
         err.print(
             f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
         )
-    return [job.key for job, _ in progress.failures]
+    return progress
 
 
 def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
@@ -492,8 +495,15 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, SweepError, ReportError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(_plain(str(error)))}", highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def _plain(message: str) -> str:
+    """A message as one line of bounded length, whatever the input that it quotes: nothing steers the terminal."""
+    line = " ".join(message.split())
+    line = line if len(line) <= MESSAGE else f"{line[: MESSAGE // 2]} ... {line[-MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from cplearn import cost
 from cplearn.config import Trial
@@ -151,7 +152,10 @@ def epochs_left(pack: Sequence[Job], reached: Mapping[str, int]) -> int:
 
 
 def stored_bytes(job: Job, use: DatasetUse) -> int:
-    """Bytes that a finished run leaves: its model and diagnostics, and its rows in a SQLite store."""
+    """Bytes that a finished run leaves: its model and diagnostics, and its rows in a SQLite store.
+
+    Raises InputError if its model is too large to exist.
+    """
     rows = 22_500 + 1_400 * job.trial.epochs  # measured on a store of 10,000 runs with five metrics an epoch
     signature = job.trial.pack_signature()
     shape = {
@@ -162,12 +166,17 @@ def stored_bytes(job: Job, use: DatasetUse) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _model_bytes(shape: str, channels: int, image_size: int) -> int:
-    """Of one model of that shape, built, since no formula forgets less."""
+    """Of one model of that shape: laid out, without memory and without drawing its weights."""
     from cplearn.model import Model
 
     trial = Trial.read(nested(json.loads(shape)))
     images = {"channels": channels, "image_size": image_size, "mean": 0.5, "std": 0.5, "classes": []}
-    model = Model([trial], images)
+    try:
+        with torch.device("meta"):
+            model = Model([trial], images)
+    except (RuntimeError, OverflowError, TypeError):
+        sizes = [f"{key} {value}" for key, value in trial.flat().items() if isinstance(value, int) and value > 10**6]
+        raise InputError(f"a model with {' and '.join(sizes) or 'these settings'} is too large to lay out") from None
     state = model.state_dict().values()
     diagnostics = 20 * (model.method.n_codes + model.backbone.features)
     return sum(tensor.nbytes + 400 for tensor in state) + diagnostics + 4_000

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from cplearn.errors import InputError
 from runner import estimate
 from runner.estimate import Estimate, Interval, Kind, Timing
 from runner.packing import describe
@@ -36,13 +37,17 @@ class Placed:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How the missing jobs would run: their packs in order, what is known of their time, and the sum of it."""
+    """How the missing jobs would run: their packs in order, what is known of their time, and the sum of it.
+
+    `disk` is in bytes.
+    """
 
     packs: list[list[Job]]
     timings: dict[Kind, Timing]
     estimate: Estimate
     resources: Resources
     slots: int
+    disk: int
 
     @property
     def devices(self) -> tuple[str, float]:
@@ -76,11 +81,12 @@ def forecast(
     timings: Mapping[Kind, Timing],
     resources: Resources,
     slots: int,
+    disk: int,
     reached: Mapping[str, int],
 ) -> Forecast:
     """The sum over packs. Its draws start from a fixed seed, so that equal questions get equal answers."""
     total = estimate.simulate(packs, timings, slots, np.random.default_rng(0), reached)
-    return Forecast([list(pack) for pack in packs], dict(timings), total, resources, slots)
+    return Forecast([list(pack) for pack in packs], dict(timings), total, resources, slots, disk)
 
 
 def timings(
@@ -114,15 +120,13 @@ def timings(
 
 
 def line(shown: Forecast) -> str:
-    """One sentence on the time: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots.`"""
-    total = shown.estimate
-    if not shown.packs:
-        return ""
+    """One line: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots, about 33 MB on disk.`"""
+    total, stored = shown.estimate, f"about {size(shown.disk)} on disk"
     if total.unknown == len(shown.packs):
-        return "Expected: unknown; `cplearn plan --calibrate` times a few steps."
+        return f"Expected: unknown time (`cplearn plan --calibrate` times a few steps), {stored}."
     slots = f"{shown.slots} slot{'s' if shown.slots > 1 else ''}"
-    missing = f"{total.unknown} of {len(shown.packs)} packs are of unknown time and not counted; add --calibrate"
-    return f"Expected: {_span(total.wall)} on {slots}{'; ' + missing if total.unknown else ''}."
+    missing = f"; {total.unknown} of {len(shown.packs)} packs are of unknown time and not counted; add --calibrate"
+    return f"Expected: {_span(total.wall)} on {slots}, {stored}{missing if total.unknown else ''}."
 
 
 def seconds_by_job(packs: Sequence[Sequence[Job]], timings: Mapping[Kind, Timing]) -> dict[str, float]:
@@ -134,10 +138,21 @@ def seconds_by_job(packs: Sequence[Sequence[Job]], timings: Mapping[Kind, Timing
     return found
 
 
-def disk(jobs: Sequence[Job], plan: Plan) -> int:
-    """Bytes that the runs of these jobs leave."""
+def stored(jobs: Sequence[Job], plan: Plan, memory: float | None) -> int:
+    """Bytes that the runs of these jobs leave.
+
+    Raises InputError if one of them cannot exist in the `memory` of the machine, where that is known.
+    """
     uses = {use.fingerprint: use for use in plan.datasets}
-    return sum(estimate.stored_bytes(job, uses[job.fingerprint]) for job in jobs)
+    whole = 0
+    for job in jobs:
+        own = estimate.stored_bytes(job, uses[job.fingerprint])
+        if memory is not None and own > memory:
+            raise InputError(
+                f"the model of {job.dataset} {job.name} alone takes {size(own)}, this machine has {size(memory)}"
+            )
+        whole += own
+    return whole
 
 
 def apart(jobs: Sequence[Job]) -> list[str]:
@@ -165,7 +180,6 @@ def render(
     plan: Plan,
     placed: Sequence[Placed],
     shown: Forecast,
-    stored: int,
     packed: bool,
     budget: float | None,
     every: bool,
@@ -185,7 +199,7 @@ def render(
     if not missing:
         parts.append("Nothing is left to run.")
     else:
-        parts += [escape(text) for text in _outlook(shown, stored, packed, missing)]
+        parts += [escape(text) for text in _outlook(shown, packed)]
     if budget is not None and missing:
         parts += [escape(text) for text in _table_within(shown, placed, budget)]
     if every:
@@ -208,7 +222,7 @@ def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, stored: int, 
         "wall_s": asdict(shown.estimate.wall),
         "device": unit,
         "device_s": {name: value * each for name, value in asdict(shown.estimate.busy).items()},
-        "disk_bytes": stored,
+        "disk_bytes": shown.disk,
         "packs": [[job.key for job in pack] for pack in shown.packs],
         "timings": [{**asdict(timing), "members": of_kind[1]} for of_kind, timing in shown.timings.items()],
         "trials": [
@@ -228,7 +242,7 @@ def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, stored: int, 
     return result
 
 
-def _outlook(shown: Forecast, stored: int, packed: bool, missing: int) -> list[str]:
+def _outlook(shown: Forecast, packed: bool) -> list[str]:
     total, (unit, each) = shown.estimate, shown.devices
     lines = [line(shown)]
     if total.unknown < len(shown.packs):
@@ -239,7 +253,6 @@ def _outlook(shown: Forecast, stored: int, packed: bool, missing: int) -> list[s
         basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
         kinds = len({estimate.kind(pack) for pack in shown.packs})
         lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
-    lines.append(f"Disk: about {_size(stored)} for {missing} runs.")
     if packed:
         text = describe(shown.packs)
         lines.append(f"Trained together in {text}." if text else "Every trial is trained alone.")
@@ -263,6 +276,7 @@ def _span(seconds: Interval) -> str:
     return f"{duration(seconds.middle)} ({duration(seconds.low)} to {duration(seconds.high)})"
 
 
-def _size(n: float) -> str:
+def size(n: float) -> str:
+    """Bytes in words, `1.2 GB` for instance."""
     power = min(int(math.log10(max(n, 1)) // 3), 4)
     return f"{n / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

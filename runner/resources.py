@@ -56,7 +56,12 @@ def local_memory(resources: Resources) -> float:
     if resources.gpus:
         seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
         return min(seen) * min(resources.gpus, 1)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * resources.cpus / joblib.cpu_count()
+    return memory() * resources.cpus / joblib.cpu_count()
+
+
+def memory() -> float:
+    """Bytes of main memory of this machine."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def hardware(resources: Resources, remote: bool) -> dict[str, str]:

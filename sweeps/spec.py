@@ -74,8 +74,15 @@ class Range(BaseModel):
         return generator.choice(self.choice)
 
 
+MOST_SEEDS = 100_000
+
+
 def _seed_list(value: object) -> object:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value > MOST_SEEDS:
+            raise ValueError(f"seeds must be a list or a number up to {MOST_SEEDS:,}")
+        return list(range(value))
+    return value
 
 
 class SweepFile(BaseModel):
