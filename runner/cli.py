@@ -117,12 +117,12 @@ def sweep(
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
         todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
+        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given)
         again = f", {len(reused)} finished before" if reused else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
-        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given)
         if todo:
             out.print(escape(line(expected)), highlight=False, soft_wrap=True)
         pace = Pace(expected.timings, expected.slots)
@@ -209,15 +209,15 @@ def train(
 ) -> None:
     """Train one trial in this process, without Ray and without tracking; print its metrics."""
     with _plain_errors():
-        import torch
-
         import cplearn.data
         from cplearn import config, training
         from sweeps.spec import nested
 
         trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
+        device = _device(device)
+        if save:
+            _check_folder("--save", save)
         data = cplearn.data.load(trial.dataset, data_root, trial.image_size)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
         def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
@@ -261,8 +261,10 @@ def ui(
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with _plain_errors():
         from reports import store
+        from runner.tracking import check_store
 
         uri = store.resolve(tracking_uri)
+        check_store(uri)
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
         # Without job execution MLflow starts in half the time; only its tools for language models need it.
@@ -462,17 +464,36 @@ def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None
         out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
 
 
+def _device(name: str) -> str:
+    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it."""
+    import torch
+
+    from cplearn.errors import InputError
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        raise InputError(f"--device {name!r}: not to be had here; write cpu, cuda or cuda:1") from None
+    return name
+
+
 def _check_places(results: Path, uri: str) -> None:
     """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
-    from cplearn.errors import InputError
     from runner.tracking import check_store
 
-    existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    _check_folder("--results", results)
+    check_store(uri)
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    from cplearn.errors import InputError
+
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise InputError(f"--results {results}: cannot write there ({error.strerror})") from None
-    check_store(uri)
+        raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None
 
 
 @contextmanager

@@ -144,9 +144,12 @@ def stored(jobs: Sequence[Job], plan: Plan, memory: float | None) -> int:
     Raises InputError if one of them cannot exist in the `memory` of the machine, where that is known.
     """
     uses = {use.fingerprint: use for use in plan.datasets}
-    whole = 0
+    whole, sizes = 0, dict[Kind, int]()
     for job in jobs:
-        own = estimate.stored_bytes(job, uses[job.fingerprint])
+        of_kind = (estimate.kind([job])[0], job.trial.epochs)
+        if of_kind not in sizes:
+            sizes[of_kind] = estimate.stored_bytes(job, uses[job.fingerprint])
+        own = sizes[of_kind]
         if memory is not None and own > memory:
             raise InputError(
                 f"the model of {job.dataset} {job.name} alone takes {size(own)}, this machine has {size(memory)}"
@@ -211,7 +214,7 @@ def render(
     return Group(*parts)
 
 
-def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, stored: int, budget: float | None) -> dict[str, Any]:
+def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, budget: float | None) -> dict[str, Any]:
     """The same as plain JSON; seconds and bytes."""
     unit, each = shown.devices
     result = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -19,9 +20,10 @@ class Resources:
     gpus: float | None = None
 
     def __post_init__(self) -> None:
-        if self.cpus < 1:
+        if not 1 <= self.cpus < math.inf:
             raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
-        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
+        fits = self.gpus is None or 0 <= self.gpus <= 1 or (1 < self.gpus < math.inf and self.gpus == int(self.gpus))
+        if not fits:
             raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
 
 

@@ -75,6 +75,8 @@ class Range(BaseModel):
 
 
 MOST_SEEDS = 100_000
+LARGEST = 1_000_000
+"""Bytes of a sweep file."""
 
 
 def _seed_list(value: object) -> object:
@@ -212,7 +214,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SweepError(f"--set {text!r}: write it as key=value, for instance epochs=50")
     try:
         return key.strip(), yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise SweepError(f"--set {text!r}: the value is not valid YAML") from None
 
 
@@ -241,17 +243,24 @@ _Loader.add_implicit_resolver(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise SweepError(f"{path}: not a file; a sweep file is a short text in YAML")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise SweepError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path}: cannot be read ({error})") from None
+    if len(content) > LARGEST:
+        raise SweepError(f"{path}: larger than {LARGEST:,} bytes; a sweep file is a short text")
     try:
         document = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise SweepError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        deep = "nested too deeply" if isinstance(error, RecursionError) else None
+        raise SweepError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
         raise SweepError(
             f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
