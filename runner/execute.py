@@ -126,6 +126,9 @@ class _Gate(tune.search.Searcher):
 
     # What is missing is computed anew, never restored, so there is no state to keep.
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
     def get_state(self) -> dict[str, Any]:
         return {}
 

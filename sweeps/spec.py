@@ -74,15 +74,17 @@ class Range(BaseModel):
         return generator.choice(self.choice)
 
 
-MOST_SEEDS = 100_000
+MOST_TRIALS = 1_000_000
+"""That are planned at once."""
+
 LARGEST = 1_000_000
 """Bytes of a sweep file."""
 
 
 def _seed_list(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        if value > MOST_SEEDS:
-            raise ValueError(f"seeds must be a list or a number up to {MOST_SEEDS:,}")
+        if value > MOST_TRIALS:
+            raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
         return list(range(value))
     return value
 
@@ -295,8 +297,8 @@ def _expand(
     grid = {key: axis for key, axis in axes.items() if not isinstance(axis, Range)}
     datasets = grid.pop("dataset", [None])
     size = math.prod(len(axis) for axis in grid.values()) * len(draws) * len(datasets) * len(file.seeds)
-    if size > 1_000_000:
-        raise SweepError(f"{path}: the sweep has {size:,} trials; at most 1,000,000 are planned at once")
+    if size > MOST_TRIALS:
+        raise SweepError(f"{path}: the sweep has {size:,} trials; at most {MOST_TRIALS:,} are planned at once")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     points = [{key: {**point, **draw}[key] for key in axes if key != "dataset"} for point in points for draw in draws]
     for seed, dataset in itertools.product(dict.fromkeys(file.seeds), datasets):
