@@ -433,7 +433,8 @@ def _check_database(uri: str) -> None:
 def _check_server(uri: str) -> None:
     """MLflow asks a server that does not answer again for minutes; a wrong address should be said at once."""
     try:
-        urllib.request.urlopen(uri, timeout=10).close()
+        # Without user and password, which urllib takes for a part of the host's name.
+        urllib.request.urlopen(re.sub(r"//[^/@]*@", "//", uri), timeout=10).close()
     except HTTPError:
         return  # It answers; the rest is between MLflow and the server.
     except OSError as error:

@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 
 import cplearn.data
@@ -32,6 +33,12 @@ from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.resources import Resources
 from runner.trainable import PackTrainable
+
+# Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
+# driver alone talks to the store.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+)
 
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
