@@ -137,7 +137,7 @@ def sweep(
             data_root=str(cplearn.data.data_root(data_root)),
             compile=compile,
             by_seed=deadline.given,
-            admit=(lambda pack: deadline.allows(pace.expected(pack))) if deadline.given else None,
+            admit=(lambda pack: deadline.allows(pace.ends_in(pack))) if deadline.given else None,
         )
         jobs = [job for pack in expected.packs for job in pack]
         progress = _run(plan, jobs, len(reused), uri, start, pace, deadline)

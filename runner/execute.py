@@ -108,7 +108,10 @@ def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 class _Gate(tune.search.Searcher):
-    """Hands out packs one by one, the first that is admitted whenever a slot is free."""
+    """Hands out packs one by one, the first that is admitted, and one ahead of the free slots.
+
+    With a pack waiting, Tune passes a worker on to it; without, it would end the worker and start another.
+    """
 
     def __init__(self, packs: Sequence[Sequence[Job]], slots: int, admit: Callable[[Sequence[Job]], bool]) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class _Gate(tune.search.Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.running) >= self.slots:
+        if len(self.running) > self.slots:
             return None
         for index in self.waiting:
             if self.admit(self.packs[index]):

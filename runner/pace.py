@@ -84,9 +84,20 @@ class Pace:
         """Seconds that a pack takes from its start; None as long as nothing is known."""
         return self._expected(self.of[pack[0].key], self._factor())
 
+    def ends_in(self, pack: Sequence[Job]) -> float | None:
+        """Seconds until a pack would end if it took the next free slot; None as long as nothing is known."""
+        seconds = self.expected(pack)
+        if seconds is None:
+            return None
+        running = [state for state in self.packs if state.begun is not None and state.open]
+        if len(running) < self.slots:
+            return seconds
+        factor = self._factor()
+        return seconds + min(self._left(state, self._expected(state, factor) or 0.0) for state in running)
+
     def remaining(self) -> float | None:
         """Seconds until the last pack ends, on slots that take the next pack whenever one is free; None if unknown."""
-        now, factor = self.clock(), self._factor()
+        factor = self._factor()
         running, waiting = [], []
         for state in self.packs:
             if not state.open:
@@ -97,7 +108,7 @@ class Pace:
             if state.begun is None:
                 waiting.append(seconds)
             else:
-                running.append(max(0.0, seconds * (1 - state.share) - (now - state.seen)))
+                running.append(self._left(state, seconds))
         ends = running + [0.0] * (self.slots - len(running))
         heapq.heapify(ends)
         for seconds in waiting:
@@ -106,6 +117,10 @@ class Pace:
 
     def _known(self) -> list[tuple[tuple[Kind, int], Timing]]:
         return [(state.work, state.timing) for state in self.packs if state.timing]
+
+    def _left(self, state: _State, whole: float) -> float:
+        """Seconds that a running pack still needs of those that it takes as a whole."""
+        return max(0.0, whole * (1 - state.share) - (self.clock() - state.seen))
 
     def _expected(self, state: _State, factor: float | None) -> float | None:
         if taken := self.took.get(state.work):

@@ -82,3 +82,15 @@ def test_a_failed_trial_says_nothing_about_the_others(jobs: list[Job]) -> None:
     clock.now = 0.5
     pace.ended(jobs[0], failed=True)
     assert pace.remaining() == pytest.approx(30)
+
+
+def test_the_next_pack_waits_for_a_slot(jobs: list[Job]) -> None:
+    clock = Clock()
+    packs = [[job] for job in jobs]
+    pace = Pace({kind(packs[0]): Timing(1.0, 1.0, 0.1, 0.1, "finished runs", 5)}, 1, clock)
+    pace.planned(packs)
+    assert pace.ends_in(packs[1]) == pytest.approx(10)
+    pace.started(jobs[0])
+    clock.now = 4.0
+    pace.epoch(jobs[0], 4)
+    assert pace.ends_in(packs[1]) == pytest.approx(6 + 10)
