@@ -7,6 +7,8 @@ EPOCHS          ?=
 SCALE           ?=
 CPUS_PER_TRIAL  ?=
 GPUS_PER_TRIAL  ?=
+BUDGET          ?=
+SWEEP           ?= beta
 RESULTS         ?= results
 SWEEP_ARGS      ?=
 PORT            ?= 5000
@@ -19,10 +21,11 @@ STAMP := .venv/.ready
 OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
           $(if $(SCALE),--scale $(SCALE)) \
           $(if $(CPUS_PER_TRIAL),--cpus-per-trial $(CPUS_PER_TRIAL)) \
-          $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) --results '$(RESULTS)' $(SWEEP_ARGS)
+          $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL)) $(if $(BUDGET),--budget $(BUDGET)) \
+          --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep-beta sweep-projector sweep-datasets methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -30,7 +33,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|stl10|tiny-imagenet|imagenet100|folder:PATH SEEDS=3 EPOCHS=50 SCALE=small"
-	@echo "  CPUS_PER_TRIAL=1 GPUS_PER_TRIAL=0.25 RESULTS=results SWEEP_ARGS=\"--set method.codes=16384 --force\""
+	@echo "  CPUS_PER_TRIAL=1 GPUS_PER_TRIAL=0.25 BUDGET=4h RESULTS=results SWEEP_ARGS=\"--set method.codes=16384 --force\""
 
 setup: $(STAMP) ## build .venv with everything in it (once)
 
@@ -42,6 +45,9 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+plan: $(STAMP) ## say what a sweep would run, for how long and with how much disk (SWEEP=beta)
+	@$(BIN)/cplearn plan sweeps/$(SWEEP).yaml $(OPTIONS)
 
 sweep-beta: $(STAMP) ## the main job: CPLearn over β, then table and figure
 	@$(BIN)/cplearn sweep sweeps/beta.yaml $(OPTIONS)

@@ -7,6 +7,7 @@ trial's identity. `Trial.canonical` is the plain dict from which that identity i
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -369,7 +370,7 @@ class Trial(Settings):
         Where a folder lies is left out; what is in it is told by the data set's fingerprint.
         """
         family = self.dataset.partition(":")[0]
-        default = Trial.read({"dataset": self.dataset, "method": self.method.name}).flat()
+        default = _defaults(self.dataset, self.method.name)
         own = {key: value for key, value in self.flat().items() if value != default[key]}
         return own | {"dataset": family, "method.name": self.method.name}
 
@@ -392,6 +393,12 @@ class Trial(Settings):
         """The dotted settings that trials must share to be trained as one pack."""
         free = set(per_member_keys(self))
         return {key: value for key, value in self.flat().items() if key not in free}
+
+
+@functools.lru_cache(maxsize=64)
+def _defaults(dataset: str, method: str) -> Mapping[str, Any]:
+    """The dotted default settings; asked for once a trial, and so cached."""
+    return Trial.read({"dataset": dataset, "method": method}).flat()
 
 
 def per_member_keys(trial: Trial) -> list[str]:

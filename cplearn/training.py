@@ -66,7 +66,7 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
         check_evaluation(trial, dataset)
     if len(trials) > 1 and not all(trial.stackable for trial in trials):
         raise ValueError("trials with a timm model cannot share a pack")
-    signatures = [trial.pack_signature() for trial in trials]
+    signatures = [trial.pack_signature() for trial in trials] if len(trials) > 1 else []
     for signature in signatures[1:]:
         differing = [key for key in signature if signature[key] != signatures[0].get(key)]
         if differing or signature.keys() != signatures[0].keys():

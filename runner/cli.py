@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from runner.budget import Deadline
+    from runner.pace import Pace
     from runner.plan import Job, Plan
+    from runner.preview import Forecast
+    from runner.progress import Progress
+    from runner.resources import Resources
     from sweeps.spec import Sweep
 
 # Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
@@ -33,6 +39,8 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+MESSAGE = 700
+"""Most characters of an error's message."""
 
 Setting = Annotated[
     list[str],
@@ -58,23 +66,43 @@ Uri = Annotated[
 ]
 
 
+SweepPath = Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")]
+Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
+]
+Packing = Annotated[
+    str | None,
+    typer.Option("--packing", metavar="auto|off|N", help="Train trials that differ in numbers as one model."),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")]
+Force = Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Stop after 90m, 4h, 1h30m or 2d, with one seed everywhere before more; exit status 0, and the same "
+        "command goes on.",
+    ),
+]
+
+
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")],
+    file: SweepPath,
     dataset: DatasetName = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None,
+    seeds: Seeds = None,
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006 (typer wants a literal default)
     scale: Scale = "full",
-    cpus: Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")] = 1,
-    gpus: Annotated[
-        float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
-    ] = None,
-    packing: Annotated[
-        str | None, typer.Option(metavar="auto|off|N", help="Train trials that differ in numbers as one model.")
-    ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    packing: Packing = None,
+    compile: Compile = False,
+    force: Force = False,
+    budget: Budget = None,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     tracking_uri: Uri = None,
@@ -82,34 +110,100 @@ def sweep(
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
         from reports import store
+        from runner.budget import Deadline
+        from runner.pace import Pace
+        from runner.packing import parse
         from runner.plan import split
+        from runner.preview import line
+        from runner.resources import Resources
 
+        deadline = Deadline(budget)
+        resources = Resources(cpus, gpus)
         plan = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
+        width = parse(packing or plan.sweep.packing)
         uri = store.resolve(tracking_uri)
-        _writable(results)
+        _check_places(results, uri)
         todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
+        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given)
         again = f", {len(reused)} finished before" if reused else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
+        if todo:
+            out.print(escape(line(expected)), highlight=False, soft_wrap=True)
+        pace = Pace(expected.timings, expected.slots)
 
         import cplearn.data
-        from runner.execute import Resources, execute
-        from runner.packing import parse
+        from runner.execute import execute
 
         start = functools.partial(
             execute,
-            resources=Resources(cpus, gpus),
-            packing=parse(packing or plan.sweep.packing),
+            resources=resources,
+            packing=width,
             data_root=str(cplearn.data.data_root(data_root)),
             compile=compile,
+            by_seed=deadline.given,
+            admit=(lambda pack: deadline.allows(pace.ends_in(pack))) if deadline.given else None,
         )
-        failed = _run(plan, todo, len(reused), uri, start)
-        if len(failed) < len(plan.jobs):
+        jobs = [job for pack in expected.packs for job in pack]
+        progress = _run(plan, jobs, len(reused), uri, start, pace, deadline)
+        if progress.done or reused:
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
-    if failed:
+    if progress.failures:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def plan(
+    file: SweepPath,
+    dataset: DatasetName = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    settings: Setting = [],  # noqa: B006
+    scale: Scale = "full",
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    packing: Packing = None,
+    compile: Compile = False,
+    force: Force = False,
+    budget: Budget = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--list", help="List every trial with its key and state.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
+    with _plain_errors():
+        import json
+
+        from reports import store
+        from runner import preview
+        from runner.budget import Deadline
+        from runner.packing import parse
+        from runner.resources import Resources
+
+        deadline, resources = Deadline(budget), Resources(cpus, gpus)
+        planned = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
+        width = parse(packing or planned.sweep.packing)
+        uri = store.resolve(tracking_uri)
+        _check_places(results, uri)
+        keys = {job.key for job in planned.jobs}
+        known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
+        placed = preview.place(planned.jobs, known, {}, force)
+        todo = [one.job for one in placed if one.state != "reused"]
+        expected = _forecast(
+            planned, todo, resources, width, uri, data_root, by_seed=deadline.given, calibrate=calibrate
+        )
+        if as_json:
+            print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds)))
+        else:
+            shown = preview.render(planned, placed, expected, width != 1, deadline.seconds, every)
+            out.print(shown, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -128,6 +222,9 @@ def train(
         from sweeps.spec import nested
 
         trial = config.Trial.read(nested(_overrides(dataset, epochs, settings)))
+        device = _device(device)
+        if save:
+            _check_folder("--save", save)
         data = cplearn.data.load(**trial.data_request(), root=data_root)
 
         def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
@@ -135,7 +232,7 @@ def train(
             out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
 
         saved = [save] if save else None
-        outcome = training.train([trial], data, device=_device(device), log=log, save_to=saved, data_root=data_root)[0]
+        outcome = training.train([trial], data, device=device, log=log, save_to=saved, data_root=data_root)[0]
         _print_metrics(outcome.metrics)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
@@ -235,8 +332,10 @@ def ui(
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with _plain_errors():
         from reports import store
+        from runner.tracking import check_store
 
         uri = store.resolve(tracking_uri)
+        check_store(uri)
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
         # Without job execution MLflow starts in half the time; only its tools for language models need it.
@@ -327,12 +426,6 @@ def bench(
         raise typer.Exit(FAILED)
 
 
-def _device(name: str) -> str:
-    import torch
-
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _print_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
@@ -363,28 +456,97 @@ def _plan(
     return make_plan(described, data_root)
 
 
-def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[..., None]) -> list[str]:
-    """Run jobs by `start(jobs, listeners)` under tracking and display; returns the keys of the trials that failed."""
+def _forecast(
+    plan: Plan,
+    jobs: list[Job],
+    resources: Resources,
+    width: int | None,
+    uri: str,
+    data_root: Path | None,
+    *,
+    by_seed: bool,
+    calibrate: bool = False,
+) -> Forecast:
+    """How the missing jobs would run, and for how long; with `by_seed` in the order of a budget."""
+    import cplearn.data
+    from cplearn.training import member_bytes
+    from reports import store
+    from runner import budget, packing, preview
+    from runner import resources as places
+
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    if remote:
+        from runner.execute import cluster
+
+        resources, slots = cluster(resources)
+    else:
+        resources, slots = places.local(resources)
+
+    def fitting(job: Job) -> int:
+        dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
+        return int(packing.MEMORY_SHARE * places.local_memory(resources) / member_bytes(job.trial, dataset))
+
+    if not jobs:
+        return preview.forecast([], {}, resources, slots, 0, {})
+    disk = preview.stored(jobs, plan, None if remote else places.memory())
+
+    def packed(jobs: list[Job]) -> list[list[Job]]:
+        return packing.group(jobs, width, slots, None if remote else fitting, by_seed=by_seed)
+
+    packs = packed(jobs)
+    threads = max(1, int(resources.cpus))
+    hardware = places.hardware(resources, remote)
+    timings, unsure = preview.timings(
+        plan, packs, hardware, lambda method, fingerprint: store.timed_runs(uri, method, fingerprint)
+    )
+    if calibrate:
+        from runner.calibrate import calibrate as measure
+
+        timings |= measure(unsure, hardware["device"], threads, data_root)
+    if by_seed:
+        seconds = preview.seconds_by_job(packs, timings)
+        packs = packed(budget.order(jobs, plan.sweep.seeds, plan.sweep.axes, lambda job: seconds.get(job.key)))
+    return preview.forecast(packs, timings, resources, slots, disk, {})
+
+
+def _run(
+    plan: Plan,
+    jobs: list[Job],
+    reused: int,
+    uri: str,
+    start: Callable[..., None],
+    pace: Pace,
+    deadline: Deadline,
+) -> Progress:
+    """Run jobs by `start(jobs, listeners)` under tracking and display; returns what has become of them."""
     from runner.progress import Progress
     from runner.tracking import Tracker
 
     tracker = Tracker(uri, plan)
-    progress = Progress(jobs, reused, out)
+    progress = Progress(jobs, reused, out, pace)
     try:
-        with _sigterm_as_interrupt(), progress:
+        with _sigterm_as_interrupt(), deadline, progress:
             start(jobs, [tracker, progress])
     except KeyboardInterrupt:
         tracker.close("KILLED")
-        out.print(
-            f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
-            "run the same command again to do the rest.",
-            highlight=False,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        if not deadline.passed:
+            out.print(
+                f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
+                "run the same command again to do the rest.",
+                highlight=False,
+            )
+            raise typer.Exit(INTERRUPTED) from None
     except BaseException:
         tracker.close("FAILED")
         raise
-    tracker.close("FAILED" if progress.failures else "FINISHED")
+    else:
+        tracker.close("FAILED" if progress.failures else "FINISHED")
+    if len(progress.done) + len(progress.failures) < progress.total:
+        out.print(
+            f"\nBudget used up: {len(progress.done)} of {progress.total} trials done; "
+            "run the same command again to go on.",
+            highlight=False,
+        )
     for job, reason in progress.failures:
         err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
         err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
@@ -392,7 +554,7 @@ def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[...
         err.print(
             f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
         )
-    return [job.key for job, _ in progress.failures]
+    return progress
 
 
 def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
@@ -404,15 +566,36 @@ def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None
         out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
 
 
-def _writable(folder: Path) -> None:
+def _device(name: str) -> str:
+    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it."""
+    import torch
+
     from cplearn.errors import InputError
 
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write-test").touch()
-        (folder / ".write-test").unlink()
+        torch.empty(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        raise InputError(f"--device {name!r}: not to be had here; write cpu, cuda or cuda:1") from None
+    return name
+
+
+def _check_places(results: Path, uri: str) -> None:
+    """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
+    from runner.tracking import check_store
+
+    _check_folder("--results", results)
+    check_store(uri)
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    from cplearn.errors import InputError
+
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise InputError(f"--results {folder}: cannot write there ({error.strerror})") from None
+        raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None
 
 
 @contextmanager
@@ -435,8 +618,15 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, SweepError, ReportError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(_plain(str(error)))}", highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def _plain(message: str) -> str:
+    """A message as one line of bounded length, whatever the input that it quotes: nothing steers the terminal."""
+    line = " ".join(message.split())
+    line = line if len(line) <= MESSAGE else f"{line[: MESSAGE // 2]} ... {line[-MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def main() -> None:

@@ -6,9 +6,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 
 import cplearn.data
@@ -31,27 +31,17 @@ from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
+from runner.resources import Resources
 from runner.trainable import PackTrainable
+
+# Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
+# driver alone talks to the store.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+)
 
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
-
-    None for `gpus` means one if there is any, else none.
-    """
-
-    cpus: float = 1
-    gpus: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.cpus < 1:
-            raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
-        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
-            raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
 
 
 def execute(
@@ -61,11 +51,14 @@ def execute(
     packing: int | None = 1,
     data_root: str | None = None,
     compile: bool = False,
+    by_seed: bool = False,
+    admit: Callable[[Sequence[Job]], bool] | None = None,
 ) -> None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
     The listeners are told. A pack that fails does not stop the others. `data_root` should be absolute: workers do not
-    run in the driver's directory. `compile` turns on `torch.compile`.
+    run in the driver's directory. `compile` turns on `torch.compile`. `by_seed` keeps the seeds in separate packs.
+    `admit` is asked before a pack starts: one that is refused waits, and stays undone if no other runs any more.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
@@ -73,24 +66,32 @@ def execute(
         return
     with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
-        packs = group(jobs, packing, _slots(resources), lambda job: _fitting(job, resources, data_root))
+        slots = _slots(resources)
+        packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), by_seed=by_seed)
         for listener in listeners:
             listener.planned(packs)
-        config = {
-            "index": tune.grid_search(list(range(len(packs)))),
-            "members": tune.sample_from(lambda config: [job.trial.canonical() for job in packs[config["index"]]]),
+        config: dict[str, Any] = {
             "data_root": data_root,
             "cpus": resources.cpus,
             "gpus": resources.gpus,
             "compile": compile,
         }
+        gate = _Gate(packs, slots, admit) if admit else None
+        if gate is None:
+            config["index"] = tune.grid_search(list(range(len(packs))))
+            config["members"] = tune.sample_from(lambda config: _members(packs[config["index"]]))
         placed: dict[str, float] = {"cpu": resources.cpus}
         if resources.gpus:
             placed["gpu"] = resources.gpus
         tune.Tuner(
             tune.with_resources(PackTrainable, placed),
             param_space=config,
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                search_alg=gate,
+                num_samples=len(packs) if gate else 1,
+            ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=scratch,
@@ -100,6 +101,52 @@ def execute(
                 verbose=0,
             ),
         ).fit()
+
+
+def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
+    return [job.trial.canonical() for job in pack]
+
+
+class _Gate(tune.search.Searcher):
+    """Hands out packs one by one, the first that is admitted, and one ahead of the free slots.
+
+    With a pack waiting, Tune passes a worker on to it; without, it would end the worker and start another.
+    """
+
+    def __init__(self, packs: Sequence[Sequence[Job]], slots: int, admit: Callable[[Sequence[Job]], bool]) -> None:
+        super().__init__()
+        self.packs, self.slots, self.admit = packs, slots, admit
+        self.waiting, self.running = list(range(len(packs))), set[str]()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.running) > self.slots:
+            return None
+        for index in self.waiting:
+            if self.admit(self.packs[index]):
+                self.waiting.remove(index)
+                self.running.add(trial_id)
+                return {"index": index, "members": _members(self.packs[index])}
+        return None if self.running else self.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.running.discard(trial_id)
+
+    # What is missing is computed anew, never restored, so there is no state to keep.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
 
 
 class _Bridge(tune.Callback):
@@ -153,6 +200,16 @@ def _reason(trial: TuneTrial) -> str:
     # Terminal colours and squiggles under the source lines do not belong into a tracking store.
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return "\n".join(line for line in lines if line.strip(" ^~"))
+
+
+def cluster(resources: Resources) -> tuple[Resources, int]:
+    """`resources` with the number of GPUs settled, and the slots of the cluster of RAY_ADDRESS.
+
+    Raises InputError if no node can hold a pack.
+    """
+    with _ray():
+        resources = _fit(resources)
+        return resources, _slots(resources)
 
 
 def _fit(resources: Resources) -> Resources:

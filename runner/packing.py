@@ -33,25 +33,32 @@ def parse(text: str | int) -> int | None:
 
 
 def group(
-    jobs: Iterable[Job], width: int | None, slots: int = 1, fitting: Callable[[Job], int] | None = None
+    jobs: Iterable[Job],
+    width: int | None,
+    slots: int = 1,
+    fitting: Callable[[Job], int] | None = None,
+    *,
+    by_seed: bool = False,
 ) -> list[list[Job]]:
     """Jobs in packs that can be trained as one model, in the order of the jobs.
 
     A `width` fixes the largest pack. With None, packs are as wide as leaves work for each of the `slots` that run at
     once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
-    Trials that cannot be stacked stay alone whatever the width.
+    Trials that cannot be stacked stay alone whatever the width. `by_seed` keeps seeds apart, so that work cut short has
+    one seed everywhere first.
     """
     place: dict[str, int] = {}
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         place[job.key] = len(place)
-        kinds.setdefault(json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True), []).append(job)
+        alike = [job.fingerprint, job.trial.pack_signature(), job.trial.seed if by_seed else None]
+        kinds.setdefault(json.dumps(alike, sort_keys=True), []).append(job)
     packs = []
-    for alike in kinds.values():
-        most = 1 if not alike[0].trial.stackable else width or math.ceil(len(alike) / slots)
+    for members in kinds.values():
+        most = 1 if not members[0].trial.stackable else width or math.ceil(len(members) / slots)
         if width is None and most > 1 and fitting:
-            most = max(1, min(most, fitting(alike[0])))
-        packs += _even(alike, math.ceil(len(alike) / most))
+            most = max(1, min(most, fitting(members[0])))
+        packs += _even(members, math.ceil(len(members) / most))
     return sorted(packs, key=lambda pack: place[pack[0].key])
 
 

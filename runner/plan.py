@@ -43,6 +43,8 @@ class DatasetUse:
     source: str
     train_images: int
     test_images: int
+    channels: int
+    image_size: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,14 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
         jobs.setdefault(job.key, job)
     uses = {
         data.fingerprint: DatasetUse(
-            name, catalogue.slug(name), data.fingerprint, data.source, len(data.train.images), len(data.test.images)
+            name,
+            catalogue.slug(name),
+            data.fingerprint,
+            data.source,
+            len(data.train.images),
+            len(data.test.images),
+            data.channels,
+            data.image_size,
         )
         for (name, *_), data in datasets.items()
     }
@@ -139,6 +148,11 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute_name(name: Any) -> Any:
     family, colon, path = str(name).partition(":")
     return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
+
+
+def spell(value: Any) -> str:
+    """A setting's value as the text that runs keep of it; `json.loads` reads back what was no text."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def split(

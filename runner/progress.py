@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.pace import Pace
 from runner.packing import describe
 from runner.plan import Job
 
@@ -18,17 +19,14 @@ from runner.plan import Job
 class Progress:
     """Counts jobs and epochs; a `runner.events.Listener` and a context manager that draws while it is entered."""
 
-    def __init__(self, jobs: Sequence[Job], reused: int, console: Console) -> None:
+    def __init__(self, jobs: Sequence[Job], reused: int, console: Console, pace: Pace | None = None) -> None:
         self.console = console
         self.total, self.reused = len(jobs), reused
-        # An evaluation counts as an epoch: on small data it takes as long.
-        self.work = {job.key: job.trial.epochs + 1 for job in jobs}
-        self.done_work: dict[str, int] = {}
+        self.pace = pace or Pace({})
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
         self.failures: list[tuple[Job, str]] = []
         self.start = time.monotonic()
-        self.first: float | None = None
         self.live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -46,16 +44,17 @@ class Progress:
     # Events of jobs.
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        self.pace.planned(packs)
         if text := describe(packs):
             self.console.print(text, highlight=False)
 
     def started(self, job: Job) -> None:
-        self.first = self.first or time.monotonic()
+        self.pace.started(job)
         self.running[job.key] = (job, 0, {})
 
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         self.running[job.key] = (job, epoch, dict(metrics))
-        self.done_work[job.key] = epoch
+        self.pace.epoch(job, epoch)
 
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
@@ -69,17 +68,17 @@ class Progress:
         self._line("[green]done[/]  ", job, ", ".join(filter(None, shown)))
 
     def failed(self, job: Job, reason: str) -> None:
-        self._stop(job)
+        self._stop(job, failed=True)
         self.failures.append((job, reason))
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
 
-    def _stop(self, job: Job) -> None:
+    def _stop(self, job: Job, *, failed: bool = False) -> None:
         self.running.pop(job.key, None)
-        self.done_work[job.key] = self.work[job.key]
+        self.pace.ended(job, failed=failed)
 
     def _line(self, mark: str, job: Job, text: str) -> None:
         finished = len(self.done) + len(self.failures)
-        left = self.remaining()
+        left = self.pace.remaining()
         clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
         # soft_wrap: a log is read by grep, which wants one line an event.
         self.console.print(
@@ -88,16 +87,9 @@ class Progress:
             soft_wrap=True,
         )
 
-    def remaining(self) -> float | None:
-        """Seconds left at the pace so far; None before there is one."""
-        made, total = sum(self.done_work.values()), sum(self.work.values())
-        if not made or self.first is None:
-            return None
-        return (time.monotonic() - self.first) * (total - made) / made
-
     def render(self) -> RenderableType:
         """The live table."""
-        left = self.remaining()
+        left = self.pace.remaining()
         waiting = self.total - len(self.done) - len(self.failures) - len(self.running)
         head = Text.assemble(
             (f"{len(self.done)} done", "green"),

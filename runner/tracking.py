@@ -10,13 +10,15 @@ import functools
 import json
 import logging
 import os
+import re
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,7 +30,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from cplearn import config
-from runner.plan import DatasetUse, Job, Plan
+from cplearn.errors import InputError
+from runner.plan import DatasetUse, Job, Plan, spell
 
 # The migrations of a fresh store are no news to its user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -37,6 +40,34 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
 MOST_COMPARED = 60
+PROFILE = ("train_images", "test_images", "channels", "image_size")
+"""What a run says of its data's size, beside the fingerprint; estimates of other runs start from it."""
+
+
+def check_store(uri: str) -> None:
+    """Raise InputError, with one sentence, unless runs can be written to the store; creates nothing.
+
+    A file is tried out, a server only asked for by its address: whether it answers shows when it is read.
+    """
+    shown = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"):
+        raise InputError(
+            f"--tracking-uri {shown!r}: write sqlite:///PATH, http://HOST:PORT or another address of MLflow"
+        )
+    if scheme != "sqlite":
+        return
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    existing = path if path.exists() else path.parent
+    try:
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=5)) as connection:
+                connection.execute("BEGIN IMMEDIATE").close()
+        else:
+            tempfile.TemporaryFile(dir=existing).close()
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"--tracking-uri {shown!r}: cannot write there ({reason})") from None
 
 
 class Tracker:
@@ -112,7 +143,7 @@ class Tracker:
         }
         run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)
         self.runs[job.key] = run.info.run_id
-        params = [Param(key, _spell(value)) for key, value in job.trial.flat().items()]
+        params = [Param(key, spell(value)) for key, value in job.trial.flat().items()]
         self.client.log_batch(run.info.run_id, params=params)
         self.client.log_inputs(run.info.run_id, datasets=[_dataset_input(use)])
 
@@ -171,17 +202,13 @@ class Tracker:
         self.client.set_terminated(run, status)
 
 
-def _spell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _dataset_input(use: DatasetUse) -> DatasetInput:
     dataset = Dataset(
         name=use.slug,
         digest=use.fingerprint,
         source_type="local",
         source=json.dumps({"uri": use.source}),
-        profile=json.dumps({"train_images": use.train_images, "test_images": use.test_images}),
+        profile=json.dumps({key: getattr(use, key) for key in PROFILE}),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import platform
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-
-@functools.cache
-def _hardware(device: str) -> dict[str, str]:
-    import torch
-
-    name = torch.cuda.get_device_name() if device == "cuda" else (platform.processor() or platform.machine())
-    return {
-        "device": device,
-        "device_name": name,
-        "host": socket.gethostname(),
-        "cpus": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-    }
+from runner import hardware
 
 
 class PackTrainable(tune.Trainable):
@@ -59,7 +43,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if not self.training.finished:
             alive = {str(k): metrics for k, metrics in self.training.train_epoch()}
-            return {"epoch": self.training.epoch, "members": alive, "hardware": _hardware(self.device)}
+            return {"epoch": self.training.epoch, "members": alive, "hardware": hardware.describe(self.device)}
         outcomes = []
         for k, outcome in enumerate(self.training.evaluate()):
             files: dict[str, bytes] = {}
@@ -72,6 +56,6 @@ class PackTrainable(tune.Trainable):
         return {
             "epoch": self.training.epoch,
             "outcomes": outcomes,
-            "hardware": _hardware(self.device),
+            "hardware": hardware.describe(self.device),
             "done": True,
         }

@@ -40,8 +40,6 @@ Scalar = bool | int | float | str | None
 ARM = "arm"
 """Under this name the arm of a trial stands among its axes."""
 
-MOST_TRIALS = 1_000_000
-
 
 class Range(BaseModel):
     """Random draws along an axis: `uniform`, `log_uniform` or `integers` between bounds, or a `choice` from a list."""
@@ -79,8 +77,19 @@ class Range(BaseModel):
         return generator.choice(self.choice)
 
 
+MOST_TRIALS = 1_000_000
+"""That are planned at once."""
+
+LARGEST = 1_000_000
+"""Bytes of a sweep file."""
+
+
 def _seed_list(value: object) -> object:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value > MOST_TRIALS:
+            raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
+        return list(range(value))
+    return value
 
 
 Axes = dict[str, Any]
@@ -245,7 +254,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SweepError(f"--set {text!r}: write it as key=value, for instance epochs=50")
     try:
         return key.strip(), yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise SweepError(f"--set {text!r}: the value is not valid YAML") from None
 
 
@@ -274,17 +283,24 @@ _Loader.add_implicit_resolver(
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise SweepError(f"{path}: not a file; a sweep file is a short text in YAML")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise SweepError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path}: cannot be read ({error})") from None
+    if len(content) > LARGEST:
+        raise SweepError(f"{path}: larger than {LARGEST:,} bytes; a sweep file is a short text")
     try:
         document = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise SweepError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        deep = "nested too deeply" if isinstance(error, RecursionError) else None
+        raise SweepError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
         raise SweepError(
             f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
@@ -349,6 +365,8 @@ def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[d
             _override(shared, {}, key, value)
         for one in having:
             _override(one.settings, one.axes, key, value)
+    if any(isinstance(arm.axes.get("dataset"), Range) for arm in arms):
+        raise SweepError(f"{path}: axis 'dataset' must be a list of names")
     if any("dataset" in arm.axes for arm in file.arms.values()):
         raise SweepError(f"{path}: 'dataset' must be an axis of all arms or of none")
     return shared, arms

@@ -194,6 +194,7 @@ def test_a_scale_changes_values_not_structure(tmp_path: Path) -> None:
         ("smoke", SCALED.replace("arms: {Ours", "arms: {Theirs"), "there is no arm 'Theirs'"),
         ("full", SCALED.replace("smoke", "tiny"), "scales.tiny"),
         ("full", ARMS.replace("method.beta: [1, 2]", "dataset: [digits]"), "of all arms or of none"),
+        ("full", ARMS.replace("batch_size: [16, 32]", "dataset: {choice: [digits]}"), "must be a list of names"),
         ("full", ARMS.replace("method.beta: [1, 2]", "method.bta: [1]"), "did you mean 'method.beta'"),
     ],
 )

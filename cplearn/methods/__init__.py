@@ -6,6 +6,7 @@ A method module defines `Settings` (a `cplearn.config.MethodSettings`) and `Meth
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from types import ModuleType
@@ -17,7 +18,13 @@ NOT_METHODS = {"base"}
 
 def names() -> list[str]:
     """Every method that `get` accepts."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS)
+    return list(_names())
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    # Asked for with every trial that is read; the folder is listed once.
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS))
 
 
 def get(name: str) -> ModuleType:

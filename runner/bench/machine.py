@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from runner import hardware
+
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scikit-learn", "pillow")
 
 
@@ -17,7 +19,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     return {
-        "cpu": _cpu(),
+        "cpu": hardware.cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": platform.platform(),
@@ -27,15 +29,6 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "load": round(os.getloadavg()[0], 2),
     }
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -1,0 +1,139 @@
+"""How much time a sweep still needs: what was expected of its packs, corrected by the pace they have shown."""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.estimate import Kind, Timing, kind
+from runner.plan import Job
+
+
+@dataclass
+class _State:
+    """A pack on its way: `begun` and `seen` (the last sign of life) by the clock, `share` of its work that is done.
+
+    `prior` is what it was expected to take, in seconds if there is any timing, else in epochs; `work` is equal for
+    packs that should take the same time.
+    """
+
+    work: tuple[Kind, int]
+    timing: Timing | None
+    open: set[str]
+    prior: float = 1.0
+    begun: float | None = None
+    seen: float = 0.0
+    share: float = 0.0
+
+
+class Pace:
+    """Follows packs and says what is left.
+
+    A kind of pack of which some have ended takes what those took; for the others the `timings` count, all multiplied by
+    one factor that the pace so far has shown. Without any timing the number of epochs stands for the work.
+    """
+
+    def __init__(
+        self, timings: Mapping[Kind, Timing], slots: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.timings, self.slots, self.clock = timings, slots, clock
+        self.packs: list[_State] = []
+        self.of: dict[str, _State] = {}
+        self.took: dict[tuple[Kind, int], list[float]] = {}
+
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        for jobs in packs:
+            of_kind = kind(jobs)
+            state = _State((of_kind, jobs[0].trial.epochs), self.timings.get(of_kind), {job.key for job in jobs})
+            self.packs.append(state)
+            self.of |= dict.fromkeys(state.open, state)
+        known = [timing.seconds(epochs) / (epochs + 1) for (_, epochs), timing in self._known()]
+        unit = statistics.mean(known) if known else 1.0
+        for state in self.packs:
+            epochs = state.work[1]
+            state.prior = state.timing.seconds(epochs) if state.timing else (epochs + 1) * unit
+
+    def started(self, job: Job) -> None:
+        state = self.of[job.key]
+        if state.begun is None:
+            state.begun = state.seen = self.clock()
+        self.slots = max(self.slots, sum(state.begun is not None and bool(state.open) for state in self.packs))
+
+    def epoch(self, job: Job, epoch: int) -> None:
+        state = self.of[job.key]
+        epochs = job.trial.epochs
+        # Without a timing the evaluation counts as an epoch: on small data it takes as long.
+        whole, done = (epochs + 1.0, float(epoch))
+        if state.timing:
+            whole, done = state.timing.seconds(epochs), state.timing.epoch * epoch
+        state.share = done / whole if whole else 0.0
+        state.seen = self.clock()
+
+    def ended(self, job: Job, *, failed: bool = False) -> None:
+        state = self.of[job.key]
+        state.open.discard(job.key)
+        state.seen = self.clock()
+        if not state.open and state.begun is not None and not failed:
+            state.share = 1.0
+            self.took.setdefault(state.work, []).append(state.seen - state.begun)
+
+    def expected(self, pack: Sequence[Job]) -> float | None:
+        """Seconds that a pack takes from its start; None as long as nothing is known."""
+        return self._expected(self.of[pack[0].key], self._factor())
+
+    def ends_in(self, pack: Sequence[Job]) -> float | None:
+        """Seconds until a pack would end if it took the next free slot; None as long as nothing is known."""
+        seconds = self.expected(pack)
+        if seconds is None:
+            return None
+        running = [state for state in self.packs if state.begun is not None and state.open]
+        if len(running) < self.slots:
+            return seconds
+        factor = self._factor()
+        return seconds + min(self._left(state, self._expected(state, factor) or 0.0) for state in running)
+
+    def remaining(self) -> float | None:
+        """Seconds until the last pack ends, on slots that take the next pack whenever one is free; None if unknown."""
+        factor = self._factor()
+        running, waiting = [], []
+        for state in self.packs:
+            if not state.open:
+                continue
+            seconds = self._expected(state, factor)
+            if seconds is None:
+                return None
+            if state.begun is None:
+                waiting.append(seconds)
+            else:
+                running.append(self._left(state, seconds))
+        ends = running + [0.0] * (self.slots - len(running))
+        heapq.heapify(ends)
+        for seconds in waiting:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends, default=0.0)
+
+    def _known(self) -> list[tuple[tuple[Kind, int], Timing]]:
+        return [(state.work, state.timing) for state in self.packs if state.timing]
+
+    def _left(self, state: _State, whole: float) -> float:
+        """Seconds that a running pack still needs of those that it takes as a whole."""
+        return max(0.0, whole * (1 - state.share) - (self.clock() - state.seen))
+
+    def _expected(self, state: _State, factor: float | None) -> float | None:
+        if taken := self.took.get(state.work):
+            return statistics.fmean(taken)
+        return None if factor is None else factor * state.prior
+
+    def _factor(self) -> float | None:
+        """Seconds that have passed for each that was expected; None if nothing was expected and nothing has passed."""
+        moved = [state for state in self.packs if state.begun is not None and state.share > 0]
+        passed = sum(state.seen - (state.begun or 0.0) for state in moved)
+        expected = sum(state.share * state.prior for state in moved)
+        if not any(state.timing for state in self.packs):
+            return passed / expected if expected else None
+        # What was expected weighs as much as one pack that kept to it.
+        weight = statistics.fmean(state.prior for state in self.packs)
+        return (passed + weight) / (expected + weight)

@@ -1,0 +1,331 @@
+"""A thousand ways to get a sweep file or an option wrong: one clear sentence and status 2, and nothing is left behind.
+
+The mutants go through `cplearn plan`, which reads and checks all that `cplearn sweep` does before it starts anything; a
+dozen go through the real command.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import random
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from runner import cli
+
+MUTANTS = 1_000
+ODD: list[Any] = [
+    None, True, False, 0, 1, -1, 2, -0.5, 1e-300, 1e300, 10**30, 2**63, float("nan"), float("inf"), -float("inf"),
+    "", " ", "auto", "nan", "digits", "digit", "svnh", "folder:", "folder:/nowhere", "folder:/dev/null", "β", "\u202e",
+    "0x10", "a" * 5_000, "[bold]", "'; DROP TABLE runs; --", [], [[]], [None], [1, 2], {}, {"name": "cplearn"}, {"": 1},
+    {"log_uniform": [0, 1]}, {"log_uniform": [1e-3, 1]}, {"choice": []}, {"choice": [1, "a"]}, {"uniform": [2, 1]},
+    {"integers": [1, 3]}, {1: 2}, {"a": {"b": {"c": 1}}},
+]  # fmt: skip
+KEYS = [
+    "sweep", "settings", "axes", "seeds", "samples", "sample_seed", "packing", "baselines", "description", "dataset",
+    "epochs", "epoch", "method", "method.beta", "method.codes", "method.name", "method.", ".", "..", "", "optimizer.lr",
+    "seed", "optimizer", "backbone", "backbone.name", "backbone.width", "image_size", "batch_size", "precision",
+    "evaluation", "augment.strength", "evaluation.knn_neighbours", "Epochs", "method.beta.gamma", "__class__", "α",
+]  # fmt: skip
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value of nested groups and lists."""
+    found = [path] if path else []
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    return found + [place for key, value in items for place in places(value, (*path, key))]
+
+
+def mutate(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A copy with one to three changes: values replaced, wrapped or scaled, keys renamed, added or dropped."""
+    document = copy.deepcopy(document)
+    for _ in range(draw.randint(1, 3)):
+        way = draw.choice(places(document) or [()])
+        if not way:
+            return document
+        parent = document
+        for step in way[:-1]:
+            parent = parent[step]
+        last = way[-1]
+        change = draw.choice(["value", "value", "value", "rename", "drop", "add", "wrap", "scale"])
+        if change == "value":
+            parent[last] = copy.deepcopy(draw.choice(ODD))
+        elif change == "rename" and isinstance(parent, dict):
+            parent[draw.choice(KEYS)] = parent.pop(last)
+        elif change == "drop":
+            del parent[last]
+        elif change == "add" and isinstance(parent, dict):
+            parent[draw.choice(KEYS)] = copy.deepcopy(draw.choice(ODD))
+        elif change == "wrap":
+            parent[last] = draw.choice([[parent[last]], {"name": parent[last]}, str(parent[last])])
+        elif change == "scale" and isinstance(parent[last], int | float) and not isinstance(parent[last], bool):
+            parent[last] *= draw.choice([-1, 0, 0.5, 1000, 10**9])
+    return document
+
+
+def damage(text: str, draw: random.Random) -> bytes:
+    """The text with some of its characters exchanged, cut out, doubled, or replaced by bytes that are no text."""
+    data = bytearray(text.encode())
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(data))
+        change = draw.randrange(5)
+        if change == 0:
+            data[at] = draw.randrange(256)
+        elif change == 1:
+            del data[at : at + draw.randint(1, 40)]
+        elif change == 2:
+            data[at:at] = data[at : at + draw.randint(1, 200)]
+        elif change == 3:
+            data[at:at] = draw.choice(
+                [b"\t", b": ", b"- ", b"{", b"]", b"&a ", b"*a", b"!!python/object:os.system ", b"\x00", b"%"]
+            )
+        else:
+            data[at:at] = b"\n" + b" " * draw.randrange(8)
+        if not data:
+            break
+    return bytes(data)
+
+
+class Workplace:
+    """A folder in which commands run in this process, and which they must leave as it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "file").write_text("not a folder")
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, output and errors of `cplearn ARGUMENTS`; raises what would be a traceback."""
+        said, complained = io.StringIO(), io.StringIO()
+        with redirect_stdout(said), redirect_stderr(complained), pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.delenv("RAY_ADDRESS", raising=False)
+            patch.setenv("CPLEARN_DATA", str(self.folder / "data"))
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
+            patch.setattr(cli.out, "_file", said)
+            patch.setattr(cli.err, "_file", complained)
+            try:
+                typer.main.get_command(cli.app).main(list(arguments), "cplearn", standalone_mode=True)
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return code, said.getvalue(), complained.getvalue()
+
+    def left(self) -> set[str]:
+        return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("fuzz"))
+
+
+def shipped(root: Path) -> list[dict[str, Any]]:
+    """The sweep files of the repository, all on the embedded data, because planning fetches the others."""
+    documents = [yaml.safe_load(path.read_text()) for path in sorted((root / "sweeps").glob("*.yaml"))]
+    for document in documents:
+        document["settings"]["dataset"] = "digits"
+        if "dataset" in document["axes"]:
+            document["axes"]["dataset"] = ["digits"]
+    assert len(documents) >= 3
+    return documents
+
+
+def one_sentence(code: int, said: str, complained: str) -> str:
+    """Asserts that a refusal is one message, and returns it."""
+    assert code == 2, (code, said, complained)
+    lines = complained.strip().splitlines()
+    assert len(lines) == 1, complained
+    assert lines[0].startswith("error: "), complained
+    assert 15 < len(lines[0]) < 900, lines[0]
+    assert "Traceback" not in complained
+    assert not said, said
+    return lines[0]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_mutated_file_is_planned_or_refused(workplace: Workplace, root: Path, part: int) -> None:
+    draw, documents = random.Random(part), shipped(root)
+    before, refused = workplace.left() | {"data", "mutant.yaml"}, 0
+    file = workplace.folder / "mutant.yaml"
+    for i in range(MUTANTS // 4):
+        document = draw.choice(documents)
+        if i % 4:
+            text = yaml.safe_dump(mutate(document, draw), allow_unicode=True, sort_keys=False)
+            file.write_text(text, encoding="utf-8")
+        else:
+            file.write_bytes(damage(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), draw))
+        try:
+            code, said, complained = workplace.run("plan", "mutant.yaml")
+            if code:
+                one_sentence(code, said, complained)
+                refused += 1
+        except BaseException:
+            sys.stderr.write(f"the mutant was:\n{file.read_bytes()!r}\n")
+            raise
+    assert workplace.left() <= before
+    assert MUTANTS // 10 < refused < MUTANTS // 4, "the mutants are all alike"
+
+
+def test_the_files_that_are_mutated_are_planned(workplace: Workplace, root: Path) -> None:
+    """Otherwise every mutant would be refused for the same reason."""
+    for document in shipped(root):
+        (workplace.folder / "mutant.yaml").write_text(yaml.safe_dump(document, allow_unicode=True))
+        code, said, complained = workplace.run("plan", "mutant.yaml", "--json")
+        assert (code, complained) == (0, "")
+        assert json.loads(said)["counts"]["new"] > 0
+
+
+HEAD = "sweep: bad\n"
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijklm"))
+BAD_FILES: dict[str, tuple[str | bytes, str]] = {
+    "empty": ("", "a sweep file is a group of keys"),
+    "a list": ("[1, 2]", "a sweep file is a group of keys"),
+    "bytes": (bytes(range(256)), "cannot be read"),
+    "aliases": (BOMB + HEAD, "aliases"),
+    "deep lists": (HEAD + "settings: " + "[" * 20_000 + "]" * 20_000, "not valid YAML"),
+    "deep groups": (HEAD + "settings: " + "{a: " * 20_000 + "1" + "}" * 20_000, "not valid YAML"),
+    "huge word": (HEAD + "description: " + "x" * 3_000_000, "larger than"),
+    "huge number": (HEAD + "seeds: " + "9" * 4_000, "seeds"),
+    "too many seeds": (HEAD + "seeds: 1000000000", "seeds"),
+    "too many trials": (HEAD + "samples: 100000\nseeds: 1000\naxes: {method.beta: {uniform: [1, 2]}}", "trials"),
+    "code": (HEAD + "description: !!python/object/apply:os.system ['touch harmed']", "not valid YAML"),
+    "twice": (HEAD + "sweep: worse", "'sweep' is written twice"),
+    "tab": (HEAD + "settings:\n\tepochs: 1", "not valid YAML in line 3"),
+    "unknown key": (HEAD + "setings: {}", "did you mean 'settings'?"),
+    "unknown setting": (HEAD + "settings: {epoch: 3}", "did you mean 'epochs'?"),
+    "unknown data set": (HEAD + "settings: {dataset: svnh}", "did you mean 'svhn'?"),
+    "no such folder": (HEAD + "settings: {dataset: 'folder:/nowhere'}", "/nowhere"),
+    "negative beta": (HEAD + "settings: {method.beta: -0.5}", "method.beta: must be greater than 0, not -0.5"),
+    "nan": (HEAD + "settings: {method.beta: .nan}", "method.beta"),
+    "infinite": (HEAD + "axes: {optimizer.lr: [.inf]}", "optimizer.lr"),
+    "one code": (HEAD + "settings: {method.codes: 1}", "method.codes: must be greater than or equal to 2, not 1"),
+    "negative epochs": (HEAD + "settings: {epochs: -1}", "epochs"),
+    "text for a number": (HEAD + "settings: {epochs: many}", "epochs"),
+    "huge batch": (HEAD + "settings: {batch_size: 1000000}", "batch_size 1000000"),
+    "huge dictionary": (HEAD + "settings: {method: {codes: 99999999, embedding_dim: 999999, temperature: 1}}", "TB"),
+    "endless width": (HEAD + "settings: {backbone.width: 1000000000000000000}", "model"),
+    "no values": (HEAD + "axes: {method.beta: []}", "must be a list of values"),
+    "range upside down": (HEAD + "axes: {method.beta: {uniform: [2, 1]}}", "the lower first"),
+    "a name that leaves the folder": ("sweep: ../../etc", "sweep"),
+    "seed as an axis": (HEAD + "axes: {seed: [1, 2]}", "write seeds under 'seeds'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_what_must_be_refused_is(workplace: Workplace, command: str, name: str) -> None:
+    content, expected = BAD_FILES[name]
+    file = workplace.folder / "mutant.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = workplace.left() | {"data"}
+    assert expected in one_sentence(*workplace.run(command, "mutant.yaml"))
+    assert workplace.left() <= before
+
+
+BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
+    "a folder as file": (["."], "not a file"),
+    "no file": (["none.yaml"], "no such sweep file"),
+    "a device": (["/dev/zero"], "not a file"),
+    "set without value": (["good.yaml", "--set", "method.beta"], "write it as key=value"),
+    "set of nothing": (["good.yaml", "--set", "=1"], "write it as key=value"),
+    "set to a bomb": (["good.yaml", "--set", "method.beta=" + "[" * 5_000], "not valid YAML"),
+    "set to code": (["good.yaml", "--set", "epochs=!!python/name:os.system"], "not valid YAML"),
+    "set to a group": (["good.yaml", "--set", "epochs={a: 1}"], "epochs"),
+    "set a group to a number": (["good.yaml", "--set", "optimizer=3"], "optimizer"),
+    "set twice": (["good.yaml", "--set", "method.beta=[1,-1]"], "method.beta"),
+    "no cpu": (["good.yaml", "--cpus-per-trial", "0"], "CPUs per trial"),
+    "cpus that are no number": (["good.yaml", "--cpus-per-trial", "nan"], "CPUs per trial"),
+    "endless cpus": (["good.yaml", "--cpus-per-trial", "inf"], "CPUs per trial"),
+    "negative gpus": (["good.yaml", "--gpus-per-trial", "-1"], "GPUs per trial"),
+    "gpus that are no number": (["good.yaml", "--gpus-per-trial", "nan"], "GPUs per trial"),
+    "more gpus than there are": (["good.yaml", "--gpus-per-trial", "4096"], "ask for less"),
+    "packing": (["good.yaml", "--packing", "0"], "packing must be"),
+    "budget of nothing": (["good.yaml", "--budget", "0h"], "write a time such as 90m"),
+    "budget in words": (["good.yaml", "--budget", "soon"], "write a time such as 90m"),
+    "results in a file": (["good.yaml", "--results", "file/results"], "--results"),
+    "results in /proc": (["good.yaml", "--results", "/proc/none/results"], "--results"),
+    "store in a file": (["good.yaml", "--tracking-uri", "sqlite:///file/mlflow.db"], "tracking"),
+    "store in /proc": (["good.yaml", "--tracking-uri", "sqlite:////proc/mlflow.db"], "tracking"),
+    "store that is a folder": (["good.yaml", "--tracking-uri", "sqlite:////tmp"], "tracking"),
+    "store that is no database": (["good.yaml", "--tracking-uri", "sqlite:///file"], "not a database"),
+    "no kind of store": (["good.yaml", "--tracking-uri", "gopher://example"], "tracking"),
+    "a server that is not there": (["good.yaml", "--tracking-uri", "http://u:hunter2@127.0.0.1:9"], "does not answer"),
+    "data in a file": (["good.yaml", "--dataset", "svhn", "--data-root", "file/data"], "file/data"),
+    "data in /proc": (["good.yaml", "--dataset", "cifar10", "--data-root", "/proc/none"], "/proc/none"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_options_and_paths_that_cannot_be_are_refused(workplace: Workplace, command: str, name: str) -> None:
+    (workplace.folder / "good.yaml").write_text(HEAD)
+    before = workplace.left() | {"data"}
+    arguments, expected = BAD_OPTIONS[name]
+    message = one_sentence(*workplace.run(command, *arguments))
+    assert expected in message
+    assert "hunter2" not in message
+    assert workplace.left() <= before
+
+
+def test_overrides_are_planned_or_refused(workplace: Workplace) -> None:
+    (workplace.folder / "good.yaml").write_text(HEAD)
+    draw, before, codes = random.Random(7), workplace.left() | {"data", "good.yaml"}, []
+    for _ in range(150):
+        value = draw.choice(
+            [*map(str, ODD), "[1, 2]", "1e-3", "'", "{", "\t", "a: b: c", "&a 1", "*a", "%", "@", "\x00", "\x1b[2J"]
+        )
+        code, said, complained = workplace.run("plan", "good.yaml", "--set", f"{draw.choice(KEYS)}={value}")
+        codes.append(code)
+        if code:
+            assert "\x1b" not in one_sentence(code, said, complained)
+    assert workplace.left() <= before
+    assert set(codes) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "--tracking-uri", "sqlite:///file"],
+        ["report", "--tracking-uri", "sqlite:////tmp"],
+        ["data", "svhn", "--data-root", "file/data"],
+        ["data", "folder:file"],
+        ["train", "--set", "method.beta=-1"],
+        ["train", "--save", "file/model"],
+        ["train", "--epochs", "0", "--device", "quantum"],
+        ["settings", "../config"],
+        ["bench", "none"],
+        ["ui", "--tracking-uri", "gopher://example"],
+    ],
+)
+def test_other_commands_refuse_as_plainly(workplace: Workplace, arguments: list[str]) -> None:
+    before = workplace.left() | {"data"}
+    one_sentence(*workplace.run(*arguments))
+    assert workplace.left() <= before
+
+
+@pytest.mark.parametrize("name", ["aliases", "negative beta", "unknown data set", "deep groups"])
+def test_the_command_itself_ends_with_status_2(tmp_path: Path, name: str) -> None:
+    content, expected = BAD_FILES[name]
+    (tmp_path / "bad.yaml").write_text(str(content))
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.cli", "sweep", "bad.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert expected in one_sentence(done.returncode, done.stdout, done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
