@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cplearn import augment, streams
 from cplearn.data.image_files import Crops, ImageFiles
+from cplearn.distributed import Ranks
 
 Draw = tuple[int, float]
 """A random stream and the strength at which its crops are drawn."""
@@ -48,8 +49,9 @@ class Files:
         recipes: Mapping[str, augment.Recipe],
         device: torch.device,
         draws: Sequence[Draw],
+        ranks: Ranks,
     ) -> None:
-        self.images, self.device, self.draws = images, device, draws
+        self.images, self.device, self.draws, self.ranks = images, device, draws, ranks
         self.crops = {name: recipe.crops for name, recipe in recipes.items()}
         self.recipes = {name: recipe.after_crops() for name, recipe in recipes.items()}
 
@@ -84,7 +86,9 @@ class Files:
     ) -> Crops:
         size, boxes = self.images.size, []
         for own, generator, (_, strength) in zip(rows, generators, self.draws, strict=True):
-            uniform = torch.rand(len(own), crop.draws(size), generator=generator)
+            # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
+            whole = len(own) * self.ranks.size
+            uniform = torch.rand(whole, crop.draws(size), generator=generator)[self.ranks.part(whole)]
             boxes.append(crop.boxes(uniform, torch.full((len(own),), strength), self.images.extents[own]))
         return Crops(torch.cat(boxes), crop.side(size))
 
@@ -94,8 +98,12 @@ def source(
     recipes: Mapping[str, augment.Recipe],
     device: torch.device,
     draws: Sequence[Draw],
+    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> Memory | Files:
-    """Where the batches of a pack come from; D `draws` are told apart, by their place in each batch."""
+    """Where the batches of a pack come from; D `draws` are told apart, by their place in each batch.
+
+    Rows are those of this process alone, of batches that are equally large on all `ranks`.
+    """
     if isinstance(images, ImageFiles):
-        return Files(images, recipes, device, draws)
+        return Files(images, recipes, device, draws, ranks)
     return Memory(images, recipes, device)

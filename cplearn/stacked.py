@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cplearn.distributed import Ranks
+
 
 class Conv2d(nn.Module):
     """K convolutions without bias (a BatchNorm follows, which would cancel it)."""
@@ -70,11 +72,33 @@ class BatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(members * channels))
         self.register_buffer("running_var", torch.ones(members * channels))
 
+        self.ranks = Ranks()
+
+    def join(self, ranks: Ranks, batch_size: int) -> None:
+        """Take the statistics of training over the batches of all `ranks`, which are equally large."""
+        self.ranks = ranks
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, K*C, ...); returns the same shape."""
+        if self.training and self.ranks.size > 1:
+            return self._over_ranks(x)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        """Forward in training, with mean and variance over all processes (torch's SyncBatchNorm needs CUDA)."""
+        axes, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
+        wide = x.to(self.weight.dtype)  # under autocast the images may be half precision
+        count = x.numel() // x.shape[1] * self.ranks.size
+        mean = self.ranks.sum(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
+        variance = self.ranks.sum(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
 class BatchNorm1d(BatchNorm2d):

@@ -16,6 +16,7 @@ from torch import Tensor
 from cplearn import augment, backbones, batches, ema, optim, protocol, stacked, streams
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
+from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
@@ -95,9 +96,11 @@ class Pack:
     Every member's numbers are those it would have alone: it has its own weights, BatchNorm statistics, optimiser state,
     learning rate and random streams. A member whose loss is no longer finite stops; the others do not notice.
     `compile` runs the backbone through `torch.compile`, which takes a while at first and rounds a little differently.
-    `data_root` is where the data sets of `evaluation.transfer` lie, see `cplearn.data.load`.
+    `data_root` is where the data sets of `evaluation.transfer` lie, see `cplearn.data.load`. With `ranks` of more than
+    one process each trains on its part of every batch (`cplearn.distributed`); all make the same calls of
+    `train_epoch`, and any of them can evaluate or be saved.
 
-    Raises InputError if the trials do not fit the data set, ValueError if they cannot share a pack.
+    Raises InputError if the trials do not fit the data set or the ranks, ValueError if they cannot share a pack.
     """
 
     def __init__(
@@ -108,9 +111,10 @@ class Pack:
         *,
         compile: bool = False,
         data_root: Path | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
     ) -> None:
         check(trials, dataset)
-        self.trials, self.dataset, self.device = list(trials), dataset, torch.device(device)
+        self.trials, self.dataset, self.device, self.ranks = list(trials), dataset, torch.device(device), ranks
         first = self.trials[0]
         self.epochs, self.epoch = first.epochs, 0
         self.failures: dict[int, str] = {}
@@ -123,13 +127,15 @@ class Pack:
             "classes": list(dataset.classes),
         }
         self.model = Model(self.trials, images).to(self.device).to(memory_format=torch.channels_last)
+        for backbone in filter(None, (self.model.backbone, self.model.teacher)):
+            synchronise(backbone, ranks, first.batch_size)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
         self.backbone = torch.compile(self.model.backbone) if compile else self.model.backbone
         self.teacher: Callable[[Tensor], Tensor] | None = self.model.teacher
         if compile and self.model.teacher is not None:
             self.teacher = torch.compile(self.model.teacher)
         split = training_split(first, dataset)
-        self.views = _Views(self.trials, split, self.device)
+        self.views = _Views(self.trials, split, self.device, ranks)
         self.steps_per_epoch = len(split.images) // first.batch_size
         self.seconds = 0.0
         self.online: OnlineProbe | None = None
@@ -201,6 +207,8 @@ class Pack:
         loss, terms = method(Batch(features, labels, progress, teacher))
         # The members share no parameter, so the gradient of the sum is every member's own gradient.
         self.optimizer.scaled(loss).sum().backward()
+        self.ranks.add_up(self.model.backbone.parameters())
+        self.ranks.average(method.parameters())
         method.before_update(progress)
         self.optimizer.step(self.rates[step])
         method.after_update(progress)
@@ -213,13 +221,13 @@ class Pack:
         return loss, terms
 
     def _features(self, backbone: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> Tensor:
-        """Features (K, V, n, F) of the views of every size, in their order."""
+        """Features (K, V, n, F) of the views of every size, in their order, and of all processes."""
         half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.trials[0].precision)
-        n = self.trials[0].batch_size
+        n = self.trials[0].batch_size // self.ranks.size
         with torch.autocast(self.device.type, half, enabled=half is not None):
             each = [backbone(self.model.prepare(images)) for images in views]
         each = [features.to(self.model.dtype).unflatten(1, (-1, n)) for features in each]
-        return each[0] if len(each) == 1 else torch.cat(each, dim=1)
+        return self.ranks.gather(each[0] if len(each) == 1 else torch.cat(each, dim=1))
 
     def evaluate(self) -> list[Outcome]:
         """Every evaluator on the frozen backbones, after the last epoch; see `cplearn.protocol`."""
@@ -298,8 +306,15 @@ def _local_size(trial: Trial, image_size: int) -> int:
 class _Views:
     """The augmented batches of a pack, made on its device; members with equal draws share them."""
 
-    def __init__(self, trials: Sequence[Trial], split: Split, device: torch.device) -> None:
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        split: Split,
+        device: torch.device,
+        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+    ) -> None:
         first = trials[0]
+        self.part = ranks.part(first.batch_size) if first.method.trains else slice(None)
         self.batch_size, self.dtype = first.batch_size, torch.float64 if first.precision == "float64" else torch.float32
         self.n_images, self.device = len(split.images), device
         draws = [(streams.stream(trial), trial.augment.strength) for trial in trials]
@@ -310,7 +325,7 @@ class _Views:
         if local.local_views:
             size, scale = _local_size(first, split.images.shape[-1]), (local.local_scale_min, local.local_scale_max)
             recipes["local"] = augment.local_crops(recipes["views"], local.local_views, size, scale)
-        self.source = batches.source(split.images, recipes, device, self.draws)
+        self.source = batches.source(split.images, recipes, device, self.draws, ranks)
         self.labels = split.labels.to(self.source.rows_on)
         self.member_draw = torch.tensor([self.draws.index(draw) for draw in draws], device=device)
 
@@ -318,7 +333,8 @@ class _Views:
         """Views and labels of each batch.
 
         Views are in [0, 1], one tensor an image size, the global views before the local crops: (V*n, C, H, W) if all
-        members share their draws, else (V*n, K*C, H, W). Labels are (K, n).
+        members share their draws, else (V*n, K*C, H, W). Labels are (K, n). Of several processes, each has the views of
+        its part of the batch, and all labels.
         """
         orders = []
         generators: dict[str, list[torch.Generator]] = {name: [] for name in self.source.recipes}
@@ -329,7 +345,8 @@ class _Views:
                 own.append(streams.generator(stream, name, epoch, self.device))
         starts = range(0, self.n_images - self.batch_size + 1, self.batch_size)
         rows = [[order[start : start + self.batch_size] for order in orders] for start in starts]
-        for chosen, batch in zip(rows, self.source.batches(rows, epoch), strict=True):
+        parts = [[own[self.part] for own in chosen] for chosen in rows]
+        for chosen, batch in zip(rows, self.source.batches(parts, epoch), strict=True):
             views = [
                 self._augment(recipe, batch[name], generators[name]) for name, recipe in self.source.recipes.items()
             ]
@@ -337,10 +354,11 @@ class _Views:
 
     def _augment(self, recipe: augment.Recipe, batch: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         size = batch.shape[-1]
-        params = [
+        drawn = [
             recipe.sample(self.batch_size, size, generator, strength)
             for generator, (_, strength) in zip(generators, self.draws, strict=True)
         ]
+        params = [augment.Draws(*(numbers[self.part] for numbers in own)) for own in drawn]
         views = recipe.apply(batch, augment.stack_params(params), dtype=self.dtype)
         if len(self.draws) == 1:
             return views.flatten(0, 1)

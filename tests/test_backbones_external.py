@@ -14,8 +14,10 @@ import torch
 import cplearn
 import cplearn.data
 from cplearn import backbones, stacked, training
+from cplearn.backbones.external import DropPath
 from cplearn.config import Backbone, Trial
 from cplearn.data import Dataset
+from cplearn.distributed import Ranks
 from cplearn.errors import InputError
 
 TINY = {"name": "timm", "model": "test_vit", "drop_path": 0.4}
@@ -154,3 +156,18 @@ def test_a_model_of_one_size_refuses_crops() -> None:
     backbones.check(fixed, 3, 64)
     with pytest.raises(InputError, match="cannot take images of 32 pixels"):
         backbones.check(fixed, 3, 64, [32])
+
+
+def test_processes_that_share_a_batch_drop_what_one_alone_drops() -> None:
+    """Two views of six images, three of them on each of two processes."""
+    x = torch.ones(2, 6, 4)
+
+    def dropped(ranks: Ranks) -> torch.Tensor:
+        layer = DropPath(0.5, True).train()
+        layer.generator = torch.Generator().manual_seed(0)
+        layer.join(ranks, 6)
+        return layer(x[:, ranks.part(6)].flatten(0, 1)).unflatten(0, (2, -1))
+
+    alone = dropped(Ranks())
+    assert 0 < (alone == 0).sum() < alone.numel()
+    assert torch.equal(torch.cat([dropped(Ranks(0, 2)), dropped(Ranks(1, 2))], dim=1), alone)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import config
+from cplearn.distributed import Ranks
 from cplearn.errors import InputError
 
 # timm takes seconds to import, which only the trials that name it should pay.
@@ -26,14 +27,23 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate, self.rescale = rate, rescale
         self.generator: torch.Generator | None = None
+        self.ranks, self.batch_size = Ranks(), 0
+
+    def join(self, ranks: Ranks, batch_size: int) -> None:
+        """Draw as for the whole batch of `batch_size` images, of which this process has a part."""
+        self.ranks, self.batch_size = ranks, batch_size
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ...); returns the same shape."""
         if not self.training or self.generator is None or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = torch.empty(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        mask = torch.empty(len(x) * self.ranks.size, dtype=x.dtype, device=x.device)
         mask.bernoulli_(keep, generator=self.generator)
+        if self.ranks.size > 1:
+            # Views lie one after the other, each with the images of the batch in order.
+            mask = mask.view(-1, self.batch_size)[:, self.ranks.part(self.batch_size)].flatten()
+        mask = mask.view(-1, *[1] * (x.ndim - 1))
         return x * (mask.div_(keep) if self.rescale else mask)
 
 
