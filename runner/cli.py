@@ -68,9 +68,15 @@ Uri = Annotated[
 
 SweepPath = Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")]
-Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of a trial.")]
+Cpus = Annotated[
+    float | None, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of each process of a trial; default: 1.")
+]
 Gpus = Annotated[
-    float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial, 0.25 for instance; default: 1 if any.")
+    float | None,
+    typer.Option("--gpus-per-trial", help="GPUs of a trial: 0.25 for instance, or 8 that share it; default: 1 if any."),
+]
+Ranks = Annotated[
+    int | None, typer.Option("--ranks", min=1, help="Processes that share a trial on CPUs; with GPUs: one for each.")
 ]
 Packing = Annotated[
     str | None,
@@ -97,8 +103,9 @@ def sweep(
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006 (typer wants a literal default)
     scale: Scale = "full",
-    cpus: Cpus = 1,
+    cpus: Cpus = None,
     gpus: Gpus = None,
+    ranks: Ranks = None,
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
@@ -115,11 +122,10 @@ def sweep(
         from runner.packing import parse
         from runner.plan import split
         from runner.preview import line
-        from runner.resources import Resources
 
         deadline = Deadline(budget)
-        resources = Resources(cpus, gpus)
         plan = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
+        resources = _resources(plan.sweep, cpus, gpus, ranks)
         width = parse(packing or plan.sweep.packing)
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
@@ -162,8 +168,9 @@ def plan(
     epochs: Epochs = None,
     settings: Setting = [],  # noqa: B006
     scale: Scale = "full",
-    cpus: Cpus = 1,
+    cpus: Cpus = None,
     gpus: Gpus = None,
+    ranks: Ranks = None,
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
@@ -185,10 +192,10 @@ def plan(
         from runner import preview
         from runner.budget import Deadline
         from runner.packing import parse
-        from runner.resources import Resources
 
-        deadline, resources = Deadline(budget), Resources(cpus, gpus)
+        deadline = Deadline(budget)
         planned = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
+        resources = _resources(planned.sweep, cpus, gpus, ranks)
         width = parse(packing or planned.sweep.packing)
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
@@ -555,6 +562,16 @@ def _run(
             f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
         )
     return progress
+
+
+def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int | None) -> Resources:
+    """What a trial is given: as the command line says, else the sweep file, else the defaults."""
+    from runner.resources import Resources
+
+    asked = sweep.resources
+    # A number of GPUs on the command line is also a number of processes.
+    own = ranks or (asked.ranks if gpus is None else None) or 1
+    return Resources(cpus or asked.cpus or 1, asked.gpus if gpus is None else gpus, own)
 
 
 def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:

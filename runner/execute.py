@@ -25,6 +25,7 @@ from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 
 import cplearn.data
+from cplearn.distributed import Ranks
 from cplearn.errors import InputError
 from cplearn.training import member_bytes
 from runner.environment import WORKER_ENVIRONMENT
@@ -66,23 +67,25 @@ def execute(
         return
     with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
-        slots = _slots(resources)
+        for job in jobs:
+            if job.trial.method.trains:
+                Ranks(0, resources.processes).part(job.trial.batch_size)
+        slots = resources.slots(_nodes())
         packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), by_seed=by_seed)
         for listener in listeners:
             listener.planned(packs)
         config: dict[str, Any] = {
             "data_root": data_root,
             "cpus": resources.cpus,
-            "gpus": resources.gpus,
+            "gpus": resources.each.get("GPU", 0.0),
+            "ranks": resources.processes,
             "compile": compile,
         }
         gate = _Gate(packs, slots, admit) if admit else None
         if gate is None:
             config["index"] = tune.grid_search(list(range(len(packs))))
             config["members"] = tune.sample_from(lambda config: _members(packs[config["index"]]))
-        placed: dict[str, float] = {"cpu": resources.cpus}
-        if resources.gpus:
-            placed["gpu"] = resources.gpus
+        placed = tune.PlacementGroupFactory([resources.each] * resources.processes)
         tune.Tuner(
             tune.with_resources(PackTrainable, placed),
             param_space=config,
@@ -209,35 +212,20 @@ def cluster(resources: Resources) -> tuple[Resources, int]:
     """
     with _ray():
         resources = _fit(resources)
-        return resources, _slots(resources)
+        return resources, resources.slots(_nodes())
 
 
 def _fit(resources: Resources) -> Resources:
     nodes = _nodes()
-    gpus = resources.gpus
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
-    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= gpus for node in nodes):
+    resources = resources.settle(any(node.get("GPU", 0) for node in nodes))
+    if not resources.slots(nodes):
         have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise InputError(
-            f"a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {have}; ask for less"
-        )
-    return Resources(resources.cpus, gpus)
+        raise InputError(f"a trial asks for {resources}, but the nodes have {have}; ask for less")
+    return resources
 
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _slots(resources: Resources) -> int:
-    """How many packs run at once."""
-    slots = 0
-    for node in _nodes():
-        places = node.get("CPU", 0) / resources.cpus
-        if resources.gpus:
-            places = min(places, node.get("GPU", 0) / resources.gpus)
-        slots += int(places + 1e-6)
-    return slots
 
 
 def _fitting(job: Job, resources: Resources, data_root: str | None) -> int:

@@ -109,10 +109,21 @@ class Arm(BaseModel):
         return {key: _axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
 
 
+class ResourceRequest(BaseModel):
+    """What a trial asks for, unless the command line says otherwise; it never enters a trial's identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float | None = Field(None, ge=1, description="CPUs of each process of a trial.")
+    gpus: float | None = Field(None, ge=0, description="GPUs: a fraction of one, or several with a process for each.")
+    ranks: int | None = Field(None, ge=1, description="Processes of a trial without GPUs.")
+
+
 class Scale(Arm):
-    """A smaller version of a sweep: settings and axes that replace those of the file, of arms too."""
+    """A smaller version of a sweep: settings and axes that replace those of the file, of arms too; and resources."""
 
     arms: dict[str, Arm] = Field(default_factory=dict, description="What to replace in arms.")
+    resources: ResourceRequest = Field(ResourceRequest(), description="What a trial of this size asks for.")
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] | None = Field(
         None, min_length=1, description="Seeds, or how many."
     )
@@ -138,6 +149,7 @@ class SweepFile(Arm):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
         default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
     )
+    resources: ResourceRequest = Field(ResourceRequest(), description="What a trial asks for: cpus, gpus, ranks.")
     packing: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
         "off", description="Trials that differ in numbers trained together as one model: auto, off, or at most N."
     )
@@ -191,6 +203,7 @@ class Sweep:
     seeds: list[int]
     shared: dict[str, Any]
     packing: str | int
+    resources: ResourceRequest
     trials: list[SweepTrial] = field(repr=False)
 
 
@@ -243,7 +256,15 @@ def read_sweep(
         values[key] = sorted(drawn) if is_range and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
     return Sweep(
-        file.sweep, file.description, str(path), values, list(dict.fromkeys(file.seeds)), settings, file.packing, trials
+        name=file.sweep,
+        description=file.description,
+        source=str(path),
+        axes=values,
+        seeds=list(dict.fromkeys(file.seeds)),
+        shared=settings,
+        packing=file.packing,
+        resources=file.resources,
+        trials=trials,
     )
 
 
@@ -338,7 +359,7 @@ def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFi
     }
     if scale.seeds and not keep_seeds:
         changed["seeds"] = scale.seeds
-    return file.model_copy(update={**changed, "sweep": f"{file.sweep}-{name}"})
+    return file.model_copy(update={**changed, "sweep": f"{file.sweep}-{name}", "resources": scale.resources})
 
 
 @dataclass(frozen=True)
