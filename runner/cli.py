@@ -571,7 +571,8 @@ def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int 
     asked = sweep.resources
     # A number of GPUs on the command line is also a number of processes.
     own = ranks or (asked.ranks if gpus is None else None) or 1
-    return Resources(cpus or asked.cpus or 1, asked.gpus if gpus is None else gpus, own)
+    each = next(number for number in (cpus, asked.cpus, 1) if number is not None)
+    return Resources(each, asked.gpus if gpus is None else gpus, own)
 
 
 def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
