@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,14 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from runner.checkpoints import Checkpoints
+    from runner.claims import Claims
+    from runner.faults import Kind
     from runner.plan import Job, Plan
+    from runner.progress import Progress
     from sweeps.spec import Sweep
+
+    Failed = tuple[Job, str, Kind]
 
 # Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
 
@@ -33,6 +39,9 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+AT_STOP_SECONDS = 10
+"""How long a stopped sweep waits for the tracking store."""
+MOST_LISTED = 10
 
 Setting = Annotated[
     list[str],
@@ -67,27 +76,44 @@ def sweep(
         str | None, typer.Option(metavar="auto|off|N", help="Train trials that differ in numbers as one model.")
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run every trial anew, finished or not.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials again that have diverged.")] = False,
+    retries: Annotated[int, typer.Option(help="Attempts after a lost worker or lack of memory.")] = 3,
+    stop_after: Annotated[int, typer.Option(help="Stop at so many failures that are the same; 0: never.")] = 3,
+    checkpoints: Annotated[
+        str,
+        typer.Option(envvar="CPLEARN_CHECKPOINTS", metavar="DIR|URI", help="Where interrupted trials are kept."),
+    ] = "checkpoints",
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
+    ] = 60,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     tracking_uri: Uri = None,
 ) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
+        import cplearn.data
         from reports import store
-        from runner.plan import split
+        from runner.checkpoints import Checkpoints
+        from runner.claims import Claims, beside
+        from runner.faults import Policy
 
+        policy = Policy(retries, stop_after)
         plan = _plan(file, dataset, seeds, epochs, settings, data_root)
         uri = store.resolve(tracking_uri)
         _writable(results)
-        todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
-        again = f", {len(reused)} finished before" if reused else ""
+        kept = Checkpoints(checkpoints)
+        missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed)
+        todo, failed = missing(plan.jobs)
+        before = len(plan.jobs) - len(todo) - len(failed)
+        again = f", {before} finished before" if before else ""
+        again += f", {len(failed)} diverged before" if failed else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
 
-        import cplearn.data
         from runner.execute import Resources, execute
         from runner.packing import parse
 
@@ -97,8 +123,29 @@ def sweep(
             packing=parse(packing or plan.sweep.packing),
             data_root=str(cplearn.data.data_root(data_root)),
             compile=compile,
+            checkpoints=kept.place,
+            checkpoint_every=checkpoint_every,
+            policy=policy,
         )
-        failed = _run(plan, todo, len(reused), uri, start)
+        stopped, begun = False, False
+        with Claims(beside(uri)) as claims:
+            while not begun or (todo and not stopped):
+                mine = [job for job in todo if claims.take(job.key)]
+                todo = [job for job in todo if job.key not in claims.held]
+                # Another driver may have finished some since they were looked up.
+                mine, given_up = missing(mine)
+                failed += given_up
+                if mine or not begun:
+                    if force:
+                        kept.discard({job.key for job in mine})
+                    progress, stopped = _run(plan, mine, before, uri, start, kept, claims, force)
+                    failed += progress.failures
+                # Not kept while waiting: two drivers that wait for each other would do so for ever.
+                claims.release()
+                begun = True
+                if todo and not stopped:
+                    _wait(claims, todo)
+        _explain(plan, failed)
         if len(failed) < len(plan.jobs):
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
     if failed:
@@ -257,36 +304,99 @@ def _plan(
     return make_plan(described, data_root)
 
 
-def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[..., None]) -> list[str]:
-    """Run jobs by `start(jobs, listeners)` under tracking and display; returns the keys of the trials that failed."""
+def _missing(jobs: list[Job], uri: str, force: bool, retry_failed: bool) -> tuple[list[Job], list[Failed]]:
+    """The jobs still to be run, and those that have diverged before and would do so again."""
+    from reports import store
+    from runner.plan import split
+
+    todo, _ = split(jobs, lambda keys: store.finished_runs(uri, keys), force)
+    diverged = {} if force or retry_failed or not todo else store.diverged_runs(uri, {job.key for job in todo})
+    given_up: list[Failed] = [(job, diverged[job.key], "diverged") for job in todo if job.key in diverged]
+    return [job for job in todo if job.key not in diverged], given_up
+
+
+def _run(
+    plan: Plan,
+    jobs: list[Job],
+    reused: int,
+    uri: str,
+    start: Callable[..., str | None],
+    kept: Checkpoints,
+    claims: Claims,
+    force: bool,
+) -> tuple[Progress, bool]:
+    """Run jobs by `start(jobs, listeners)` under tracking and display.
+
+    Returns what has become of them, and whether the sweep was stopped because a failure was repeated too often.
+    """
+    from cplearn.errors import InputError
     from runner.progress import Progress
     from runner.tracking import Tracker
 
-    tracker = Tracker(uri, plan)
     progress = Progress(jobs, reused, out)
+
+    def forget(key: str) -> None:
+        # A file that stays does no harm: a finished trial is not run again.
+        with suppress(InputError):
+            kept.discard({key})
+
+    with claims.alone():
+        tracker = Tracker(uri, plan, claim=claims.take, anew=force, forget=forget, say=progress.say)
     try:
         with _sigterm_as_interrupt(), progress:
-            start(jobs, [tracker, progress])
+            repeated = start(jobs, [tracker, progress])
     except KeyboardInterrupt:
-        tracker.close("KILLED")
         out.print(
             f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
             "run the same command again to do the rest.",
             highlight=False,
         )
+        try:
+            tracker.close("KILLED", AT_STOP_SECONDS)
+        except InputError as error:
+            err.print(escape(str(error)), highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except BaseException:
-        tracker.close("FAILED")
+        with suppress(InputError):
+            tracker.close("FAILED", AT_STOP_SECONDS)
         raise
-    tracker.close("FAILED" if progress.failures else "FINISHED")
-    for job, reason in progress.failures:
-        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
-        err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
-    if progress.failures:
+    with _stoppable("The store is not waited for; run the same command again to make up for what it lacks."):
+        tracker.close("FAILED" if progress.failures or repeated else "FINISHED")
+    if repeated:
+        left = progress.total - len(progress.done) - len(progress.failures)
         err.print(
-            f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
+            f"\n[red]stopped:[/] the same failure came again and again, so {left} trials were not run or not ended.",
+            highlight=False,
         )
-    return [job.key for job, _ in progress.failures]
+    return progress, repeated is not None
+
+
+def _wait(claims: Claims, jobs: list[Job]) -> None:
+    out.print(f"{len(jobs)} trials are being run by another sweep; waiting for it.", highlight=False)
+    with _stoppable("Not waited for; run the same command again to do what is missing."):
+        claims.wait({job.key for job in jobs})
+
+
+def _explain(plan: Plan, failed: list[Failed]) -> None:
+    """Each distinct failure with its last lines and the command that repeats it."""
+    from runner.faults import normalise
+    from runner.plan import command
+
+    alike: dict[str, list[Failed]] = {}
+    for one in failed:
+        alike.setdefault(normalise(one[1]), []).append(one)
+    for (job, reason, _), *others in alike.values():
+        more = f" and {len(others)} more" if others else ""
+        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key}){more}", highlight=False)
+        err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
+        err.print(f"alone: {escape(command(job.trial))}", highlight=False, soft_wrap=True)
+        for other, _, _ in others[:MOST_LISTED]:
+            err.print(f"  also {escape(other.dataset)} {escape(other.name)} (key {other.key})", highlight=False)
+        if len(others) > MOST_LISTED:
+            err.print(f"  and {len(others) - MOST_LISTED} more", highlight=False)
+    if failed:
+        hint = "; --retry-failed runs diverged ones again" if any(kind == "diverged" for *_, kind in failed) else ""
+        err.print(f"\n{len(failed)} of {len(plan.jobs)} trials failed; the others are kept{hint}.", highlight=False)
 
 
 def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
@@ -307,6 +417,17 @@ def _writable(folder: Path) -> None:
         (folder / ".write-test").unlink()
     except OSError as error:
         raise InputError(f"--results {folder}: cannot write there ({error.strerror})") from None
+
+
+@contextmanager
+def _stoppable(text: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a sentence."""
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        out.print(text, highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

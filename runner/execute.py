@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from ray.tune.experiment import Trial as TuneTrial
 import cplearn.data
 from cplearn.errors import InputError
 from cplearn.training import member_bytes
+from runner.checkpoints import Checkpoints
 from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
+from runner.faults import Kind, Policy, Repeats
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.trainable import PackTrainable
@@ -61,53 +64,107 @@ def execute(
     packing: int | None = 1,
     data_root: str | None = None,
     compile: bool = False,
-) -> None:
+    checkpoints: str | None = None,
+    checkpoint_every: float = 60,
+    policy: Policy = Policy(),  # noqa: B008 (it is frozen)
+) -> str | None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
-    The listeners are told. A pack that fails does not stop the others. `data_root` should be absolute: workers do not
-    run in the driver's directory. `compile` turns on `torch.compile`.
+    The listeners are told. A pack that fails does not stop the others; its members are tried alone, or by halves where
+    memory did not suffice. `data_root` should be absolute: workers do not run in the driver's directory. `compile`
+    turns on `torch.compile`. With `checkpoints` (see `runner.checkpoints`), jobs go on from those that they have, and
+    leave one every `checkpoint_every` seconds at most.
+
+    Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
     if not jobs:
-        return
+        return None
     with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
-        packs = group(jobs, packing, _slots(resources), lambda job: _fitting(job, resources, data_root))
-        for listener in listeners:
-            listener.planned(packs)
+        epochs = Checkpoints(checkpoints).epochs({job.key for job in jobs}) if checkpoints else {}
+        packs = group(jobs, packing, _slots(resources), lambda job: _fitting(job, resources, data_root), epochs)
         config = {
-            "index": tune.grid_search(list(range(len(packs)))),
-            "members": tune.sample_from(lambda config: [job.trial.canonical() for job in packs[config["index"]]]),
             "data_root": data_root,
             "cpus": resources.cpus,
             "gpus": resources.gpus,
             "compile": compile,
+            "checkpoints": checkpoints,
+            "checkpoint_every": checkpoint_every,
         }
-        placed: dict[str, float] = {"cpu": resources.cpus}
-        if resources.gpus:
-            placed["gpu"] = resources.gpus
-        tune.Tuner(
-            tune.with_resources(PackTrainable, placed),
-            param_space=config,
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=scratch,
-                callbacks=[_Bridge(packs, listeners)],
-                failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                verbose=0,
-            ),
-        ).fit()
+        repeats = Repeats(policy.stop_after)
+        attempts: Counter[str] = Counter()
+        while packs and repeats.reached is None:
+            for listener in listeners:
+                listener.planned(packs)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts)
+            _tune(packs, bridge, config, scratch)
+            packs = bridge.again
+        for pack in packs:
+            bridge.give_up(pack)
+        return repeats.reached
+
+
+def _tune(packs: Sequence[Sequence[Job]], bridge: _Bridge, config: dict[str, Any], scratch: str) -> None:
+    """Run all packs once, and those whose workers are lost as often as the bridge's policy allows."""
+    placed: dict[str, float] = {"cpu": config["cpus"]}
+    if config["gpus"]:
+        placed["gpu"] = config["gpus"]
+    tune.Tuner(
+        tune.with_resources(PackTrainable, placed),
+        param_space={
+            **config,
+            "index": tune.grid_search(list(range(len(packs)))),
+            "members": tune.sample_from(lambda config: [job.trial.canonical() for job in packs[config["index"]]]),
+            "keys": tune.sample_from(lambda config: [job.key for job in packs[config["index"]]]),
+        },
+        tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=tempfile.mkdtemp(dir=scratch),
+            callbacks=[bridge],
+            stop=_Stop(bridge.repeats),
+            failure_config=tune.FailureConfig(max_failures=bridge.policy.retries, fail_fast=False),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    ).fit()
+
+
+class _Stop(tune.Stopper):
+    """Ends all trials once a failure has been repeated too often."""
+
+    def __init__(self, repeats: Repeats) -> None:
+        self.repeats = repeats
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.repeats.reached is not None
 
 
 class _Bridge(tune.Callback):
-    """Tune's callbacks, translated into events of single jobs."""
+    """Tune's callbacks, translated into events of single jobs.
 
-    def __init__(self, packs: Sequence[Sequence[Job]], listeners: Sequence[Listener]) -> None:
+    `again` collects what should be run in another round: the parts of packs that failed as a whole, and packs whose
+    worker was lost before it came to life, which Tune does not retry.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Sequence[Job]],
+        listeners: Sequence[Listener],
+        policy: Policy,
+        repeats: Repeats,
+        attempts: Counter[str],
+    ) -> None:
         self.packs, self.listeners = packs, listeners
+        self.policy, self.repeats, self.attempts = policy, repeats, attempts
         self.stopped: set[str] = set()
+        self.again: list[list[Job]] = []
+        self.problems: dict[str, tuple[str, Kind]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
@@ -128,28 +185,85 @@ class _Bridge(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         jobs = self._jobs(trial)
+        for text in result.pop("notes", ()):
+            self._tell("noted", jobs[0], text)
+        for job, history in zip(jobs, result.pop("histories", ()), strict=False):
+            if history:
+                self._tell("resumed", job, history)
         for index, metrics in result.get("members", {}).items():
             self._tell("epoch", jobs[int(index)], result["epoch"], metrics)
         # Taken out, because Tune writes what stays in a result into its own records.
         for job, outcome in zip(jobs, result.pop("outcomes", ()), strict=False):
             self.stopped.add(job.key)
             if outcome["failure"]:
-                self._tell("failed", job, outcome["failure"])
+                self._fail(job, outcome["failure"], "diverged")
             else:
                 self._tell("finished", job, outcome["metrics"], outcome["files"], result["hardware"])
+        if problem := result.pop("problem", None):
+            self._divide(jobs, _tidy(problem["text"]), problem["kind"])
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        why = "memory did not suffice" if _lost_kind(_reason(trial)) == "memory" else "the worker was lost"
+        retry = f"retry {trial.num_failures} of {self.policy.retries}"
+        self._tell("noted", self._jobs(trial)[0], f"{why}; it goes on from its last checkpoint ({retry})")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        jobs = [job for job in self._jobs(trial) if job.key not in self.stopped]
+        if not jobs:
+            return
         reason = _reason(trial)
-        for job in self._jobs(trial):
-            if job.key not in self.stopped:
-                self._tell("failed", job, reason)
+        kind = _lost_kind(reason)
+        self.attempts[jobs[0].key] += 1
+        if kind == "memory" and len(jobs) > 1:
+            self._divide(jobs, reason, kind)
+        elif trial.num_failures <= self.policy.retries and self.attempts[jobs[0].key] <= self.policy.retries:
+            self._tell("noted", jobs[0], "the worker was lost as it started; it is tried again")
+            self._again(jobs, reason, kind)
+        else:
+            self.repeats.add(kind, reason)
+            for job in jobs:
+                self._tell("failed", job, reason, kind)
+
+    def give_up(self, pack: Sequence[Job]) -> None:
+        """Report a pack as failed that should have been run in another round."""
+        for job in pack:
+            self._tell("failed", job, *self.problems[job.key])
+
+    def _fail(self, job: Job, reason: str, kind: Kind) -> None:
+        self.repeats.add(kind, reason)
+        self._tell("failed", job, reason, kind)
+
+    def _divide(self, jobs: Sequence[Job], reason: str, kind: Kind) -> None:
+        """A pack that failed as a whole: run its members alone to find the culprit, or its halves if it was too big."""
+        if len(jobs) == 1:
+            self._fail(jobs[0], reason, kind)
+            return
+        self.repeats.add(kind, reason)
+        half = (len(jobs) + 1) // 2
+        parts = [jobs[:half], jobs[half:]] if kind == "memory" else [[job] for job in jobs]
+        how = "by halves" if kind == "memory" else "one by one"
+        self._tell("noted", jobs[0], f"its pack of {len(jobs)} failed ({reason.splitlines()[-1]}); tried again {how}")
+        for part in parts:
+            self._again(part, reason, kind)
+
+    def _again(self, jobs: Sequence[Job], reason: str, kind: Kind) -> None:
+        self.again.append(list(jobs))
+        self.problems |= {job.key: (reason, kind) for job in jobs}
+
+
+def _lost_kind(reason: str) -> Kind:
+    """Why Tune lost a worker: raised for lack of memory, ended by Ray for it, or simply gone."""
+    return "memory" if "MemoryError" in reason or "OutOfMemory" in reason else "lost"
 
 
 def _reason(trial: TuneTrial) -> str:
     """The traceback of a failed trial as the worker saw it."""
     # Tune has written it to the driver's disk by now, and copies it to the experiment's storage later.
     path = Path(trial.error_file) if trial.error_file else None
-    text = path.read_text(errors="replace") if path and path.is_file() else "the worker was lost"
+    return _tidy(path.read_text(errors="replace") if path and path.is_file() else "the worker was lost")
+
+
+def _tidy(text: str) -> str:
     # Terminal colours and squiggles under the source lines do not belong into a tracking store.
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return "\n".join(line for line in lines if line.strip(" ^~"))

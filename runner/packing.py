@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cplearn.errors import InputError
 from runner.plan import Job
@@ -33,18 +33,24 @@ def parse(text: str | int) -> int | None:
 
 
 def group(
-    jobs: Iterable[Job], width: int | None, slots: int = 1, fitting: Callable[[Job], int] | None = None
+    jobs: Iterable[Job],
+    width: int | None,
+    slots: int = 1,
+    fitting: Callable[[Job], int] | None = None,
+    epochs: Mapping[str, int] | None = None,
 ) -> list[list[Job]]:
     """Jobs in packs that can be trained as one model, in the order of the jobs.
 
     A `width` fixes the largest pack. With None, packs are as wide as leaves work for each of the `slots` that run at
     once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
+    `epochs` says from which epoch the jobs of some keys go on; those of a pack must agree.
     """
     place: dict[str, int] = {}
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         place[job.key] = len(place)
-        kinds.setdefault(json.dumps([job.fingerprint, job.trial.pack_signature()], sort_keys=True), []).append(job)
+        kind = [job.fingerprint, job.trial.pack_signature(), (epochs or {}).get(job.key, 0)]
+        kinds.setdefault(json.dumps(kind, sort_keys=True), []).append(job)
     packs = []
     for alike in kinds.values():
         most = width or math.ceil(len(alike) / slots)

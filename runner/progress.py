@@ -8,9 +8,11 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from runner.faults import Kind
 from runner.packing import describe
 from runner.plan import Job
 
@@ -24,9 +26,11 @@ class Progress:
         # An evaluation counts as an epoch: on small data it takes as long.
         self.work = {job.key: job.trial.epochs + 1 for job in jobs}
         self.done_work: dict[str, int] = {}
+        # Epochs that an earlier call has trained: done, but no measure of the pace.
+        self.resumed_work: dict[str, int] = {}
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
-        self.failures: list[tuple[Job, str]] = []
+        self.failures: list[tuple[Job, str, Kind]] = []
         self.start = time.monotonic()
         self.first: float | None = None
         self.live: Live | None = None
@@ -57,6 +61,12 @@ class Progress:
         self.running[job.key] = (job, epoch, dict(metrics))
         self.done_work[job.key] = epoch
 
+    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+        epoch, _, metrics = history[-1]
+        self.say(f"{job.dataset} {job.name}: goes on after epoch {epoch} of {job.trial.epochs}")
+        self.resumed_work.setdefault(job.key, 0 if job.key in self.done_work else epoch)
+        self.epoch(job, epoch, metrics)
+
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
     ) -> None:
@@ -68,9 +78,16 @@ class Progress:
         shown += [f"codes {metrics['collapse/codes_used']:.0f}" if "collapse/codes_used" in metrics else ""]
         self._line("[green]done[/]  ", job, ", ".join(filter(None, shown)))
 
-    def failed(self, job: Job, reason: str) -> None:
+    def noted(self, job: Job, text: str) -> None:
+        self.say(f"{job.dataset} {job.name}: {text}")
+
+    def say(self, text: str) -> None:
+        """Show a sentence above the table."""
+        self.console.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
+
+    def failed(self, job: Job, reason: str, kind: Kind) -> None:
         self._stop(job)
-        self.failures.append((job, reason))
+        self.failures.append((job, reason, kind))
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
 
     def _stop(self, job: Job) -> None:
@@ -90,10 +107,11 @@ class Progress:
 
     def remaining(self) -> float | None:
         """Seconds left at the pace so far; None before there is one."""
-        made, total = sum(self.done_work.values()), sum(self.work.values())
-        if not made or self.first is None:
+        done, total = sum(self.done_work.values()), sum(self.work.values())
+        made = done - sum(self.resumed_work.values())
+        if made <= 0 or self.first is None:
             return None
-        return (time.monotonic() - self.first) * (total - made) / made
+        return (time.monotonic() - self.first) * (total - done) / made
 
     def render(self) -> RenderableType:
         """The live table."""
