@@ -55,6 +55,8 @@ class Checkpoints:
                 self.files, self.root = fs.LocalFileSystem(), str(Path(place).absolute())
         except (ArrowException, OSError) as error:
             raise InputError(f"--checkpoints {place}: {' '.join(str(error).split())}") from None
+        if not self.root:
+            raise InputError(f"--checkpoints {place}: name a folder, s3://bucket/folder for instance")
 
     def epochs(self, keys: Collection[str]) -> dict[str, int]:
         """The newest checkpoint's epoch of each key that has one; raises InputError if the folder cannot be read."""
