@@ -43,16 +43,17 @@ class Damaged(Exception):
 class Checkpoints:
     """The checkpoints in a folder, given as a path or an address (s3://, gs://, hdfs://, file://).
 
-    Raises InputError for an address that cannot be understood.
+    `place` says it for workers, which run in other directories. Raises InputError for an address that cannot be
+    understood.
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place
+        self.place = place if "://" in place else str(Path(place).absolute())
         try:
             if "://" in place:
                 self.files, self.root = fs.FileSystem.from_uri(place)
             else:
-                self.files, self.root = fs.LocalFileSystem(), str(Path(place).absolute())
+                self.files, self.root = fs.LocalFileSystem(), self.place
         except (ArrowException, OSError) as error:
             raise InputError(f"--checkpoints {place}: {' '.join(str(error).split())}") from None
         if not self.root:
