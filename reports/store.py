@@ -140,6 +140,25 @@ def _timed(run: Run) -> dict[str, Any]:
     }
 
 
+def diverged_runs(uri: str | None, keys: Collection[str]) -> dict[str, str]:
+    """The failure of each trial key whose newest run has diverged: a loss that is no longer finite.
+
+    Keys that have finished are left out. A store or experiment that does not exist yet has none. Raises ReportError if
+    it cannot be read.
+    """
+    try:
+        client, experiment = _open(uri)
+    except NothingThere:
+        return {}
+    with _readable(uri):
+        runs = _newest(client, experiment, keys, lambda run: (run.info.status, run.data.tags))
+    return {
+        key: tags.get("cplearn.error", "")
+        for key, (status, tags) in runs.items()
+        if status == "FAILED" and tags.get("cplearn.failure") == "diverged"
+    }
+
+
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
     """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (slugs).
 

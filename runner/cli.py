@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +20,17 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from runner.budget import Deadline
+    from runner.checkpoints import Checkpoints
+    from runner.claims import Claims
+    from runner.faults import Kind
     from runner.pace import Pace
     from runner.plan import Job, Plan
     from runner.preview import Forecast
     from runner.progress import Progress
     from runner.resources import Resources
     from sweeps.spec import Sweep
+
+    Failed = tuple[Job, str, Kind]
 
 # Imports of torch, ray and mlflow take seconds; each command pays only for what it needs.
 
@@ -41,6 +46,9 @@ out, err = Console(), Console(stderr=True)
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MESSAGE = 700
 """Most characters of an error's message."""
+AT_STOP_SECONDS = 10
+"""How long a stopped sweep waits for the tracking store."""
+MOST_LISTED = 10
 
 Setting = Annotated[
     list[str],
@@ -84,6 +92,12 @@ Packing = Annotated[
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")]
 Force = Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")]
+CheckpointPlace = Annotated[
+    str,
+    typer.Option(
+        "--checkpoints", envvar="CPLEARN_CHECKPOINTS", metavar="DIR|URI", help="Where interrupted trials are kept."
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -109,6 +123,13 @@ def sweep(
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials again that have diverged.")] = False,
+    retries: Annotated[int, typer.Option(help="Attempts after a lost worker or lack of memory.")] = 3,
+    stop_after: Annotated[int, typer.Option(help="Stop at so many failures that are the same; 0: never.")] = 3,
+    checkpoints: CheckpointPlace = "checkpoints",
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
+    ] = 60,
     budget: Budget = None,
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -116,22 +137,33 @@ def sweep(
 ) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
+        import cplearn.data
         from reports import store
         from runner.budget import Deadline
+        from runner.checkpoints import Checkpoints
+        from runner.claims import Claims, beside
+        from runner.faults import Policy
         from runner.pace import Pace
         from runner.packing import parse
         from runner.plan import split
         from runner.preview import line
 
-        deadline = Deadline(budget)
+        policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
         resources = _resources(plan.sweep, cpus, gpus, ranks)
         width = parse(packing or plan.sweep.packing)
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
-        todo, reused = split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force)
-        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given)
-        again = f", {len(reused)} finished before" if reused else ""
+        kept = Checkpoints(checkpoints)
+        missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed)
+        todo, failed = missing(plan.jobs)
+        before = len(plan.jobs) - len(todo) - len(failed)
+        reached = {} if force else kept.epochs({job.key for job in todo})
+        expected = _forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given, reached=reached)
+        # In the order of a budget, if there is one.
+        todo = [job for pack in expected.packs for job in pack]
+        again = f", {before} finished before" if before else ""
+        again += f", {len(failed)} diverged before" if failed else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
@@ -140,7 +172,6 @@ def sweep(
             out.print(escape(line(expected)), highlight=False, soft_wrap=True)
         pace = Pace(expected.timings, expected.slots)
 
-        import cplearn.data
         from runner.execute import execute
 
         start = functools.partial(
@@ -151,12 +182,33 @@ def sweep(
             compile=compile,
             by_seed=deadline.given,
             admit=(lambda pack: deadline.allows(pace.ends_in(pack))) if deadline.given else None,
+            checkpoints=kept.place,
+            checkpoint_every=checkpoint_every,
+            policy=policy,
         )
-        jobs = [job for pack in expected.packs for job in pack]
-        progress = _run(plan, jobs, len(reused), uri, start, pace, deadline)
-        if progress.done or reused:
+        stopped, begun = False, False
+        with Claims(beside(uri)) as claims:
+            while not begun or (todo and not stopped):
+                mine = [job for job in todo if claims.take(job.key)]
+                todo = [job for job in todo if job.key not in claims.held]
+                # Another driver may have finished some since they were looked up.
+                mine, given_up = missing(mine)
+                failed += given_up
+                if mine or not begun:
+                    if force:
+                        kept.discard({job.key for job in mine})
+                    run = functools.partial(_run, kept=kept, claims=claims, force=force, pace=pace, deadline=deadline)
+                    progress, stopped = run(plan, mine, before, uri, start)
+                    failed += progress.failures
+                # Not kept while waiting: two drivers that wait for each other would do so for ever.
+                claims.release()
+                begun = True
+                if todo and not stopped:
+                    _wait(claims, todo)
+        _explain(plan, failed)
+        if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
             _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
-    if progress.failures:
+    if failed:
         raise typer.Exit(FAILED)
 
 
@@ -174,6 +226,7 @@ def plan(
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
+    checkpoints: CheckpointPlace = "checkpoints",
     budget: Budget = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
@@ -191,6 +244,7 @@ def plan(
         from reports import store
         from runner import preview
         from runner.budget import Deadline
+        from runner.checkpoints import Checkpoints
         from runner.packing import parse
 
         deadline = Deadline(budget)
@@ -201,10 +255,19 @@ def plan(
         _check_places(results, uri)
         keys = {job.key for job in planned.jobs}
         known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
-        placed = preview.place(planned.jobs, known, {}, force)
+        reached = {} if force else Checkpoints(checkpoints).epochs(keys)
+        placed = preview.place(planned.jobs, known, reached, force)
         todo = [one.job for one in placed if one.state != "reused"]
         expected = _forecast(
-            planned, todo, resources, width, uri, data_root, by_seed=deadline.given, calibrate=calibrate
+            planned,
+            todo,
+            resources,
+            width,
+            uri,
+            data_root,
+            by_seed=deadline.given,
+            reached=reached,
+            calibrate=calibrate,
         )
         if as_json:
             print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds)))
@@ -472,6 +535,7 @@ def _forecast(
     data_root: Path | None,
     *,
     by_seed: bool,
+    reached: Mapping[str, int],
     calibrate: bool = False,
 ) -> Forecast:
     """How the missing jobs would run, and for how long; with `by_seed` in the order of a budget."""
@@ -498,7 +562,7 @@ def _forecast(
     disk = preview.stored(jobs, plan, None if remote else places.memory())
 
     def packed(jobs: list[Job]) -> list[list[Job]]:
-        return packing.group(jobs, width, slots, None if remote else fitting, by_seed=by_seed)
+        return packing.group(jobs, width, slots, None if remote else fitting, reached, by_seed=by_seed)
 
     packs = packed(jobs)
     threads = max(1, int(resources.cpus))
@@ -513,7 +577,18 @@ def _forecast(
     if by_seed:
         seconds = preview.seconds_by_job(packs, timings)
         packs = packed(budget.order(jobs, plan.sweep.seeds, plan.sweep.axes, lambda job: seconds.get(job.key)))
-    return preview.forecast(packs, timings, resources, slots, disk, {})
+    return preview.forecast(packs, timings, resources, slots, disk, reached)
+
+
+def _missing(jobs: list[Job], uri: str, force: bool, retry_failed: bool) -> tuple[list[Job], list[Failed]]:
+    """The jobs still to be run, and those that have diverged before and would do so again."""
+    from reports import store
+    from runner.plan import split
+
+    todo, _ = split(jobs, lambda keys: store.finished_runs(uri, keys), force)
+    diverged = {} if force or retry_failed or not todo else store.diverged_runs(uri, {job.key for job in todo})
+    given_up: list[Failed] = [(job, diverged[job.key], "diverged") for job in todo if job.key in diverged]
+    return [job for job in todo if job.key not in diverged], given_up
 
 
 def _run(
@@ -521,47 +596,97 @@ def _run(
     jobs: list[Job],
     reused: int,
     uri: str,
-    start: Callable[..., None],
+    start: Callable[..., str | None],
+    *,
+    kept: Checkpoints,
+    claims: Claims,
+    force: bool,
     pace: Pace,
     deadline: Deadline,
-) -> Progress:
-    """Run jobs by `start(jobs, listeners)` under tracking and display; returns what has become of them."""
+) -> tuple[Progress, bool]:
+    """Run jobs by `start(jobs, listeners)` under tracking and display.
+
+    Returns what has become of them, and whether the sweep is to end here: because a failure was repeated too often, or
+    because its time is up.
+    """
+    from cplearn.errors import InputError
     from runner.progress import Progress
     from runner.tracking import Tracker
 
-    tracker = Tracker(uri, plan)
     progress = Progress(jobs, reused, out, pace)
+
+    def forget(key: str) -> None:
+        # A file that stays does no harm: a finished trial is not run again.
+        with suppress(InputError):
+            kept.discard({key})
+
+    with claims.alone():
+        tracker = Tracker(uri, plan, claim=claims.take, anew=force, forget=forget, say=progress.say)
+    repeated: str | None = None
     try:
         with _sigterm_as_interrupt(), deadline, progress:
-            start(jobs, [tracker, progress])
+            repeated = start(jobs, [tracker, progress])
     except KeyboardInterrupt:
-        tracker.close("KILLED")
         if not deadline.passed:
             out.print(
                 f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
                 "run the same command again to do the rest.",
                 highlight=False,
             )
+        try:
+            tracker.close("KILLED", AT_STOP_SECONDS)
+        except InputError as error:
+            err.print(escape(str(error)), highlight=False, soft_wrap=True)
+        if not deadline.passed:
             raise typer.Exit(INTERRUPTED) from None
     except BaseException:
-        tracker.close("FAILED")
+        with suppress(InputError):
+            tracker.close("FAILED", AT_STOP_SECONDS)
         raise
     else:
-        tracker.close("FAILED" if progress.failures else "FINISHED")
-    if len(progress.done) + len(progress.failures) < progress.total:
+        with _stoppable("The store is not waited for; run the same command again to make up for what it lacks."):
+            tracker.close("FAILED" if progress.failures or repeated else "FINISHED")
+    left = progress.total - len(progress.done) - len(progress.failures)
+    if repeated:
+        err.print(
+            f"\n[red]stopped:[/] the same failure came again and again, so {left} trials were not run or not ended.",
+            highlight=False,
+        )
+    elif left:
         out.print(
             f"\nBudget used up: {len(progress.done)} of {progress.total} trials done; "
             "run the same command again to go on.",
             highlight=False,
         )
-    for job, reason in progress.failures:
-        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key})", highlight=False)
+    return progress, repeated is not None or left > 0
+
+
+def _wait(claims: Claims, jobs: list[Job]) -> None:
+    out.print(f"{len(jobs)} trials are being run by another sweep; waiting for it.", highlight=False)
+    with _stoppable("Not waited for; run the same command again to do what is missing."):
+        claims.wait({job.key for job in jobs})
+
+
+def _explain(plan: Plan, failed: list[Failed]) -> None:
+    """Each distinct failure with its last lines and the command that repeats it."""
+    from runner.faults import normalise
+    from runner.plan import command
+
+    alike: dict[str, list[Failed]] = {}
+    for one in failed:
+        alike.setdefault(normalise(one[1]), []).append(one)
+    for (job, reason, _), *others in alike.values():
+        more = f" and {len(others)} more" if others else ""
+        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key}){more}", highlight=False)
         err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
-    if progress.failures:
-        err.print(
-            f"\n{len(progress.failures)} of {progress.total} trials failed; the others are kept.", highlight=False
-        )
-    return progress
+        err.print(f"alone: {escape(command(job.trial))}", highlight=False, soft_wrap=True)
+        for other, _, _ in others[:MOST_LISTED]:
+            err.print(f"  also {escape(other.dataset)} {escape(other.name)} (key {other.key})", highlight=False)
+        if len(others) > MOST_LISTED:
+            err.print(f"  and {len(others) - MOST_LISTED} more", highlight=False)
+    if failed:
+        hint = "; --retry-failed runs diverged ones again" if any(kind == "diverged" for *_, kind in failed) else ""
+        err.print(f"\n{len(failed)} of {len(plan.jobs)} trials failed; the others are kept{hint}.", highlight=False)
 
 
 def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int | None) -> Resources:
@@ -614,6 +739,17 @@ def _check_folder(option: str, folder: Path) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None
+
+
+@contextmanager
+def _stoppable(text: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a sentence."""
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        out.print(text, highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +31,10 @@ import cplearn.data
 from cplearn.distributed import Ranks
 from cplearn.errors import InputError
 from cplearn.training import member_bytes
+from runner.checkpoints import Checkpoints
 from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
+from runner.faults import Kind, Policy, Repeats
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.resources import Resources
@@ -54,60 +59,111 @@ def execute(
     compile: bool = False,
     by_seed: bool = False,
     admit: Callable[[Sequence[Job]], bool] | None = None,
-) -> None:
+    checkpoints: str | None = None,
+    checkpoint_every: float = 60,
+    policy: Policy = Policy(),  # noqa: B008 (it is frozen)
+) -> str | None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
-    The listeners are told. A pack that fails does not stop the others. `data_root` should be absolute: workers do not
-    run in the driver's directory. `compile` turns on `torch.compile`. `by_seed` keeps the seeds in separate packs.
-    `admit` is asked before a pack starts: one that is refused waits, and stays undone if no other runs any more.
+    The listeners are told. A pack that fails does not stop the others; its members are tried alone, or by halves where
+    memory did not suffice. `data_root` should be absolute: workers do not run in the driver's directory. `compile`
+    turns on `torch.compile`. `by_seed` keeps the seeds in separate packs. `admit` is asked before a pack starts: one
+    that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see `runner.checkpoints`),
+    jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most.
+
+    Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
     if not jobs:
-        return
+        return None
     with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
         for job in jobs:
             if job.trial.method.trains:
                 Ranks(0, resources.processes).part(job.trial.batch_size)
         slots = resources.slots(_nodes())
-        packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), by_seed=by_seed)
-        for listener in listeners:
-            listener.planned(packs)
+        epochs = Checkpoints(checkpoints).epochs({job.key for job in jobs}) if checkpoints else {}
+        packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), epochs, by_seed=by_seed)
         config: dict[str, Any] = {
             "data_root": data_root,
             "cpus": resources.cpus,
             "gpus": resources.each.get("GPU", 0.0),
             "ranks": resources.processes,
             "compile": compile,
+            "checkpoints": checkpoints,
+            "checkpoint_every": checkpoint_every,
         }
-        gate = _Gate(packs, slots, admit) if admit else None
-        if gate is None:
-            config["index"] = tune.grid_search(list(range(len(packs))))
-            config["members"] = tune.sample_from(lambda config: _members(packs[config["index"]]))
         placed = tune.PlacementGroupFactory([resources.each] * resources.processes)
-        tune.Tuner(
-            tune.with_resources(PackTrainable, placed),
-            param_space=config,
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                search_alg=gate,
-                num_samples=len(packs) if gate else 1,
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=scratch,
-                callbacks=[_Bridge(packs, listeners)],
-                failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                verbose=0,
-            ),
-        ).fit()
+        repeats = Repeats(policy.stop_after)
+        attempts: Counter[str] = Counter()
+        while packs and repeats.reached is None:
+            for listener in listeners:
+                listener.planned(packs)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts)
+            _tune(packs, bridge, config, scratch, placed, _Gate(packs, slots, admit) if admit else None)
+            packs = bridge.again
+        for pack in packs:
+            bridge.give_up(pack)
+        return repeats.reached
+
+
+def _tune(
+    packs: Sequence[Sequence[Job]],
+    bridge: _Bridge,
+    config: dict[str, Any],
+    scratch: str,
+    placed: tune.PlacementGroupFactory,
+    gate: _Gate | None,
+) -> None:
+    """Run all packs once, and those whose workers are lost as often as the bridge's policy allows."""
+    if gate is None:
+        config = {
+            **config,
+            "index": tune.grid_search(list(range(len(packs)))),
+            "members": tune.sample_from(lambda config: _members(packs[config["index"]])),
+            "keys": tune.sample_from(lambda config: _keys(packs[config["index"]])),
+        }
+    tune.Tuner(
+        tune.with_resources(PackTrainable, placed),
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            search_alg=gate,
+            num_samples=len(packs) if gate else 1,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=tempfile.mkdtemp(dir=scratch),
+            callbacks=[bridge],
+            stop=_Stop(bridge.repeats),
+            failure_config=tune.FailureConfig(max_failures=bridge.policy.retries, fail_fast=False),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    ).fit()
+
+
+class _Stop(tune.Stopper):
+    """Ends all trials once a failure has been repeated too often."""
+
+    def __init__(self, repeats: Repeats) -> None:
+        self.repeats = repeats
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.repeats.reached is not None
 
 
 def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
     return [job.trial.canonical() for job in pack]
+
+
+def _keys(pack: Sequence[Job]) -> list[str]:
+    return [job.key for job in pack]
 
 
 class _Gate(tune.search.Searcher):
@@ -131,7 +187,8 @@ class _Gate(tune.search.Searcher):
             if self.admit(self.packs[index]):
                 self.waiting.remove(index)
                 self.running.add(trial_id)
-                return {"index": index, "members": _members(self.packs[index])}
+                pack = self.packs[index]
+                return {"index": index, "members": _members(pack), "keys": _keys(pack)}
         return None if self.running else self.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -153,11 +210,25 @@ class _Gate(tune.search.Searcher):
 
 
 class _Bridge(tune.Callback):
-    """Tune's callbacks, translated into events of single jobs."""
+    """Tune's callbacks, translated into events of single jobs.
 
-    def __init__(self, packs: Sequence[Sequence[Job]], listeners: Sequence[Listener]) -> None:
+    `again` collects what should be run in another round: the parts of packs that failed as a whole, and packs whose
+    worker was lost before it came to life, which Tune does not retry.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Sequence[Job]],
+        listeners: Sequence[Listener],
+        policy: Policy,
+        repeats: Repeats,
+        attempts: Counter[str],
+    ) -> None:
         self.packs, self.listeners = packs, listeners
+        self.policy, self.repeats, self.attempts = policy, repeats, attempts
         self.stopped: set[str] = set()
+        self.again: list[list[Job]] = []
+        self.problems: dict[str, tuple[str, Kind]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
@@ -178,28 +249,85 @@ class _Bridge(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         jobs = self._jobs(trial)
+        for text in result.pop("notes", ()):
+            self._tell("noted", jobs[0], text)
+        for job, history in zip(jobs, result.pop("histories", ()), strict=False):
+            if history:
+                self._tell("resumed", job, history)
         for index, metrics in result.get("members", {}).items():
             self._tell("epoch", jobs[int(index)], result["epoch"], metrics)
         # Taken out, because Tune writes what stays in a result into its own records.
         for job, outcome in zip(jobs, result.pop("outcomes", ()), strict=False):
             self.stopped.add(job.key)
             if outcome["failure"]:
-                self._tell("failed", job, outcome["failure"])
+                self._fail(job, outcome["failure"], "diverged")
             else:
                 self._tell("finished", job, outcome["metrics"], outcome["files"], result["hardware"])
+        if problem := result.pop("problem", None):
+            self._divide(jobs, _tidy(problem["text"]), problem["kind"])
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        why = "memory did not suffice" if _lost_kind(_reason(trial)) == "memory" else "the worker was lost"
+        retry = f"retry {trial.num_failures} of {self.policy.retries}"
+        self._tell("noted", self._jobs(trial)[0], f"{why}; it goes on from its last checkpoint ({retry})")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        jobs = [job for job in self._jobs(trial) if job.key not in self.stopped]
+        if not jobs:
+            return
         reason = _reason(trial)
-        for job in self._jobs(trial):
-            if job.key not in self.stopped:
-                self._tell("failed", job, reason)
+        kind = _lost_kind(reason)
+        self.attempts[jobs[0].key] += 1
+        if kind == "memory" and len(jobs) > 1:
+            self._divide(jobs, reason, kind)
+        elif trial.num_failures <= self.policy.retries and self.attempts[jobs[0].key] <= self.policy.retries:
+            self._tell("noted", jobs[0], "the worker was lost as it started; it is tried again")
+            self._again(jobs, reason, kind)
+        else:
+            self.repeats.add(kind, reason)
+            for job in jobs:
+                self._tell("failed", job, reason, kind)
+
+    def give_up(self, pack: Sequence[Job]) -> None:
+        """Report a pack as failed that should have been run in another round."""
+        for job in pack:
+            self._tell("failed", job, *self.problems[job.key])
+
+    def _fail(self, job: Job, reason: str, kind: Kind) -> None:
+        self.repeats.add(kind, reason)
+        self._tell("failed", job, reason, kind)
+
+    def _divide(self, jobs: Sequence[Job], reason: str, kind: Kind) -> None:
+        """A pack that failed as a whole: run its members alone to find the culprit, or its halves if it was too big."""
+        if len(jobs) == 1:
+            self._fail(jobs[0], reason, kind)
+            return
+        self.repeats.add(kind, reason)
+        half = (len(jobs) + 1) // 2
+        parts = [jobs[:half], jobs[half:]] if kind == "memory" else [[job] for job in jobs]
+        how = "by halves" if kind == "memory" else "one by one"
+        self._tell("noted", jobs[0], f"its pack of {len(jobs)} failed ({reason.splitlines()[-1]}); tried again {how}")
+        for part in parts:
+            self._again(part, reason, kind)
+
+    def _again(self, jobs: Sequence[Job], reason: str, kind: Kind) -> None:
+        self.again.append(list(jobs))
+        self.problems |= {job.key: (reason, kind) for job in jobs}
+
+
+def _lost_kind(reason: str) -> Kind:
+    """Why Tune lost a worker: raised for lack of memory, ended by Ray for it, or simply gone."""
+    return "memory" if "MemoryError" in reason or "OutOfMemory" in reason else "lost"
 
 
 def _reason(trial: TuneTrial) -> str:
     """The traceback of a failed trial as the worker saw it."""
     # Tune has written it to the driver's disk by now, and copies it to the experiment's storage later.
     path = Path(trial.error_file) if trial.error_file else None
-    text = path.read_text(errors="replace") if path and path.is_file() else "the worker was lost"
+    return _tidy(path.read_text(errors="replace") if path and path.is_file() else "the worker was lost")
+
+
+def _tidy(text: str) -> str:
     # Terminal colours and squiggles under the source lines do not belong into a tracking store.
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return "\n".join(line for line in lines if line.strip(" ^~"))
@@ -250,7 +378,7 @@ def _ray() -> Iterator[None]:
         yield
         return
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # A new local Ray hands these on to its workers.
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -258,7 +386,12 @@ def _ray() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    # Ray would put its own handler in the place of the caller's, and dies by it.
+    sigterm = signal.getsignal(signal.SIGTERM)
+    # Without an address Ray would join any cluster that somebody has started on this machine.
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm)
     try:
         yield
     finally:

@@ -14,7 +14,8 @@ from runner.plan import Job
 
 @dataclass
 class _State:
-    """A pack on its way: `begun` and `seen` (the last sign of life) by the clock, `share` of its work that is done.
+    """A pack on its way: `begun` and `seen` (the last sign of life) by the clock, `share` of its work that is done,
+    after `skipped` epochs that an earlier run has trained.
 
     `prior` is what it was expected to take, in seconds if there is any timing, else in epochs; `work` is equal for
     packs that should take the same time.
@@ -27,6 +28,7 @@ class _State:
     begun: float | None = None
     seen: float = 0.0
     share: float = 0.0
+    skipped: int = 0
 
 
 class Pace:
@@ -46,6 +48,9 @@ class Pace:
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         for jobs in packs:
+            for job in jobs:
+                if job.key in self.of:  # in another pack than before
+                    self.of[job.key].open.discard(job.key)
             of_kind = kind(jobs)
             state = _State((of_kind, jobs[0].trial.epochs), self.timings.get(of_kind), {job.key for job in jobs})
             self.packs.append(state)
@@ -62,15 +67,26 @@ class Pace:
             state.begun = state.seen = self.clock()
         self.slots = max(self.slots, sum(state.begun is not None and bool(state.open) for state in self.packs))
 
+    def resumed(self, job: Job, epoch: int) -> None:
+        """A pack goes on after an epoch; what is left of it is its work from now on."""
+        state = self.of[job.key]
+        if not state.skipped:
+            whole, done = self._work(state, job.trial.epochs, epoch)
+            state.prior *= 1 - done / whole
+            state.skipped = epoch
+
     def epoch(self, job: Job, epoch: int) -> None:
         state = self.of[job.key]
-        epochs = job.trial.epochs
-        # Without a timing the evaluation counts as an epoch: on small data it takes as long.
-        whole, done = (epochs + 1.0, float(epoch))
-        if state.timing:
-            whole, done = state.timing.seconds(epochs), state.timing.epoch * epoch
+        whole, done = self._work(state, job.trial.epochs - state.skipped, max(0, epoch - state.skipped))
         state.share = done / whole if whole else 0.0
         state.seen = self.clock()
+
+    def _work(self, state: _State, epochs: int, done: int) -> tuple[float, float]:
+        """All of so many epochs with the evaluation, and the part that is done, in one unit."""
+        if state.timing:
+            return state.timing.seconds(epochs), state.timing.epoch * done
+        # Without a timing the evaluation counts as an epoch: on small data it takes as long.
+        return epochs + 1.0, float(done)
 
     def ended(self, job: Job, *, failed: bool = False) -> None:
         state = self.of[job.key]
@@ -78,7 +94,8 @@ class Pace:
         state.seen = self.clock()
         if not state.open and state.begun is not None and not failed:
             state.share = 1.0
-            self.took.setdefault(state.work, []).append(state.seen - state.begun)
+            if not state.skipped:
+                self.took.setdefault(state.work, []).append(state.seen - state.begun)
 
     def expected(self, pack: Sequence[Job]) -> float | None:
         """Seconds that a pack takes from its start; None as long as nothing is known."""

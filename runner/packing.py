@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cplearn.errors import InputError
 from runner.plan import Job
@@ -37,6 +37,7 @@ def group(
     width: int | None,
     slots: int = 1,
     fitting: Callable[[Job], int] | None = None,
+    epochs: Mapping[str, int] | None = None,
     *,
     by_seed: bool = False,
 ) -> list[list[Job]]:
@@ -46,12 +47,18 @@ def group(
     once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
     Trials that cannot be stacked stay alone whatever the width. `by_seed` keeps seeds apart, so that work cut short has
     one seed everywhere first.
+    `epochs` says from which epoch the jobs of some keys go on; those of a pack must agree.
     """
     place: dict[str, int] = {}
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         place[job.key] = len(place)
-        alike = [job.fingerprint, job.trial.pack_signature(), job.trial.seed if by_seed else None]
+        alike = [
+            job.fingerprint,
+            job.trial.pack_signature(),
+            (epochs or {}).get(job.key, 0),
+            job.trial.seed if by_seed else None,
+        ]
         kinds.setdefault(json.dumps(alike, sort_keys=True), []).append(job)
     packs = []
     for members in kinds.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,3 +163,12 @@ def split(
     known = {} if force else finished({job.key for job in jobs})
     reused = {job.key: known[job.key] for job in jobs if job.key in known}
     return [job for job in jobs if job.key not in reused], reused
+
+
+def command(trial: config.Trial) -> str:
+    """The command that runs one trial alone, in one process: its data set and what differs from the defaults."""
+    given = ["--dataset", trial.dataset]
+    for key, value in sorted(trial.identity().items()):
+        if key != "dataset":
+            given += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(["cplearn", "train", *given])

@@ -8,9 +8,11 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from runner.faults import Kind
 from runner.pace import Pace
 from runner.packing import describe
 from runner.plan import Job
@@ -25,7 +27,7 @@ class Progress:
         self.pace = pace or Pace({})
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
-        self.failures: list[tuple[Job, str]] = []
+        self.failures: list[tuple[Job, str, Kind]] = []
         self.start = time.monotonic()
         self.live: Live | None = None
 
@@ -56,6 +58,12 @@ class Progress:
         self.running[job.key] = (job, epoch, dict(metrics))
         self.pace.epoch(job, epoch)
 
+    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+        epoch, _, metrics = history[-1]
+        self.say(f"{job.dataset} {job.name}: goes on after epoch {epoch} of {job.trial.epochs}")
+        self.running[job.key] = (job, epoch, dict(metrics))
+        self.pace.resumed(job, epoch)
+
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
     ) -> None:
@@ -67,9 +75,16 @@ class Progress:
         shown += [f"codes {metrics['collapse/codes_used']:.0f}" if "collapse/codes_used" in metrics else ""]
         self._line("[green]done[/]  ", job, ", ".join(filter(None, shown)))
 
-    def failed(self, job: Job, reason: str) -> None:
+    def noted(self, job: Job, text: str) -> None:
+        self.say(f"{job.dataset} {job.name}: {text}")
+
+    def say(self, text: str) -> None:
+        """Show a sentence above the table."""
+        self.console.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
+
+    def failed(self, job: Job, reason: str, kind: Kind) -> None:
         self._stop(job, failed=True)
-        self.failures.append((job, reason))
+        self.failures.append((job, reason, kind))
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
 
     def _stop(self, job: Job, *, failed: bool = False) -> None:

@@ -2,6 +2,9 @@
 
 A single writer needs no locking, keeps credentials out of the workers, and lets a cluster's nodes run without a way to
 the tracking server. What it writes (tags, params, metrics, artifacts) is what `reports.store` reads.
+
+While the store is away, entries wait in an outbox and are repeated. So each of them can be repeated without harm: a
+metric is told apart by run, name, step, time and value, and its time is that of the event.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,14 +28,19 @@ from urllib.parse import quote
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two lines at the end of each run would be drawn into the live display.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# The outbox repeats what fails; MLflow's own seven attempts would only make it wait for minutes at the end.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from cplearn import config
 from cplearn.errors import InputError
-from runner.plan import DatasetUse, Job, Plan, spell
+from runner.faults import Kind
+from runner.outbox import Outbox
+from runner.plan import DatasetUse, Job, Plan, command, spell
 
 # The migrations of a fresh store are no news to its user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -70,20 +79,54 @@ def check_store(uri: str) -> None:
         raise InputError(f"--tracking-uri {shown!r}: cannot write there ({reason})") from None
 
 
+PAGE = 1000
+REFUSALS = {
+    "BAD_REQUEST",
+    "ENDPOINT_NOT_FOUND",
+    "FEATURE_DISABLED",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
+}
+"""Errors that stay however often a write is repeated."""
+
+
 class Tracker:
     """Writes a sweep and its trials; a `runner.events.Listener`.
 
-    Make it before any worker starts: opening a fresh SQLite store from several processes at once fails.
+    Make it before any worker starts: opening a fresh SQLite store from several processes at once fails. A trial that
+    was interrupted goes on in its own run, and what that run holds already is not written again.
+
+    `claim` says of a key whether no other driver runs its trial; only such runs are taken for orphans. `anew` gives
+    every trial a fresh run. `forget` is called with a key once its result is safe in the store. `say` shows a sentence.
     """
 
-    def __init__(self, uri: str, plan: Plan) -> None:
+    def __init__(
+        self,
+        uri: str,
+        plan: Plan,
+        *,
+        claim: Callable[[str], bool] = lambda key: True,
+        anew: bool = False,
+        forget: Callable[[str], None] = lambda key: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.client = MlflowClient(uri)
-        self.plan = plan
+        self.plan, self.claim, self.anew, self.forget = plan, claim, anew, forget
         self.experiment = self._experiment()
         self.datasets = {use.fingerprint: use for use in plan.datasets}
-        self.runs: dict[str, str] = {}
+        self.begun: set[str] = set()
         self.widths: dict[str, int] = {}
+        # From here on only the outbox's thread uses these.
+        self.runs: dict[str, str] = {}
+        self.logged: dict[str, set[int]] = {}
+        self.complete: set[str] = set()
         self.parent = self._parent()
+        self.interrupted = self._interrupted()
+        self.outbox = Outbox(_transient, say)
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
@@ -96,13 +139,11 @@ class Tracker:
         return known.experiment_id
 
     def _parent(self) -> str:
-        """The sweep's run: the one of an earlier invocation, if there is one, whose orphans are closed."""
-        found = self._search(f"tags.`cplearn.sweep_key` = '{self.plan.key}'")
+        """The sweep's run: the one of an earlier invocation, if there is one."""
+        found = next(self._search(f"tags.`cplearn.sweep_key` = '{self.plan.key}'"), None)
         if found:
-            parent = found[0].info.run_id
+            parent = found.info.run_id
             self.client.update_run(parent, status="RUNNING")
-            for orphan in self._search(f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'RUNNING'"):
-                self._end(orphan.info.run_id, "KILLED")
         else:
             sweep = self.plan.sweep
             tags = {
@@ -117,16 +158,111 @@ class Tracker:
         self.client.log_dict(parent, self.plan.manifest(), "manifest.json")
         return parent
 
-    def _search(self, query: str) -> list[Run]:
-        return list(self.client.search_runs([self.experiment], query, ViewType.ACTIVE_ONLY, 1000))
+    def _interrupted(self) -> dict[str, Run]:
+        """The newest run of each trial that was killed or whose driver has gone; such orphans are closed."""
+        newest: dict[str, Run] = {}
+        own = {job.key for job in self.plan.jobs}
+        for status in ("RUNNING", "KILLED"):
+            for run in self._search(f"tags.`cplearn.kind` = 'trial' AND attributes.status = '{status}'"):
+                key = run.data.tags.get("cplearn.key", "")
+                if key not in own and run.data.tags.get("mlflow.parentRunId") != self.parent:
+                    continue
+                if not self.claim(key):
+                    continue
+                if status == "RUNNING":
+                    self._end(run.info.run_id, "KILLED")
+                if key not in newest or run.info.start_time > newest[key].info.start_time:
+                    newest[key] = run
+        return {} if self.anew else newest
+
+    def _search(self, query: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     # Events of jobs.
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         """Note the width of each job's pack: it explains its speed, though it does not change its numbers."""
-        self.widths = {job.key: len(pack) for pack in packs for job in pack}
+        self.widths |= {job.key: len(pack) for pack in packs for job in pack}
 
     def started(self, job: Job) -> None:
+        # A job whose worker was lost starts more than once.
+        if job.key not in self.begun:
+            self.begun.add(job.key)
+            self._open(job)
+
+    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+        """Make up for epochs that the trial's checkpoint knows and its run does not."""
+        for epoch, when, metrics in history:
+            self._log_epoch(job, epoch, metrics, when)
+
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._log_epoch(job, epoch, metrics, _now())
+
+    def noted(self, job: Job, text: str) -> None:
+        pass
+
+    def finished(
+        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
+    ) -> None:
+        wall = metrics.get("time/train_s", 0.0) + metrics.get("time/evaluation_s", 0.0)
+        batch = _batch({**metrics, "time/wall_s": wall}, job.trial.epochs, _now())
+        width = {"pack_width": str(self.widths.get(job.key, 1))}
+        tags = [RunTag(f"cplearn.{key}", value) for key, value in {**hardware, **width}.items()]
+
+        def write() -> None:
+            run = self.runs[job.key]
+            if job.key not in self.complete:
+                self.client.log_batch(run, metrics=batch)
+            self.client.log_batch(run, tags=tags)
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+                self.client.log_artifacts(run, folder)
+            # Last, so that a finished run is a complete one.
+            self._end(run, "FINISHED")
+            self.forget(job.key)
+
+        self.outbox.put(write)
+
+    def failed(self, job: Job, reason: str, kind: Kind) -> None:
+        self.started(job)
+        last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
+        tags = [RunTag("cplearn.error", last_lines[-4000:]), RunTag("cplearn.failure", kind)]
+
+        def write() -> None:
+            self.client.log_batch(self.runs[job.key], tags=tags)
+            self._end(self.runs[job.key], "FAILED")
+            if kind == "diverged":
+                self.forget(job.key)
+
+        self.outbox.put(write)
+
+    def close(self, status: str, patience: float | None = None) -> None:
+        """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.
+
+        Waits for the store, `patience` seconds if given. Raises InputError if it stays away.
+        """
+
+        def write() -> None:
+            for run in self._search("tags.`cplearn.kind` = 'trial' AND attributes.status = 'RUNNING'"):
+                if run.info.run_id in self.runs.values():
+                    self._end(run.info.run_id, "KILLED")
+            self.client.set_tag(self.parent, "mlflow.note.content", self._note())
+            self._end(self.parent, status)
+
+        self.outbox.put(write)
+        self.outbox.close(patience)
+
+    def _open(self, job: Job) -> None:
+        """Go on with the job's interrupted run, or begin one."""
         use = self.datasets[job.fingerprint]
         tags = {
             "mlflow.parentRunId": self.parent,
@@ -138,49 +274,47 @@ class Tracker:
             "cplearn.numerics": str(config.NUMERICS),
             "cplearn.role": job.role,
             "cplearn.label": job.label,
+            "cplearn.command": command(job.trial),
             "cplearn.pack_width": str(self.widths.get(job.key, 1)),
             "cplearn.versions": json.dumps(_versions()),
-        }
-        run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)
-        self.runs[job.key] = run.info.run_id
+            # Tells a run that a repeated write finds from those of earlier invocations.
+            "cplearn.attempt": uuid.uuid4().hex,
+        } | _source()
         params = [Param(key, spell(value)) for key, value in job.trial.flat().items()]
-        self.client.log_batch(run.info.run_id, params=params)
-        self.client.log_inputs(run.info.run_id, datasets=[_dataset_input(use)])
+        before = self.interrupted.get(job.key)
+        tried = False
 
-    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._log(job, metrics, epoch)
+        def write() -> None:
+            nonlocal tried
+            run = before
+            if run is None and tried:
+                run = next(self._search(f"tags.`cplearn.attempt` = '{tags['cplearn.attempt']}'"), None)
+            tried = True
+            if run is None:
+                run = self.client.create_run(self.experiment, tags=tags, run_name=job.name)
+            else:
+                self.client.update_run(run.info.run_id, status="RUNNING", name=job.name)
+                self.client.log_batch(run.info.run_id, tags=[RunTag(name, text) for name, text in tags.items()])
+            self.runs[job.key] = run.info.run_id
+            # An epoch is one write, so one of its metrics tells of all.
+            history = self.client.get_metric_history(run.info.run_id, "train/loss") if before else []
+            self.logged[job.key] = {metric.step for metric in history}
+            if before and "time/wall_s" in before.data.metrics:
+                self.complete.add(job.key)
+            self.client.log_batch(run.info.run_id, params=params)
+            self.client.log_inputs(run.info.run_id, datasets=[_dataset_input(use)])
 
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
-        run = self.runs[job.key]
-        wall = {"time/wall_s": metrics.get("time/train_s", 0.0) + metrics.get("time/evaluation_s", 0.0)}
-        self._log(job, {**metrics, **wall}, job.trial.epochs)
-        self.client.log_batch(run, tags=[RunTag(f"cplearn.{key}", value) for key, value in hardware.items()])
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            self.client.log_artifacts(run, folder)
-        # Last, so that a finished run is a complete one.
-        self._end(run, "FINISHED")
+        self.outbox.put(write)
 
-    def failed(self, job: Job, reason: str) -> None:
-        run = self.runs.get(job.key)
-        if run is None:
-            self.started(job)
-            run = self.runs[job.key]
-        last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
-        self.client.log_batch(run, tags=[RunTag("cplearn.error", last_lines[-4000:])])
-        self._end(run, "FAILED")
+    def _log_epoch(self, job: Job, epoch: int, metrics: Mapping[str, float], when: int) -> None:
+        batch = _batch(metrics, epoch, when)
 
-    def close(self, status: str, failed: Iterable[str] = ()) -> None:
-        """End the sweep's run and whatever still counts as running: status FINISHED, FAILED or KILLED."""
-        for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}' AND attributes.status = 'RUNNING'"):
-            self._end(run.info.run_id, "KILLED")
-        self.client.set_tag(self.parent, "mlflow.note.content", self._note())
-        self._end(self.parent, status)
+        def write() -> None:
+            if epoch not in self.logged[job.key]:
+                self.client.log_batch(self.runs[job.key], metrics=batch)
+                self.logged[job.key].add(epoch)
+
+        self.outbox.put(write)
 
     def _note(self) -> str:
         """The sweep's description and, as long as it fits into an address, a link that compares its finished trials."""
@@ -192,14 +326,24 @@ class Tracker:
             text += f"\n\n[Compare its {len(found)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
         return text
 
-    def _log(self, job: Job, metrics: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, step) for name, value in metrics.items()]
-        self.client.log_batch(self.runs[job.key], metrics=batch)
-
     def _end(self, run: str, status: str) -> None:
         assert RunStatus.is_terminated(RunStatus.from_string(status))
         self.client.set_terminated(run, status)
+
+
+def _transient(error: BaseException) -> bool:
+    """Whether a write may succeed when it is repeated: the store is away, locked or overloaded."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in REFUSALS
+    return isinstance(error, OSError)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _batch(metrics: Mapping[str, float], step: int, when: int) -> list[Metric]:
+    return [Metric(name, value, when, step) for name, value in metrics.items()]
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

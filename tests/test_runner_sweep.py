@@ -196,6 +196,7 @@ class Recorder:
         self.running: set[str] = set()
         self.most = 0
         self.reasons: dict[str, str] = {}
+        self.notes: list[str] = []
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         self.events.append(("planned", str([len(pack) for pack in packs])))
@@ -213,7 +214,13 @@ class Recorder:
         self.events.append(("finished", job.label))
         assert {"model/config.json", "model/weights.pt", "diagnostics.json", "evaluation.npz"} == files.keys()
 
-    def failed(self, job: Job, reason: str) -> None:
+    def resumed(self, job: Job, history: Sequence[Any]) -> None:
+        self.events.append((f"resumed {history[-1][0]}", job.label))
+
+    def noted(self, job: Job, text: str) -> None:
+        self.notes.append(text)
+
+    def failed(self, job: Job, reason: str, kind: str) -> None:
         self.running.discard(job.key)
         self.reasons[job.label] = reason
 

@@ -1,0 +1,91 @@
+"""Claims: which driver runs which trial, so that two of them on one tracking store never run the same one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from cplearn.errors import InputError
+
+POLL_SECONDS = 1.0
+GATE = 0
+"""The byte whose lock lets one driver at a time set up the store; trials have the others."""
+
+
+class Claims:
+    """Locks on single bytes of one file, each at a place given by a trial's key; a context manager.
+
+    The system releases them when the process ends, even by kill -9, and child processes do not inherit them. One open
+    file serves any number of trials. They hold on one machine, and between machines where the file lies on a shared
+    file system with locks. POSIX knows one owner a process, so two claims of one process do not exclude each other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held: set[str] = set()
+
+    def __enter__(self) -> Claims:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}, which keeps two sweeps apart ({error.strerror})") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.file)
+
+    def take(self, key: str) -> bool:
+        """Claim a trial; False if another driver has it."""
+        if key not in self.held:
+            try:
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                return False
+            self.held.add(key)
+        return True
+
+    def release(self) -> None:
+        """Give up all claims."""
+        for key in self.held:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(key))
+        self.held.clear()
+
+    def wait(self, keys: Collection[str]) -> None:
+        """Return when one of the trials can be claimed, and claim those that can."""
+        while not {key for key in keys if self.take(key)}:
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Only one driver at a time is inside: a fresh store is made once."""
+        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, GATE)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, GATE)
+
+
+def _byte(key: str) -> int:
+    # Offsets of files are signed numbers of 64 bits.
+    return 1 + (int(key, 16) >> 2)
+
+
+def beside(uri: str) -> Path:
+    """The file of claims for a tracking store: beside a SQLite file, else in the user's cache folder."""
+    if uri.startswith("sqlite:"):
+        path = Path(uri.partition(":///")[2].partition("?")[0])
+        return path.with_name(f"{path.name}.claims")
+    name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn", f"{name}.claims")

@@ -1,0 +1,59 @@
+"""How a trial can fail, and when failures mean that the whole sweep should stop."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from cplearn.errors import InputError
+
+Kind = Literal["diverged", "exception", "lost", "memory"]
+"""The loss is no longer finite; the trial raised; its worker or node was lost; memory did not suffice.
+
+The first two are functions of the trial and would happen again, so they are not retried. The others are, up to a limit.
+"""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`retries` after lost workers and lack of memory, for each pack; `stop_after` so many equal failures the sweep
+    stops (0: never)."""
+
+    retries: int = 3
+    stop_after: int = 3
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise InputError(f"--retries must be at least 0, not {self.retries}")
+        if self.stop_after < 0:
+            raise InputError(f"--stop-after must be at least 0, not {self.stop_after}")
+
+
+class Repeats:
+    """Counts failures that are the same but for numbers, addresses and folders.
+
+    Diverged trials do not count: a learning rate that is too high says nothing about the others.
+    """
+
+    def __init__(self, stop_after: int) -> None:
+        self.stop_after = stop_after
+        self.seen: Counter[str] = Counter()
+        self.reached: str | None = None
+        """The failure, as it was last seen, that has come too often."""
+
+    def add(self, kind: Kind, text: str) -> None:
+        if kind == "diverged":
+            return
+        essence = normalise(text)
+        self.seen[essence] += 1
+        if self.seen[essence] == self.stop_after:
+            self.reached = text
+
+
+def normalise(text: str) -> str:
+    """A traceback without what differs from one trial to the next: hexadecimal ids, numbers, folders."""
+    text = re.sub(r"(?:[\w.~-]*/)+([\w.-]+)", r"\1", text)
+    text = re.sub(r"\b(?:0x)?[0-9a-f]{8,}\b", "#", text)
+    return re.sub(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", "#", text)

@@ -1,0 +1,100 @@
+"""Writes that a thread carries out in order, and repeats while their receiver is away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from cplearn.errors import InputError
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+PATIENCE = 30 * 60.0
+
+
+class Outbox:
+    """Carries out calls one after the other in a thread of its own, so that the caller never waits.
+
+    A call that fails with an error that is `transient` is repeated, ever more slowly; it must therefore do no harm when
+    repeated. After `patience` seconds without success, or at once after any other error, the outbox gives up: `put` and
+    `drain` then raise. `say` is told when the receiver goes away and when it is back.
+    """
+
+    def __init__(
+        self,
+        transient: Callable[[BaseException], bool],
+        say: Callable[[str], None],
+        patience: float = PATIENCE,
+    ) -> None:
+        self.transient, self.say, self.patience = transient, say, patience
+        self.waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.error: BaseException | None = None
+        self.hurry = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self.thread.start()
+
+    def put(self, call: Callable[[], None]) -> None:
+        """Add a call; raises InputError, or the error of an earlier call, if the outbox has given up."""
+        self._check()
+        self.waiting.put(call)
+
+    def close(self, patience: float | None = None) -> None:
+        """Wait until all calls are carried out, for `patience` seconds if given; raises as `put` does.
+
+        Afterwards nothing can be added.
+        """
+        left = self.waiting.qsize()
+        self.waiting.put(None)
+        self.thread.join(1.0)
+        if self.thread.is_alive() and left:
+            self.say(f"{left} entries are still to be written to the tracking store")
+        self.thread.join(patience)
+        if self.thread.is_alive():
+            self.hurry.set()
+            raise InputError(
+                f"{self.waiting.qsize()} entries did not reach the tracking store, which is away; run the same command "
+                "again when it is back, and they are made up for"
+            )
+        self._check()
+
+    def _check(self) -> None:
+        if self.error is None:
+            return
+        if self.transient(self.error):
+            raise InputError(
+                f"the tracking store has been away for {self.patience / 60:.0f} min "
+                f"({_line(self.error)}); run the same command again when it is back"
+            ) from self.error
+        raise self.error
+
+    def _run(self) -> None:
+        while (call := self.waiting.get()) is not None:
+            try:
+                self._carry_out(call)
+            except BaseException as error:
+                self.error = error
+                return
+
+    def _carry_out(self, call: Callable[[], None]) -> None:
+        pause, start = FIRST_PAUSE, time.monotonic()
+        while True:
+            try:
+                call()
+            except Exception as error:
+                if not self.transient(error) or time.monotonic() - start > self.patience or self.hurry.is_set():
+                    raise
+                if pause == FIRST_PAUSE:
+                    self.say(f"the tracking store is away ({_line(error)}); trials go on, entries wait for it")
+            else:
+                if pause > FIRST_PAUSE:
+                    self.say("the tracking store is back")
+                return
+            self.hurry.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _line(error: BaseException) -> str:
+    """The beginning of an error's message, on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
