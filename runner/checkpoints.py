@@ -105,20 +105,26 @@ class Checkpoints:
     def discard(self, keys: Collection[str]) -> None:
         """Remove all checkpoints of the keys; raises InputError where that cannot be done."""
         try:
-            for key, found in self._found(set(keys)).items():
-                for epoch in found:
-                    self.files.delete_file(self._path(key, epoch))
+            for info in self._files():
+                # A worker that was killed while it wrote has left the beginning of a file.
+                name = re.fullmatch(r"([0-9a-f]+)\.\d+\.ckpt(\.part)?", info.base_name)
+                if name and name[1] in keys:
+                    self.files.delete_file(info.path)
         except OSError as error:
             raise InputError(f"--checkpoints {self.place}: {_why(error)}") from None
 
     def _found(self, keys: set[str]) -> dict[str, list[int]]:
         """The epochs of each key's checkpoints, the newest first."""
         found: dict[str, list[int]] = {}
-        for info in self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
+        for info in self._files():
             name = re.fullmatch(r"([0-9a-f]+)\.(\d+)\.ckpt", info.base_name)
             if name and name[1] in keys:
                 found.setdefault(name[1], []).append(int(name[2]))
         return {key: sorted(epochs, reverse=True) for key, epochs in found.items()}
+
+    def _files(self) -> list[fs.FileInfo]:
+        found: list[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return found
 
     def _path(self, key: str, epoch: int) -> str:
         return f"{self.root}/{key}.{epoch:06d}.ckpt"

@@ -137,25 +137,27 @@ def _tune(
             name="sweep",
             storage_path=tempfile.mkdtemp(dir=scratch),
             callbacks=[bridge],
-            stop=_Stop(bridge.repeats),
+            stop=_Stop(bridge),
             failure_config=tune.FailureConfig(max_failures=bridge.policy.retries, fail_fast=False),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
     ).fit()
+    if bridge.broken:
+        raise bridge.broken
 
 
 class _Stop(tune.Stopper):
-    """Ends all trials once a failure has been repeated too often."""
+    """Ends all trials once a failure has been repeated too often, or nobody can be told of results any more."""
 
-    def __init__(self, repeats: Repeats) -> None:
-        self.repeats = repeats
+    def __init__(self, bridge: _Bridge) -> None:
+        self.bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.repeats.reached is not None
+        return self.bridge.repeats.reached is not None or self.bridge.broken is not None
 
 
 def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
@@ -213,7 +215,7 @@ class _Bridge(tune.Callback):
     """Tune's callbacks, translated into events of single jobs.
 
     `again` collects what should be run in another round: the parts of packs that failed as a whole, and packs whose
-    worker was lost before it came to life, which Tune does not retry.
+    worker was lost before it came to life, which Tune does not retry. `broken` is the error of a listener.
     """
 
     def __init__(
@@ -229,6 +231,7 @@ class _Bridge(tune.Callback):
         self.stopped: set[str] = set()
         self.again: list[list[Job]] = []
         self.problems: dict[str, tuple[str, Kind]] = {}
+        self.broken: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
@@ -236,7 +239,11 @@ class _Bridge(tune.Callback):
 
     def _tell(self, event: str, job: Job, *details: Any) -> None:
         for listener in self.listeners:
-            getattr(listener, event)(job, *details)
+            try:
+                getattr(listener, event)(job, *details)
+            except Exception as error:
+                # Let through, Tune would wrap its traceback into an error of its own.
+                self.broken = self.broken or error
 
     def _jobs(self, trial: TuneTrial) -> Sequence[Job]:
         return self.packs[trial.config["index"]]

@@ -170,5 +170,7 @@ def command(trial: config.Trial) -> str:
     given = ["--dataset", trial.dataset]
     for key, value in sorted(trial.identity().items()):
         if key != "dataset":
-            given += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            # Words that YAML takes for something else need quotes.
+            bare = isinstance(value, str) and spec.parse_override(f"{key}={value}")[1] == value
+            given += ["--set", f"{key}={value if bare else json.dumps(value)}"]
     return shlex.join(["cplearn", "train", *given])

@@ -97,7 +97,8 @@ class Progress:
         clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
         # soft_wrap: a log is read by grep, which wants one line an event.
         self.console.print(
-            f"{mark} {finished}/{self.total} [bold]{job.dataset} {job.name}[/]  {Text(text).plain}  [dim]({clock})[/]",
+            f"{mark} {finished}/{self.total} [bold]{job.dataset} {job.name}[/]  {escape(text)}  "
+            f"[dim]{job.key} ({clock})[/]",
             highlight=False,
             soft_wrap=True,
         )

@@ -252,11 +252,16 @@ class Tracker:
         """
 
         def write() -> None:
+            own, others = set(self.runs.values()), False
             for run in self._search("tags.`cplearn.kind` = 'trial' AND attributes.status = 'RUNNING'"):
-                if run.info.run_id in self.runs.values():
+                if run.info.run_id in own:
                     self._end(run.info.run_id, "KILLED")
+                else:
+                    others |= run.data.tags.get("mlflow.parentRunId") == self.parent
             self.client.set_tag(self.parent, "mlflow.note.content", self._note())
-            self._end(self.parent, status)
+            # Another driver that is still at work on this sweep will end it.
+            if not others:
+                self._end(self.parent, status)
 
         self.outbox.put(write)
         self.outbox.close(patience)

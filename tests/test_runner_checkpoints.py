@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +47,11 @@ def test_the_newest_are_kept_and_come_back(store: Checkpoints, tmp_path: Path) -
     assert torch.equal(a["weights"], state(4)["weights"])
     assert b["history"] == [(4, 1, {"train/loss": 0.5})]
     assert notes == []
+    for key in (A, B):
+        Path(store.root, f"{key}.000005.ckpt.part").write_bytes(b"as far as a killed worker came")
     store.discard([A])
     assert store.epochs([A, B]) == {B: 4}
+    assert files(tmp_path) == [f"{B}.{name}" for name in ("000003.ckpt", "000004.ckpt", "000005.ckpt.part")]
 
 
 def _truncate(path: Path) -> None:
@@ -129,6 +133,59 @@ def trial(**changes: Any) -> Trial:
             **changes,
         }
     )
+
+
+SMALL = {"hidden_dim": 16, "embedding_dim": 8}
+CODES = {**SMALL, "codes": 12}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": {"name": "dino", **CODES, "warmup_epochs": 3}},
+        {"method": {"name": "dino", **CODES, "warmup_epochs": 3}, "augment": {"local_views": 2}},
+        {"method": {"name": "swav", **CODES, "queue": 40, "queue_from_epoch": 1}},
+        {"method": {"name": "self_classifier", **CODES}, "optimizer": {"name": "sgd"}},
+        {"method": {"name": "gedi", "hidden_dim": 16, "codes": 12}, "common_random_numbers": False},
+        {"method": {"name": "barlow_twins", **SMALL}, "optimizer": {"name": "lars"}},
+        {"method": {"name": "vicreg", **SMALL}, "optimizer": {"name": "adamw", "weight_decay_end": 0.1, "clip": 1.0}},
+        {"method": {"name": "simclr", **SMALL}, "evaluation": {"online_probe": True}},
+        {"method": {"name": "supervised"}, "precision": "float16"},
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda changes: changes.get("method", {}).get("name", "cplearn"),
+)
+def test_nothing_of_any_method_optimiser_or_precision_is_lost(changes: dict[str, Any], tmp_path: Path) -> None:
+    full = cplearn.data.load("digits")
+    digits = dataclasses.replace(
+        full, train=dataclasses.replace(full.train, images=full.train.images[:128], labels=full.train.labels[:128])
+    )
+    method = changes.get("method", {"name": "cplearn", "codes": 12, "embedding_dim": 8})
+    evaluation = {"kmeans_restarts": 1, **changes.get("evaluation", {})}
+    own = Trial.read(
+        {
+            "epochs": 3,
+            "batch_size": 32,
+            "backbone": {"name": "resnet8-slim", "width": 4},
+            **changes,
+            "method": method,
+            "evaluation": evaluation,
+        }
+    )
+    straight = Pack([own], digits)
+    straight.train_epoch()
+    store = Checkpoints(str(tmp_path))
+    store.save({A: straight.member_state(0)})
+    resumed = Pack([own], digits)
+    resumed.load_member_states(store.restore([A]).states)
+    for _ in range(2):
+        (_, expected), (_, found) = straight.train_epoch()[0], resumed.train_epoch()[0]
+        assert {**found, "train/images_per_second": 0} == {**expected, "train/images_per_second": 0}
+    one, other = straight.member_state(0), resumed.member_state(0)
+    for part in ("model", "optimizer", "online"):
+        assert one.get(part, {}).keys() == other.get(part, {}).keys()
+        for name, tensor in one.get(part, {}).items():
+            assert torch.equal(tensor, other[part][name]), (part, name)
 
 
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(tmp_path: Path) -> None:
