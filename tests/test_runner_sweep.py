@@ -250,6 +250,20 @@ def test_automatic_packs_fill_the_slots(cluster: None, tmp_path: Path) -> None:
     assert [event for event, _ in recorder.events].count("finished") == 5
 
 
+def test_a_listener_that_gives_up_ends_the_sweep_in_its_own_words(cluster: None, tmp_path: Path) -> None:
+    """A tracking store that stays away for good, for instance."""
+
+    class Broken(Recorder):
+        def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+            raise cplearn.errors.InputError("the store does not come back")
+
+    recorder = Broken()
+    text = SWEEP.replace("epochs: 2", "epochs: 100000").partition("baselines:")[0]
+    with pytest.raises(cplearn.errors.InputError, match=r"^the store does not come back$"):
+        execute(jobs(tmp_path, text), [recorder], Resources(1, 0))
+    assert recorder.reasons == {}
+
+
 def test_more_than_the_cluster_has_is_refused(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(cplearn.errors.InputError, match="a trial asks for 64 CPUs and 0 GPUs, but the nodes have 2"):
         execute(jobs(tmp_path), [Recorder()], Resources(64, 0))
