@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from cplearn.errors import InputError
 from runner.cli import app
 from runner.execute import execute
+from runner.faults import Kind, Policy
 from runner.plan import SCHEMA, Job, make_plan
 from runner.resources import Resources
 from sweeps.spec import SweepError, read_sweep
@@ -40,7 +41,7 @@ axes: {method.beta: [0.1, 1]}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two nodes' worth of CPUs; logical ones, so that two processes fit on any machine."""
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -63,7 +64,13 @@ class Recorder:
     def finished(self, job: Job, metrics: Mapping[str, float], files: Any, hardware: Any) -> None:
         self.final[job.label] = {name: v for name, v in metrics.items() if not name.startswith("time/")}
 
-    def failed(self, job: Job, reason: str) -> None:
+    def resumed(self, job: Job, history: Any) -> None:
+        pass
+
+    def noted(self, job: Job, text: str) -> None:
+        pass
+
+    def failed(self, job: Job, reason: str, kind: Kind) -> None:
         self.reasons[job.label] = reason
 
 
@@ -102,7 +109,7 @@ def test_a_process_that_dies_fails_the_trial_and_leaves_nothing_behind(cluster: 
 
     recorder.epoch = kill_the_other  # type: ignore[method-assign]
     text = SWEEP.replace("epochs: 2", "epochs: 500").replace("[0.1, 1]", "[1]")
-    execute(jobs(tmp_path, text), [recorder], Resources(1, 0, 2))
+    execute(jobs(tmp_path, text), [recorder], Resources(1, 0, 2), policy=Policy(retries=0))
     assert len(killed) == 1
     assert recorder.reasons.keys() == {"beta=1"}
     end = time.monotonic() + 30

@@ -40,7 +40,7 @@ baselines: {random backbone: {method: untrained}}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One local Ray with two CPUs and a logical GPU for all tests of this file."""
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
