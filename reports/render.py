@@ -37,7 +37,7 @@ def to_latex(table: Table) -> str:
     )
     environment.filters.update(tex=text.latex, symbol=text.latex_symbol, comment=lambda words: " ".join(words.split()))
     groups, position = [], len(table.headings)
-    for name, members in itertools.groupby(metric.group for metric in table.columns):
+    for name, members in itertools.groupby(column.groups[-1] for column in table.columns):
         groups.append((name, position + 1, position := position + len(list(members))))
     columns = zip(*(row.cells for row in (*table.baselines, *table.rows)), strict=True)
     widest = [max((cell.std for cell in column if cell.std), key=len, default=None) for column in columns]

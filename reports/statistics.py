@@ -39,7 +39,7 @@ class Number:
 
 def summarise(values: Floats) -> list[Number]:
     """The numbers of each row of `values`, (rows, n), all finite, n >= 1."""
-    rows, n = values.shape
+    _, n = values.shape
     means = values.mean(axis=1)
     if n == 1:
         return [Number(float(mean), None, 1, None, None, None) for mean in means]

@@ -7,15 +7,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports import metrics
 from reports.build import Report
-from reports.metrics import Metric, TableSpec
-from reports.tables import Cell, Row, Table
+from reports.tables import Cell, Column, Row, Table, spec
+from reports.tables.spec import TableSpec
 
 
-def render(report: Report, width: int = 100, spec: TableSpec = metrics.SWEEP_TABLE) -> RichTable:
+def render(report: Report, width: int = 100, table: TableSpec | None = None) -> RichTable:
     """The table in at most `width` characters: columns that do not fit go, the least essential first, never a digit."""
-    groups = list(spec.essential)
+    groups = list((table or spec.read("sweep")).essential)
     while True:
         kept = [column for column in report.table.columns if any(column.name in group for group in groups)]
         drawn = _draw(report.table, kept)
@@ -24,12 +23,16 @@ def render(report: Report, width: int = 100, spec: TableSpec = metrics.SWEEP_TAB
         groups.pop()
 
 
-def _draw(table: Table, kept: list[Metric]) -> RichTable:
+def _draw(table: Table, kept: list[Column]) -> RichTable:
     seeds = f"mean ± std over {table.n} seeds" if table.n > 1 else "one seed"
     left_out = [column.heading for column in table.columns if column not in kept]
-    hints = [*table.notes, *([f"Not shown here, but in table.md: {', '.join(left_out)}."] if left_out else [])]
+    hints = [
+        *table.statistics,
+        *table.notes,
+        *([f"Not shown here, but in table.md: {', '.join(left_out)}."] if left_out else []),
+    ]
     drawn = RichTable(
-        title=Text(f"{table.sweep} on {table.dataset}, {seeds}", style="bold"),
+        title=Text(f"{table.title}, {seeds}", style="bold"),
         title_justify="left",
         caption=Text("\n".join(hints), style="dim"),
         caption_justify="left",
