@@ -95,7 +95,8 @@ def _contests(
     outcomes = []
     for places in entered.values():
         better = table.metrics[cells[places[0]].metric].better
-        seeds = sorted(max((seen[place].keys() for place in places), key=lambda found: len(found)))
+        largest = max((seen[place] for place in places), key=lambda found: len(found))
+        seeds = sorted(largest)
         if better is None or not seeds:
             continue
         entries = (seen[place] for place in places)
