@@ -169,17 +169,17 @@ def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any
         return _newest(client, experiment, keys, _record)
 
 
-def run_link(uri: str | None, run_id: str, experiment: str) -> str | None:
-    """The page of a run on a tracking server; None where the store is a file."""
+def runs_at(uri: str | None) -> str:
+    """The address that the page of a run of the experiment starts with; empty where the store is a file."""
     address = resolve(uri)
     if not address.startswith(("http:", "https:")):
-        return None
-    return f"{without_secrets(address).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return ""
+    return f"{without_secrets(address).rstrip('/')}/#/experiments/{_open(uri)[1]}/runs/"
 
 
-def experiment_id(uri: str | None) -> str:
-    """The id of the experiment; raises ReportError if there is none."""
-    return _open(uri)[1]
+def experiment_name() -> str:
+    """The MLflow experiment that is read."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
 
 
 def without_secrets(address: str) -> str:
@@ -344,7 +344,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _open(uri: str | None) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment; raises NothingThere or ReportError."""
     client = _connect(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+    name = experiment_name()
     with _readable(uri):
         experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage == "deleted":

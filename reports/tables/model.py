@@ -112,7 +112,8 @@ class Table:
 
     `headings` are those of the row heads. Baselines come before the other rows. `caption`, `statistics` and `notes` are
     sentences, `origin` says what the numbers were made with. `metrics` says how each metric is shown. `spec` is the
-    hash of the specification; `slug` names the data set's folder, empty for a table over several.
+    hash of the specification; `slug` names the data set's folder, empty for a table over several. `runs_at` is the
+    address on a tracking server that a run's page starts with.
     """
 
     sweep: str
@@ -131,6 +132,7 @@ class Table:
     spec: str = ""
     statistics: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    runs_at: str = ""
 
     @property
     def all_rows(self) -> tuple[Row, ...]:

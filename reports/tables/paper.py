@@ -52,7 +52,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A place along a dimension: `value` orders and tells apart, `text` is printed, `settings` say what it stands for."""
+    """A place along a dimension: `value` orders and tells apart, `text` is printed, `settings` define it."""
 
     value: Hashable
     text: str
