@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -37,14 +35,3 @@ def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
         std=grouped.std(ddof=1).reindex(rows),
         n=grouped.count().reindex(rows, fill_value=0).astype(int),
     )
-
-
-def best(means: Sequence[float], better: Literal["higher", "lower"] | None, decimals: int) -> list[bool]:
-    """Which means are the best at the printed precision, ties together. NaN does not compete. Where all that compete
-    are equal, or one is alone, there is no best."""
-    rounded = [float(f"{mean:.{decimals}f}") for mean in means]
-    competing = {value for value in rounded if not math.isnan(value)}
-    if better is None or len(competing) < 2:
-        return [False] * len(rounded)
-    top = max(competing) if better == "higher" else min(competing)
-    return [value == top for value in rounded]

@@ -1,24 +1,29 @@
-"""From a sweep's name to its files: tables, runs and figures of each data set."""
+"""From a sweep's name to its files: tables, runs and figures of each data set; and the files of a paper's table."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from reports import figures, render, store, tables
+from reports import figures, render, store
 from reports.errors import ReportError
 from reports.store import SweepResult
-from reports.tables import Table
+from reports.tables import STATES, Table, make_table, paper, spec
+from reports.tables.spec import Where
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written for one data set, `dataset` being its slug, and the table for showing."""
+    """What was written for one data set, `dataset` being its slug, and the table for showing. A table over several data
+    sets has the name of its specification as `sweep`, and no `dataset`."""
 
     sweep: str
     dataset: str
@@ -30,7 +35,7 @@ class Report:
 def build(
     uri: str | None, sweep: str, out: str | Path = "results", datasets: Collection[str] | None = None
 ) -> list[Report]:
-    """Write <out>/<sweep>/<data set>/{table.md, table.tex, runs.csv, figures/*} for each data set of a sweep.
+    """Write <out>/<sweep>/<data set>/{table.*, runs.csv, figures/*} for each data set of a sweep.
 
     `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
 
@@ -39,32 +44,118 @@ def build(
     results = store.read_sweep(uri, sweep, datasets)
     states = pd.concat(result.runs["status"] for result in results)
     if not (states == "FINISHED").any():
-        counts = states.map(tables.STATES).value_counts()
+        counts = states.map(STATES).value_counts()
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
         raise ReportError(f"sweep {sweep!r} has no finished trial to report on ({told})")
+    origin = Origin.of(uri, sweeps=[sweep])
+    with _writing(out):
+        return [_write(result, Path(out), origin) for result in results]
+
+
+def build_table(
+    uri: str | None,
+    name: str,
+    out: str | Path = "results",
+    sweeps: Sequence[str] | None = None,
+    where: Where | None = None,
+) -> Report:
+    """Write <out>/tables/<name>/table.{md, tex, html, csv, json} from the trials of the experiment, or of some sweeps.
+
+    `name` is that of a specification that comes with the program, or the path of a YAML file; `where` maps settings to
+    the values that count.
+
+    Raises ReportError for an unknown or wrong specification, for trials that do not fit it, and where files cannot be
+    written.
+    """
+    specification = spec.read(name)
+    if specification.per_sweep:
+        raise ReportError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
+    table = paper.make_table(store.read_trials(uri, sweeps), specification, where)
+    origin = Origin.of(uri, sweeps=list(sweeps or ()), where=where or {})
+    folder = Path(out) / "tables" / specification.table
+    with _writing(out), _drafted(folder) as draft:
+        table = write_table(table, draft, origin)
+    files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
+    return Report(specification.table, "", folder, files, table)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a table was made of: the store without secrets, and what was asked for."""
+
+    store: str
+    experiment: str
+    runs_at: str
+    sweeps: list[str]
+    where: Where
+
+    @classmethod
+    def of(cls, uri: str | None, sweeps: list[str], where: Where | None = None) -> Origin:
+        address = store.without_secrets(store.resolve(uri))
+        return cls(address, store.experiment_name(), store.runs_at(uri), sweeps, where or {})
+
+
+FORMATS = ("md", "tex", "html", "csv", "json")
+
+
+def render_all(table: Table, about: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each file of a table by its ending."""
+    return {
+        "md": render.to_markdown(table),
+        "tex": render.to_latex(table),
+        "html": render.to_html(table),
+        "csv": render.to_csv(table),
+        "json": render.to_json(table, about),
+    }
+
+
+def write_table(table: Table, folder: Path, origin: Origin) -> Table:
+    """Write table.{md, tex, html, csv, json}; returns the table, which then knows where its runs are shown."""
+    table = replace(table, runs_at=origin.runs_at)
+    about = {"program": program(), "made_from": asdict(origin)}
+    for kind, content in render_all(table, about).items():
+        (folder / f"table.{kind}").write_text(content, encoding="utf-8")
+    return table
+
+
+def program() -> str:
+    """Name and version of this program."""
     try:
-        return [_write(result, Path(out)) for result in results]
-    except OSError as error:
-        raise ReportError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+        return f"cplearn-sweeps {version('cplearn-sweeps')}"
+    except PackageNotFoundError:
+        return "cplearn-sweeps"
 
 
-def _write(result: SweepResult, out: Path) -> Report:
+def _write(result: SweepResult, out: Path, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name:
             raise ReportError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
-    folder.mkdir(parents=True, exist_ok=True)
-    table = tables.make_table(result)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{result.slug}-") as scratch:
-        draft = Path(scratch)
+    with _drafted(folder) as draft:
         (draft / "figures").mkdir()
-        (draft / "table.md").write_text(render.to_markdown(table), encoding="utf-8")
-        (draft / "table.tex").write_text(render.to_latex(table), encoding="utf-8")
+        table = write_table(make_table(result), draft, origin)
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
         for curve in figures.curves(result):
             figures.write(curve, draft / "figures")
-        (folder / "figures").mkdir(exist_ok=True)
         made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
-        for path in made:
-            os.replace(draft / path, folder / path)
     return Report(result.sweep, result.slug, folder, tuple(folder / path for path in made), table)
+
+
+@contextmanager
+def _drafted(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move to `folder` once all of them are written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        draft = Path(scratch)
+        yield draft
+        for path in sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file()):
+            (folder / path).parent.mkdir(exist_ok=True)
+            os.replace(draft / path, folder / path)
+
+
+@contextmanager
+def _writing(out: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReportError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None

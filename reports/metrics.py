@@ -1,4 +1,4 @@
-"""What can stand in a table or figure: metrics, the symbols of axes, and the table of a sweep, all as data."""
+"""How metrics and settings are called and shown in tables and figures, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Metric:
 
     `heading` stands alone; `short` stands in LaTeX under a heading `group` that neighbours share. `better` says which
     direction is ranked; None where no direction is better, or where ranking would mislead. `spread` says whether the
-    standard deviation is shown.
+    standard deviation is shown, `percent` whether the value is multiplied by 100.
     """
 
     name: str
@@ -23,17 +23,7 @@ class Metric:
     better: Literal["higher", "lower"] | None = "higher"
     decimals: int = 3
     spread: bool = True
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table with one row for each point of a sweep.
-
-    `columns` are in order. `essential` says what stays where space is scarce, in groups that stay or go together.
-    """
-
-    columns: tuple[Metric, ...]
-    essential: tuple[tuple[str, ...], ...]
+    percent: bool = False
 
 
 METRICS = {
@@ -51,25 +41,31 @@ METRICS = {
         Metric("kmeans/nmi", "NMI (k-means)", "k-means", "NMI"),
         Metric("kmeans/ami", "AMI (k-means)", "k-means", "AMI"),
         Metric("collapse/effective_rank", "Eff. rank", "Eff.", "rank", better=None, decimals=1, spread=False),
+        Metric("probe/top5", "Linear top-5", "Accuracy", "top-5"),
+        Metric("probe_sgd/accuracy", "Linear acc. (SGD)", "Accuracy", "SGD"),
+        Metric("probe_sgd/top5", "Linear top-5 (SGD)", "Accuracy", "SGD top-5"),
+        Metric("probe_adam/accuracy", "Linear acc. (Adam)", "Accuracy", "Adam"),
+        Metric("validation/accuracy", "Linear acc. (validation)", "Validation", "linear"),
+        Metric("train/online_accuracy", "Online acc. (training)", "Training", "online"),
+        Metric("collapse/code_perplexity", "Perplexity", "Codes", "perplexity", better=None, decimals=0, spread=False),
+        Metric("collapse/embedding_std", "Spread", "Embeddings", "spread", better=None),
+        Metric("collapse/offdiag_covariance", "Off-diagonal cov.", "Embeddings", "off-diag.", better=None),
+        Metric("collapse/alpha_req", "α-ReQ", "Embeddings", "α-ReQ", better=None, decimals=2),
+        Metric("collapse/intra_cluster_variance", "Variance in clusters", "Embeddings", "in clusters", better=None),
+        Metric("gmm/entropy_10", "Entropy, 10", "Entropy (nats)", "10", better=None, decimals=1),
+        Metric("gmm/entropy_20", "Entropy, 20", "Entropy (nats)", "20", better=None, decimals=1),
+        Metric("gmm/entropy_50", "Entropy, 50", "Entropy (nats)", "50", better=None, decimals=1),
+        Metric("gmm/entropy_100", "Entropy, 100", "Entropy (nats)", "100", better=None, decimals=1),
+        Metric("gmm/entropy_200", "Entropy, 200", "Entropy (nats)", "200", better=None, decimals=1),
+        Metric("select/view_information", "View information", "Selection", "view inf."),
+        Metric("select/rankme", "RankMe (training)", "Selection", "RankMe", better=None, decimals=1),
     )
 }
 
-SWEEP_TABLE = TableSpec(
-    columns=tuple(METRICS.values()),
-    essential=(
-        ("probe/accuracy",),
-        ("codes/ami",),
-        ("codes/nmi", "codes/nmi_chance"),
-        ("collapse/codes_used",),
-        ("knn/accuracy",),
-        ("kmeans/nmi", "kmeans/ami"),
-        ("codes/accuracy",),
-        ("collapse/effective_rank",),
-        ("codes/ari",),
-    ),
-)
-
 SYMBOLS = {
+    "arm": "Method",
+    "method.name": "Method",
+    "dataset": "Data set",
     "method.beta": "β",
     "method.codes": "c",
     "method.embedding_dim": "f",

@@ -203,6 +203,59 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in sorted(wanted.items())]
 
 
+def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.DataFrame:
+    """One row for each trial of the experiment, or of some sweeps: the columns of `SweepResult.runs`, axes apart.
+
+    Of the whole experiment these are the trials that have a run. Of sweeps also those that were declared and have none:
+    their settings are those of the same point at another seed, or if no seed has a run, unknown.
+
+    Raises ReportError as `read_sweep` does, and where the experiment holds no trial.
+    """
+    if sweeps is not None:
+        frames = []
+        for result in (result for name in sweeps for result in read_sweep(uri, name)):
+            settings = [name for name in result.runs if str(name).startswith("params.") and name != "params.seed"]
+            known = result.runs.groupby("label")[settings].transform("first")
+            frames.append(result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(known)))
+        trials = pd.concat(frames, ignore_index=True)
+        # A trial that several sweeps share is one trial.
+        return trials.drop_duplicates("key", ignore_index=True)
+    client, experiment = _open(uri)
+    with _readable(uri):
+        found = _newest(client, experiment, None, lambda run: _placed(run) | _record(run))
+    if not found:
+        raise ReportError(
+            f"{_shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml"
+        )
+    return pd.DataFrame.from_records([{"key": key, **record} for key, record in found.items()])
+
+
+def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """For each of the keys that has a run, the record of the one that counts: `run_id`, `status`, `params.*`, `tags.*`,
+    and each metric under its name. Raises ReportError if the store cannot be read."""
+    client, experiment = _open(uri)
+    with _readable(uri):
+        return _newest(client, experiment, keys, _record)
+
+
+def runs_at(uri: str | None) -> str:
+    """The address that the page of a run of the experiment starts with; empty where the store is a file."""
+    address = resolve(uri)
+    if not address.startswith(("http:", "https:")):
+        return ""
+    return f"{without_secrets(address).rstrip('/')}/#/experiments/{_open(uri)[1]}/runs/"
+
+
+def experiment_name() -> str:
+    """The MLflow experiment that is read."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+
+
+def without_secrets(address: str) -> str:
+    """A store's address without user and password."""
+    return re.sub(r"(://)[^/@]*@", r"\1", address)
+
+
 def download_model(run_id: str) -> Path:
     """A local folder with the model of a finished run: the store's own where that is local, else a temporary copy.
 
@@ -262,6 +315,12 @@ def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[s
         parent=parent,
         runs=frame[[*declared[0], *logged]],
     )
+
+
+def _placed(run: Run) -> dict[str, Any]:
+    """What a manifest would say of a trial."""
+    tags = {name: run.data.tags.get(f"cplearn.{name}") for name in ("dataset", "role", "label")}
+    return {**tags, "seed": int(run.data.params.get("seed", 0))}
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -399,7 +458,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _open(uri: str | None) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment; raises NothingThere or ReportError."""
     client = _connect(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+    name = experiment_name()
     with _readable(uri):
         experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage == "deleted":

@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports import metrics
 from reports.build import Report
-from reports.metrics import Metric, TableSpec
-from reports.tables import Cell, Row, Table
+from reports.provenance import Traced
+from reports.tables import Cell, Column, Row, Table, spec
+from reports.tables.spec import TableSpec
 
 
-def render(report: Report, width: int = 100, spec: TableSpec = metrics.SWEEP_TABLE) -> RichTable:
+def render(report: Report, width: int = 100, table: TableSpec | None = None) -> RichTable:
     """The table in at most `width` characters: columns that do not fit go, the least essential first, never a digit."""
-    groups = list(spec.essential)
+    groups = list((table or spec.read("sweep")).essential)
     while True:
         kept = [column for column in report.table.columns if any(column.name in group for group in groups)]
         drawn = _draw(report.table, kept)
@@ -24,12 +24,46 @@ def render(report: Report, width: int = 100, spec: TableSpec = metrics.SWEEP_TAB
         groups.pop()
 
 
-def _draw(table: Table, kept: list[Metric]) -> RichTable:
+def render_table(table: Table) -> RichTable:
+    """A table with all of its columns, however wide."""
+    return _draw(table, list(table.columns))
+
+
+def render_trace(traced: Traced) -> Text:
+    """A cell, its runs, the settings that they share and those that they do not, and the command of each."""
+    told = Text(f"{traced.where}\n", style="bold")
+    told.append(f"  {traced.described or traced.cell.mean or 'nothing can stand here'}\n", style="not bold")
+    if traced.chosen:
+        told.append(f"  {traced.chosen}\n", style="not bold")
+    settings = [run.settings for run in traced.runs if run.settings]
+    shared = dict(set.intersection(*(set(one.items()) for one in settings))) if settings else {}
+    for run in traced.runs:
+        source = run.source
+        told.append(f"\n  seed {source.seed}: run {source.run_id or 'none'}, key {source.key}, ", style="not bold")
+        told.append(source.status.lower(), style="green" if source.status == "FINISHED" else "yellow")
+        told.append(f", {traced.cell.metric} = {run.value!r}\n" if run.value is not None else "\n", style="not bold")
+        own = sorted((key, value) for key, value in run.settings.items() if key not in shared)
+        if own and len(settings) > 1:
+            told.append(f"    {' '.join(f'{key}={value}' for key, value in own)}\n", style="dim not bold")
+        if run.command:
+            told.append(f"    {run.command}\n", style="cyan not bold")
+    if shared:
+        told.append(
+            f"\n  settings: {' '.join(f'{key}={value}' for key, value in sorted(shared.items()))}\n", "dim not bold"
+        )
+    return told
+
+
+def _draw(table: Table, kept: list[Column]) -> RichTable:
     seeds = f"mean ± std over {table.n} seeds" if table.n > 1 else "one seed"
     left_out = [column.heading for column in table.columns if column not in kept]
-    hints = [*table.notes, *([f"Not shown here, but in table.md: {', '.join(left_out)}."] if left_out else [])]
+    hints = [
+        *table.statistics,
+        *table.notes,
+        *([f"Not shown here, but in table.md: {', '.join(left_out)}."] if left_out else []),
+    ]
     drawn = RichTable(
-        title=Text(f"{table.sweep} on {table.dataset}, {seeds}", style="bold"),
+        title=Text(f"{table.title}, {seeds}", style="bold"),
         title_justify="left",
         caption=Text("\n".join(hints), style="dim"),
         caption_justify="left",
@@ -40,8 +74,21 @@ def _draw(table: Table, kept: list[Metric]) -> RichTable:
     for heading in table.headings:
         drawn.add_column(Text(heading), no_wrap=True, vertical="bottom")
     for column in kept:
-        drawn.add_column(Text(column.heading.replace(" ", "\n", 1)), justify="right", no_wrap=True, vertical="bottom")
-    for row in (*table.baselines, *table.rows):
+        drawn.add_column(
+            Text(
+                column.heading.replace(", ", "\n").replace(
+                    " ", "\n", "\n" not in column.heading and ", " not in column.heading
+                )
+            ),
+            justify="right",
+            no_wrap=True,
+            vertical="bottom",
+        )
+    block = ""
+    for row in table.all_rows:
+        if row.block != block:
+            block = row.block
+            drawn.add_row(Text(block, style="italic"))
         drawn.add_row(*_heads(row, table), *(_cell(row.cells[table.columns.index(column)]) for column in kept))
         if row in table.baselines[-1:]:
             drawn.add_section()

@@ -376,22 +376,81 @@ def evaluate(
 def report(
     name: Annotated[str | None, typer.Argument(help="A sweep's name; default: every sweep of the store.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only this data set.")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="NAME|FILE", help="One of the paper's tables, or a YAML file.")
+    ] = None,
+    sweeps: Annotated[
+        list[str] | None, typer.Option("--sweep", metavar="NAME", help="With --table: only trials of this sweep.")
+    ] = None,
+    where: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")
+    ] = [],  # noqa: B006
     results: Results = Path("results"),
     tracking_uri: Uri = None,
 ) -> None:
     """Write tables and figures from the runs in the tracking store, without running anything."""
     with _plain_errors():
         from cplearn.data.catalogue import slug
-        from reports import store
+        from reports import build, store, terminal
         from reports.errors import ReportError
+        from sweeps.spec import parse_override
 
         uri = store.resolve(tracking_uri)
+        if table:
+            if name or dataset:
+                raise ReportError(
+                    "--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset"
+                )
+            kept = dict(parse_override(text) for text in where)
+            written = build.build_table(uri, table, results, sweeps, kept)
+            out.print(terminal.render_table(written.table))
+            out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
+            return
+        if sweeps or where:
+            raise ReportError("--sweep and --where go with --table; for the report of a sweep give its name alone")
         only = {slug(dataset)} if dataset else None
         names = [name] if name else store.list_sweeps(uri, only)
         if not names:
             raise ReportError(f"no sweep in the store was run on {dataset}")
         for one in names:
             _report(uri, one, results, only)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A table's file, or a folder of results.")] = Path("results"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
+    with _plain_errors():
+        from reports import provenance, store
+
+        checked = provenance.verify(store.resolve(tracking_uri), path)
+        for one in checked:
+            for sentence in one.drift:
+                err.print(
+                    f"[red]drift:[/] {escape(str(one.folder))}: {escape(sentence)}", highlight=False, soft_wrap=True
+                )
+        numbers = sum(one.numbers for one in checked)
+        drifted = sum(bool(one.drift) for one in checked)
+        if drifted:
+            out.print(f"{drifted} of {len(checked)} tables have drifted; write them again with: cplearn report")
+            raise typer.Exit(FAILED)
+        out.print(f"{numbers:,} numbers in {len(checked)} tables agree with the tracking store.", highlight=False)
+
+
+@app.command()
+def trace(
+    path: Annotated[Path, typer.Argument(help="A table's file: table.md, table.tex, ...")],
+    words: Annotated[list[str], typer.Argument(help="What the cell's row and column are called, roughly.")],
+    tracking_uri: Uri = None,
+) -> None:
+    """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
+    with _plain_errors():
+        from reports import provenance, store, terminal
+
+        for one in provenance.trace(store.resolve(tracking_uri), path, words):
+            out.print(terminal.render_trace(one), soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.aggregate import best, summarise
+from reports.aggregate import summarise
 
 NAN, INF = math.nan, math.inf
 
@@ -48,24 +48,3 @@ def test_a_metric_that_was_never_logged_has_no_values() -> None:
     summary = summarise(frame([0.5] * 4, ["FINISHED"] * 4), ["codes/ami"])
     assert summary.n["codes/ami"].tolist() == [0, 0]
     assert summary.mean["codes/ami"].isna().all()
-
-
-@pytest.mark.parametrize(
-    ("means", "better", "decimals", "expected"),
-    [
-        ([0.9, 0.8, 0.7], "higher", 3, [True, False, False]),
-        ([0.9, 0.8, 0.7], "lower", 3, [False, False, True]),
-        ([0.9, 0.8, 0.7], None, 3, [False, False, False]),
-        ([0.9944, 0.9936, 0.9934], "higher", 3, [True, True, False]),
-        ([NAN, 0.8, 0.7], "higher", 3, [False, True, False]),
-        ([NAN, 0.8, NAN], "higher", 3, [False, False, False]),
-        ([0.8, 0.8, 0.8], "higher", 3, [False, False, False]),
-        ([0.80001, 0.8], "higher", 3, [False, False]),
-        ([12.4, 11.6], "higher", 0, [False, False]),
-        ([], "higher", 3, []),
-    ],
-)
-def test_the_best_at_the_printed_precision(
-    means: list[float], better: str | None, decimals: int, expected: list[bool]
-) -> None:
-    assert best(means, better, decimals) == expected  # type: ignore[arg-type]

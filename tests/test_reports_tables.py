@@ -36,6 +36,10 @@ def grid(axes: dict[str, list[Any]], **metrics: float) -> list[dict[str, Any]]:
     return [{**point, **(metrics or FULL)} for point in points]
 
 
+def printed(cell: tables.Cell) -> tuple[str, str | None, int | None]:
+    return cell.mean, cell.std, cell.n
+
+
 def test_rows_stand_in_the_order_of_the_axes() -> None:
     axes = {"method.beta": [10, 0.1], "augment.recipe": ["b", "a"]}
     table = tables.make_table(result(axes, [{"label": "raw pixels", **FULL}, *reversed(grid(axes))]))
@@ -48,7 +52,7 @@ def test_rows_stand_in_the_order_of_the_axes() -> None:
 def test_a_sweep_without_axes_has_one_named_row() -> None:
     table = tables.make_table(result({}, [{"probe/accuracy": 0.9, "seed": seed} for seed in (0, 1)], seeds=2))
     assert [(row.head, row.label) for row in table.rows] == [(("point",), "point")]
-    assert table.rows[0].cells == (tables.Cell("0.900", "0.000"),)
+    assert [printed(cell) for cell in table.rows[0].cells] == [("0.900", "0.000", None)]
     assert r"\multicolumn{1}{@{}l}{point} & $0.900{" in render.to_latex(table)
 
 
@@ -99,8 +103,8 @@ def test_a_value_that_is_not_finite_is_said(value: float) -> None:
     trials[1]["codes/ami"] = value
     table = tables.make_table(result({"method.beta": [1, 2]}, trials, seeds=2))
     cells = dict(zip((column.name for column in table.columns), table.rows[0].cells, strict=True))
-    assert cells["codes/ami"] == tables.Cell("0.700", None, 1)
-    assert cells["codes/nmi"] == tables.Cell("0.800", "0.000")
+    assert printed(cells["codes/ami"]) == ("0.700", None, 1)
+    assert printed(cells["codes/nmi"]) == ("0.800", "0.000", None)
     assert "β = 1: seed 1 no finite AMI (codes)." in table.notes
     assert "0.700 (n=1)" in render.to_markdown(table)
 
@@ -112,15 +116,27 @@ def test_a_zero_has_no_sign() -> None:
 
 
 def test_neither_baselines_nor_single_seeds_are_best() -> None:
-    accuracy = {1: (0.5, 0.5), 2: (0.4, 0.4), 3: (0.9, None)}
-    trials: list[dict[str, Any]] = [{"label": "raw pixels", "seed": seed, "probe/accuracy": 1.0} for seed in (0, 1)]
+    accuracy = {1: (0.5, 0.51, 0.52), 2: (0.4, 0.411, 0.419), 3: (0.9, 0.91, None)}
+    trials: list[dict[str, Any]] = [{"label": "raw pixels", "seed": seed, "probe/accuracy": 1.0} for seed in range(3)]
     for beta, values in accuracy.items():
         for seed, value in enumerate(values):
             status = "MISSING" if value is None else "FINISHED"
             trials.append({"method.beta": beta, "seed": seed, "status": status, "probe/accuracy": value})
-    table = tables.make_table(result({"method.beta": [1, 2, 3]}, trials, seeds=2))
-    assert [row.cells[0].bold for row in (*table.baselines, *table.rows)] == [False, True, False, False]
-    assert "baselines and means over fewer than 2 seeds do not compete." in table.caption
+    table = tables.make_table(result({"method.beta": [1, 2, 3]}, trials, seeds=3))
+    assert [row.cells[0].bold for row in table.all_rows] == [False, True, False, False]
+    assert "Baselines and means over fewer than 3 seeds are not compared with the rest." in table.caption
+    assert "| **0.510** ± 0.010 |" in render.to_markdown(table)
+    (bold, least) = table.statistics
+    assert bold.startswith("Bold: the best, and whatever cannot be told from it (paired by seed, Student's t test")
+    # Two rows over three seeds: 4.303, the 97.5 % point of t with two degrees, over √3.
+    assert least.startswith("With 3 seeds and 2 rows, a difference must exceed 2.5 standard deviations")
+
+
+def test_one_seed_supports_nothing() -> None:
+    trials = [{"method.beta": beta, "probe/accuracy": accuracy} for beta, accuracy in ((1, 0.9), (2, 0.1))]
+    table = tables.make_table(result({"method.beta": [1, 2]}, trials))
+    assert not any(row.cells[0].bold for row in table.rows)
+    assert table.statistics == ("One seed supports no difference between rows, so nothing is bold.",)
 
 
 def test_commits_and_edits_are_named() -> None:

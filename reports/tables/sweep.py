@@ -1,88 +1,22 @@
-"""The table of a sweep on one data set, as data: cells, rows, caption and notes in plain text."""
+"""The table of one sweep on one data set: its rows are the points of the sweep."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports import aggregate, metrics, text
-from reports.metrics import Metric, TableSpec
+from reports import metrics, text
+from reports.metrics import Metric
 from reports.store import SweepResult
+from reports.tables import fill, spec
+from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Source, Table
+from reports.tables.spec import TableSpec
 
-STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
-"""How a trial without a result is called; in a row without any result stands the first of these that applies."""
-UNDEFINED = "–"
 REASON_LENGTH = 100
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table.
-
-    `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
-    number of seeds behind the number where it differs from the row's, else None.
-    """
-
-    mean: str
-    std: str | None = None
-    n: int | None = None
-    bold: bool = False
-    empty: bool = False
-
-
-@dataclass(frozen=True)
-class Source:
-    """A trial behind a row; `run_id` is None where it has no run."""
-
-    seed: int
-    key: str
-    run_id: str | None
-    status: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    `head` has the value of each axis; of a baseline its name alone, which spans the axes. `label` says the same in one
-    text. `n` is the number of seeds with a result where that is fewer than the table's but not none, else None.
-    """
-
-    head: tuple[str, ...]
-    label: str
-    n: int | None
-    cells: tuple[Cell, ...]
-    sources: tuple[Source, ...]
-
-    @property
-    def is_named(self) -> bool:
-        """Whether the head is a name instead of the values of the axes."""
-        return self.head == (self.label,)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table over `n` seeds.
-
-    `headings` are those of the axes, `columns` the metrics that have a value in some row. Baselines come before the
-    sweep's own rows. `caption` and `notes` are sentences, `origin` says what the numbers were made with.
-    """
-
-    sweep: str
-    dataset: str
-    slug: str
-    n: int
-    headings: tuple[str, ...]
-    columns: tuple[Metric, ...]
-    baselines: tuple[Row, ...]
-    rows: tuple[Row, ...]
-    caption: tuple[str, ...]
-    notes: tuple[str, ...]
-    origin: tuple[str, ...]
 
 
 def number_rows(result: SweepResult) -> pd.DataFrame:
@@ -105,85 +39,66 @@ def number_rows(result: SweepResult) -> pd.DataFrame:
     return runs.assign(row=[rank[one] for one in places])
 
 
-def make_table(result: SweepResult, spec: TableSpec = metrics.SWEEP_TABLE) -> Table:
+def make_table(result: SweepResult, table: TableSpec | None = None) -> Table:
     """The table of a sweep over the seeds that it declares. Numbers come from finished runs only.
 
-    Best values are marked among the sweep's rows: baselines do not compete, nor do means over fewer seeds.
+    Best values are marked among the sweep's rows: baselines do not compete, nor do means over fewer seeds. Columns
+    without any number are left out.
     """
+    table = table or spec.read("sweep")
     runs = number_rows(result)
-    seeds = len(result.seeds)
-    summary = aggregate.summarise(runs, [metric.name for metric in spec.columns])
-    columns = [metric for metric in spec.columns if summary.n[metric.name].any()]
+    finished = runs[runs["status"] == FINISHED].reindex(columns=["run_id", *table.shown])
+    finite = finished.drop(columns="run_id").astype(float).replace([np.inf, -np.inf], np.nan).notna().any()
+    columns = [metric for metric in table.shown.values() if finite[metric.name]]
     firsts = runs.drop_duplicates("row").set_index("row").sort_index()
-    is_trial = firsts["role"] != "baseline"
-    bold = {
-        metric.name: aggregate.best(
-            summary.mean[metric.name].where(is_trial & (summary.n[metric.name] == seeds)).tolist(),
-            metric.better,
-            metric.decimals,
-        )
-        for metric in columns
-    }
     names = metrics.headings(list(result.axes))
     points = list(zip(*(text.values(firsts[axis].tolist()) for axis in result.axes), strict=True))
     rows = []
-    for row, (label, sources) in enumerate(zip(firsts["label"], _sources(runs), strict=True)):
-        head = points[row] if points and is_trial[row] else (label,)
-        finished = sum(source.status == "FINISHED" for source in sources)
-        cells = []
-        for metric in columns:
-            mean, std, n = (getattr(summary, part)[metric.name][row] for part in ("mean", "std", "n"))
-            cells.append(_cell(metric, mean, std, n, bold[metric.name][row], sources))
-        rows.append(
-            Row(
-                head=head,
-                label=", ".join(f"{name} = {value}" for name, value in zip(names, head, strict=True))
-                if points and is_trial[row]
-                else label,
-                n=finished if 0 < finished < seeds else None,
-                cells=tuple(cells),
-                sources=tuple(sources),
-            )
+    for place, (label, role, sources) in enumerate(zip(firsts["label"], firsts["role"], _sources(runs), strict=True)):
+        is_point = role != "baseline"
+        head = points[place] if points and is_point else (label,)
+        if points and is_point:
+            label = ", ".join(f"{name} = {value}" for name, value in zip(names, head, strict=True))
+        cells = tuple(
+            Cell(metric.name, sources, metric.name if is_point else None, expected=len(result.seeds))
+            for metric in columns
         )
-    first = int((~is_trial).sum())
-    return Table(
-        sweep=result.sweep,
-        dataset=_dataset_name(result),
-        slug=result.slug,
-        n=seeds,
-        headings=tuple(names) or ("trial",),
-        columns=tuple(columns),
-        baselines=tuple(rows[:first]),
-        rows=tuple(rows[first:]),
-        caption=tuple(_caption(result, columns, any(map(any, bold.values())))),
-        notes=tuple(_notes(runs, rows, columns, names, seeds)),
-        origin=tuple(_origin(result)),
+        rows.append(Row(head=head, label=label, n=None, cells=cells, sources=sources))
+    first = int((firsts["role"] == "baseline").sum())
+    records = finished.drop(columns="run_id").astype(float).to_dict("records")
+    values: dict[str, Any] = dict(zip(finished["run_id"], records, strict=True))
+    filled = fill.fill(
+        Table(
+            sweep=result.sweep,
+            dataset=_dataset_name(result),
+            slug=result.slug,
+            n=len(result.seeds),
+            title=f"{result.sweep} on {_dataset_name(result)}",
+            headings=tuple(names) or ("trial",),
+            columns=tuple(Column(one.name, one.heading, (one.group,), one.short) for one in columns),
+            baselines=tuple(rows[:first]),
+            rows=tuple(rows[first:]),
+            caption=tuple(_caption(result, columns)),
+            notes=(),
+            origin=tuple(_origin(result)),
+            metrics={metric.name: metric for metric in columns},
+            spec=table.hash,
+        ),
+        values,
     )
+    return dataclasses.replace(filled, notes=tuple(_notes(runs, filled, columns, names)))
 
 
-def _sources(runs: pd.DataFrame) -> list[list[Source]]:
+def _sources(runs: pd.DataFrame) -> list[tuple[Source, ...]]:
     """The trials behind each row, in the order of their seeds."""
     rows: list[list[Source]] = [[] for _ in range(runs["row"].max() + 1)]
     ordered = runs.sort_values("seed", kind="stable")[["row", "seed", "key", "run_id", "status"]]
     for row, seed, key, run_id, status in ordered.to_numpy(dtype=object).tolist():
         rows[row].append(Source(seed, key, run_id if isinstance(run_id, str) else None, status))
-    return rows
+    return list(map(tuple, rows))
 
 
-def _cell(metric: Metric, mean: float, std: float, n: int, bold: bool, sources: Sequence[Source]) -> Cell:
-    found = {source.status for source in sources}
-    if not n:
-        missing = (
-            next(word for status, word in STATES.items() if status in found) if "FINISHED" not in found else UNDEFINED
-        )
-        return Cell(missing, empty=True)
-    finished = sum(source.status == "FINISHED" for source in sources)
-    digits = f"z.{metric.decimals}f"  # z: no minus sign before a zero
-    spread = format(std, digits) if metric.spread and n > 1 else None
-    return Cell(format(mean, digits), spread, int(n) if n < finished else None, bold)
-
-
-def _caption(result: SweepResult, columns: Sequence[Metric], any_bold: bool) -> Iterator[str]:
+def _caption(result: SweepResult, columns: Sequence[Metric]) -> Iterator[str]:
     n = len(result.seeds)
     about = f": {result.description.rstrip('.')}" if result.description else ""
     yield f"Sweep {result.sweep} on {_dataset_name(result)}{about}."
@@ -197,22 +112,19 @@ def _caption(result: SweepResult, columns: Sequence[Metric], any_bold: bool) -> 
     epochs = _shared(result).get("epochs")
     last = f"the last of {epochs} epochs" if epochs else "the last epoch"
     yield f"All metrics are those of the test split{images} after {last}; no model was selected by them."
-    if any_bold:
-        fewer = f" and means over fewer than {n} seeds" if n > 1 else ""
-        yield "Bold: best value of the sweep at the printed precision, ties together;"
-        yield f"baselines{fewer} do not compete."
+    if any(row != "baseline" for row in result.runs["role"]) and len(result.axes):
+        yield f"Baselines{f' and means over fewer than {n} seeds' if n > 1 else ''} are not compared with the rest."
     if any(metric.name == "codes/nmi" for metric in columns):
         yield "NMI of the codes is not ranked, as it rises by chance alone with the number of codes used"
         yield "(chance: NMI of shuffled codes)."
 
 
-def _notes(
-    runs: pd.DataFrame, rows: Sequence[Row], columns: Sequence[Metric], names: Sequence[str], seeds: int
-) -> Iterator[str]:
+def _notes(runs: pd.DataFrame, table: Table, columns: Sequence[Metric], names: Sequence[str]) -> Iterator[str]:
     """What is missing from the table and why: each reason once, with the rows and seeds that it concerns."""
+    rows = table.all_rows
     cells = [cell for row in rows for cell in row.cells]
     if any(row.n for row in rows) or any(cell.n for cell in cells):
-        yield f"(n=k): a mean over k seeds instead of {seeds}."
+        yield f"(n=k): a mean over k seeds instead of {table.n}."
     if any(cell.mean == UNDEFINED for cell in cells):
         yield f"A dash ({UNDEFINED}): not defined for this row, or not finite."
     errors = dict(zip(runs["key"], runs["error"], strict=True))
@@ -224,14 +136,14 @@ def _notes(
                 reason = _last_line(errors[source.key])
                 absent.setdefault(STATES[source.status] + (f" ({reason})" if reason else ""), []).append(source.seed)
         for words, which in absent.items():
-            gaps.setdefault((words, _seeds(which)), []).append(row)
+            gaps.setdefault((words, fill.seeds(which)), []).append(row)
     finished = runs[runs["status"] == "FINISHED"]
     for place, metric in enumerate(columns):
         infinite = finished[~np.isfinite(finished[metric.name].astype(float))]
         for number, row in enumerate(rows):
             if row.cells[place].n:
                 which = infinite.loc[infinite["row"] == number, "seed"].tolist()
-                gaps.setdefault((f"no finite {metric.heading}", _seeds(which)), []).append(row)
+                gaps.setdefault((f"no finite {metric.heading}", fill.seeds(which)), []).append(row)
     for (words, which_seeds), concerned in gaps.items():
         yield f"{_labels(concerned, names)}: {which_seeds} {words}."
 
@@ -257,10 +169,6 @@ def _shared(result: SweepResult) -> Mapping[str, str]:
     names = [name for name in map(str, runs.columns) if name.startswith("params.") and name not in apart]
     equal = [name for name in names if runs[name].nunique() == 1 and runs[name].notna().all()]
     return {name.removeprefix("params."): str(runs[name].iloc[0]) for name in equal}
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {text.ranges(seeds)}"
 
 
 def _labels(rows: Sequence[Row], names: Sequence[str], most: int = 12) -> str:

@@ -1,0 +1,264 @@
+"""From a table back to the runs: does it still say what MLflow holds, and what is behind a cell?"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reports import render, store
+from reports.build import FORMATS, program, render_all
+from reports.errors import ReportError
+from reports.statistics import Number
+from reports.tables.fill import fill
+from reports.tables.model import Cell, Choice, Row, Source, Table
+
+TOLERANCE = 1e-9
+"""Relative: numbers are recomputed from the same values, but another NumPy may add them in another order."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table that was checked: its folder, how many numbers it has, and what of it has drifted, a sentence each."""
+
+    folder: Path
+    numbers: int
+    drift: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run behind a cell: `value` of the cell's metric, its settings, and the command that repeats it."""
+
+    source: Source
+    value: float | None
+    settings: Mapping[str, str]
+    command: str
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A cell with its runs. `where` names it in words; `chosen` says how its value of a setting was chosen."""
+
+    where: str
+    cell: Cell
+    described: str
+    chosen: str
+    runs: tuple[Run, ...]
+
+
+def verify(uri: str | None, path: str | Path) -> list[Checked]:
+    """Check every table under a folder, or the one a file belongs to.
+
+    Each cell is computed anew from MLflow and compared with what table.json holds, and every printed file with what the
+    numbers give.
+
+    Raises ReportError if there is no table, if one cannot be read, and if the store cannot be read.
+    """
+    path = Path(path)
+    sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [_sidecar(path)]
+    if not sidecars:
+        raise ReportError(f"{path}: no table.json in it; write the tables with: cplearn report")
+    return [_check(uri, sidecar) for sidecar in sidecars]
+
+
+def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Traced]:
+    """The cells of a table whose row and column answer to all of the words, with their runs.
+
+    Words need not be exact: case and punctuation do not count, a part of a name will do, and a slip of the pen.
+
+    Raises ReportError if there is no such table or cell, and if the store cannot be read.
+    """
+    table, _ = _read(_sidecar(Path(path)))
+    found = _find(table, words)
+    records = store.read_keys(uri, {source.key for _, _, cell in found for source in cell.sources})
+    return [_traced(table, row, heading, cell, records) for row, heading, cell in found]
+
+
+def _sidecar(path: Path) -> Path:
+    """The table.json of a table's file or folder."""
+    found = (path if path.is_dir() else path.parent) / "table.json"
+    if not path.exists():
+        raise ReportError(f"{path}: there is no such file")
+    if not found.is_file():
+        raise ReportError(f"{found}: no such file, and it is what knows the runs; write it with: cplearn report")
+    return found
+
+
+def _read(sidecar: Path) -> tuple[Table, dict[str, Any]]:
+    try:
+        document = json.loads(sidecar.read_text(encoding="utf-8"))
+        return render.from_json(document), document
+    except (OSError, ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
+        raise ReportError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
+
+
+def _check(uri: str | None, sidecar: Path) -> Checked:
+    table, document = _read(sidecar)
+    cells = [cell for row in table.all_rows for cell in row.cells]
+    candidates = [one for choice in table.choices for one in choice.candidates]
+    sources = {
+        source for group in [one.sources for one in cells] + [one.sources for one in candidates] for source in group
+    }
+    records = store.read_keys(uri, {source.key for source in sources})
+    values = {record["run_id"]: record for record in records.values()}
+    now = fill(table, values)
+    drift = [*_moved(sources, records), *_changed(table, now)]
+    about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
+    drift += _misprinted(sidecar, table, render_all(now, about), document.get("program"))
+    return Checked(sidecar.parent, sum(cell.number is not None for cell in cells), tuple(drift))
+
+
+def _moved(sources: set[Source], records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Trials that another run speaks for than when the table was made."""
+    for source in sorted(sources, key=lambda source: (source.key, source.seed)):
+        record = records.get(source.key, {"run_id": None, "status": "MISSING"})
+        if (record["run_id"], record["status"]) != (source.run_id, source.status):
+            then, at_present = (
+                f"{run or 'no run'} ({status.lower()})"
+                for run, status in ((source.run_id, source.status), (record["run_id"], record["status"]))
+            )
+            yield f"trial {source.key}, seed {source.seed}: the table has {then}, MLflow now {at_present}"
+
+
+def _changed(table: Table, now: Table) -> Iterator[str]:
+    for row, again in zip(table.all_rows, now.all_rows, strict=True):
+        for column, old, new in zip(table.columns, row.cells, again.cells, strict=True):
+            if not _same(old.number, new.number):
+                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
+                yield f"{where}: the table has {_number(old.number)}, MLflow gives {_number(new.number)}"
+            elif old != new and (old.mean, old.std, old.n, old.bold) != (new.mean, new.std, new.n, new.bold):
+                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
+                yield f"{where}: {_printed(old)} should be {_printed(new)}"
+    for choice, again_made in zip(table.choices, now.choices, strict=True):
+        if choice.chosen != again_made.chosen:
+            yield (
+                f"{choice.where}: {choice.over} = {choice.chosen} was chosen by {choice.criterion}, MLflow now gives "
+                f"{again_made.chosen}"
+            )
+
+
+def _misprinted(sidecar: Path, table: Table, expected: Mapping[str, str], made_by: str | None) -> Iterator[str]:
+    """Lines of the files that the numbers do not give."""
+    older = f" (written by {made_by}, this is {program()})" if made_by != program() else ""
+    for kind in FORMATS:
+        path = sidecar.with_suffix(f".{kind}")
+        if not path.is_file():
+            yield f"{path.name}: is missing"
+            continue
+        found = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        wanted = expected[kind].splitlines()
+        if kind == "json":
+            # Numbers have been compared with a tolerance; what is left are the words.
+            continue
+        lines = itertools.zip_longest(found, wanted, fillvalue="")
+        for number, (line, should) in enumerate(lines, start=1):
+            if line != should:
+                yield f"{path.name}, line {number}{older}: {_difference(line, should)}"
+
+
+def _difference(line: str, should: str) -> str:
+    """The parts of a line that differ, in its own columns where it has some."""
+    for separator in ("|", "&", ","):
+        parts, wanted = (text.split(separator) for text in (line, should))
+        if len(parts) == len(wanted) > 1:
+            pairs = [(a.strip(), b.strip()) for a, b in zip(parts, wanted, strict=True) if a != b]
+            return "; ".join(f"{a[:80]!r} should be {b[:80]!r}" for a, b in pairs)
+    return f"{line.strip()[:80]!r} should be {should.strip()[:80]!r}"
+
+
+def _same(first: Number | None, second: Number | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True):
+        if isinstance(a, float) and isinstance(b, float):
+            if not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12):
+                return False
+        elif a != b:
+            return False
+    return True
+
+
+def _number(number: Number | None) -> str:
+    return f"{number.mean:.6g} (n = {number.n})" if number else "no number"
+
+
+def _printed(cell: Cell) -> str:
+    words = cell.mean + (f" ± {cell.std}" if cell.std else "") + (f" (n={cell.n})" if cell.n else "")
+    return f"{words!r}{' in bold' if cell.bold else ''}"
+
+
+def _find(table: Table, words: Sequence[str]) -> list[tuple[Row, str, Cell]]:
+    """The cells that match best, those without any trial left out."""
+    scored = []
+    labels: dict[str, None] = {}
+    for row in table.all_rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if not cell.metric:
+                continue
+            metric = table.metrics[cell.metric]
+            names = [row.label, *row.head, row.block, column.heading, column.short, *column.groups]
+            names += [*column.heading.split(", "), cell.metric, metric.heading]
+            names = [name for name in dict.fromkeys(names) if name]
+            labels |= dict.fromkeys(names)
+            scores = [max(_likeness(word, name) for name in names) for word in words]
+            scored.append((min(scores, default=1), sum(scores), row, column.heading, cell))
+    best = max((total for least, total, *_ in scored if least), default=0)
+    found = [(row, heading, cell) for least, total, row, heading, cell in scored if least and total == best]
+    if not found:
+        strange = [word for word in words if not any(_likeness(word, label) for label in labels)]
+        near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        shown = ", ".join(dict.fromkeys(row.label for row in table.all_rows))
+        raise ReportError(f"no cell answers to {' and '.join(map(repr, words))}{hint} Rows: {shown}")
+    return found
+
+
+def _likeness(word: str, name: str) -> int:
+    """3 for the same, 2 for a part, 1 for a slip of the pen, 0 for another word."""
+    a, b = (re.sub(r"[\W_]+", "", text.casefold()) for text in (word, name))
+    if not a or not b:
+        return 0
+    if a == b:
+        return 3
+    if a in b:
+        return 2
+    return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.8)
+
+
+def _traced(table: Table, row: Row, heading: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:
+    where = ", ".join(filter(None, [row.block, row.label, heading]))
+    runs = []
+    for source in cell.sources:
+        record = records.get(source.key, {})
+        value = record.get(cell.metric)
+        settings = {
+            str(name).removeprefix("params."): str(text)
+            for name, text in record.items()
+            if str(name).startswith("params.")
+        }
+        command = record.get("tags.command") or (_command(settings) if settings else "")
+        runs.append(Run(source, float(value) if value is not None else None, settings, command))
+    keys = {source.key for source in cell.sources}
+    behind = (one for one in table.choices if any(keys & {s.key for s in c.sources} for c in one.candidates))
+    return Traced(where, cell, render.described(cell, table), "; ".join(map(_chosen, behind)), tuple(runs))
+
+
+def _chosen(choice: Choice) -> str:
+    scores = ", ".join(
+        f"{one.value}: {one.score:.4f}" if one.score is not None else f"{one.value}: none" for one in choice.candidates
+    )
+    return f"{choice.over} = {choice.chosen} chosen by mean {choice.criterion} ({scores})"
+
+
+def _command(settings: Mapping[str, str]) -> str:
+    """Trains the trial alone, all of its settings written out: for runs that do not say themselves how they began."""
+    parts = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in sorted(settings.items())]
+    return " ".join(["cplearn train", *parts])

@@ -1,0 +1,150 @@
+"""What a few seeds can tell: intervals of a mean, and which rows of a column are as good as its best.
+
+Everything rests on one number, t = mean / (s / √n) of n values (or of n differences, paired by seed). Fewer than
+`FEW` seeds are judged by Student's distribution, more by the bootstrap distribution of t. The percentile bootstrap, the
+usual choice, is no option here: of intervals that claim 95 % it covers 74 % with 3 seeds and 84 % with 5.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Better = Literal["higher", "lower"]
+
+LEVEL = 0.05
+FEW = 10
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True)
+class Number:
+    """The values of n seeds in short. `std` is the sample standard deviation (ddof=1). `low` and `high` bound the 95 %
+    interval of the mean by `method`. Of a single value they are unknown: None."""
+
+    mean: float
+    std: float | None
+    n: int
+    low: float | None
+    high: float | None
+    method: Literal["t", "bootstrap-t"] | None
+
+
+def summarise(values: Floats) -> list[Number]:
+    """The numbers of each row of `values`, (rows, n), all finite, n >= 1."""
+    _, n = values.shape
+    means = values.mean(axis=1)
+    if n == 1:
+        return [Number(float(mean), None, 1, None, None, None) for mean in means]
+    spreads = values.std(axis=1, ddof=1)
+    if n < FEW:
+        half = stats.t.isf(LEVEL / 2, n - 1) * spreads / np.sqrt(n)
+    else:
+        half = np.array([np.quantile(_resampled(row), 1 - LEVEL) for row in values]) * spreads / np.sqrt(n)
+    method: Any = "t" if n < FEW else "bootstrap-t"
+    parts = zip(means.tolist(), spreads.tolist(), half.tolist(), strict=True)
+    return [Number(mean, std, n, mean - radius, mean + radius, method) for mean, std, radius in parts]
+
+
+def p_values(differences: Floats, bootstrap: bool = False) -> Floats:
+    """Two-sided p-values that the mean difference is zero, one for each row of `differences`, (rows, n), n >= 2.
+
+    `bootstrap` takes the distribution of t from resampled seeds (symmetric bootstrap-t; Hall, Ann. Statist. 1988) in
+    place of Student's. Differences that are all the same have no spread to be measured by, as happens with accuracies
+    on few images; theirs is the exact p-value of the signs, 2 / 2^n, which few seeds cannot make small.
+    """
+    _, n = differences.shape
+    means, errors = differences.mean(axis=1), differences.std(axis=1, ddof=1) / np.sqrt(n)
+    # Equal differences differ in their last digits.
+    flat = errors <= 1e-12 * np.abs(means)
+    t = np.abs(means) / np.where(flat, 1, errors)
+    if bootstrap:
+        found = np.array(
+            [((_resampled(row) >= one).sum() + 1) / (RESAMPLES + 1) for row, one in zip(differences, t, strict=True)]
+        )
+    else:
+        found = 2 * stats.t.sf(t, n - 1)
+    return np.where(means == 0, 1, np.where(flat, 2.0 ** (1 - n), found))
+
+
+def holm(p: Floats, comparisons: int) -> Floats:
+    """Holm's adjusted p-values of some of `comparisons` hypotheses, of which those left out count as still open."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * (comparisons - np.arange(len(p))))
+    found = np.empty_like(p)
+    found[order] = np.minimum(adjusted, 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The outcome for the rows of a column: which are `best`; `seeds`, `rows` and `method` say what it rests on."""
+
+    best: tuple[bool, ...]
+    rows: int
+    seeds: int
+    method: Literal["t", "bootstrap-t"] | None = None
+
+    @property
+    def comparisons(self) -> int:
+        """All pairs: which row is the best is itself chosen by the data, so counting only those with it is too few."""
+        return pairs(self.rows)
+
+
+def pairs(rows: int) -> int:
+    return rows * (rows - 1) // 2
+
+
+def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
+    """Which rows are as good as the best one: those whose paired difference to it is not supported at the level 0.05,
+    Holm's correction over all pairs of rows. Where no difference is supported there is no best.
+
+    Rows list one finite value for each seed, the same seeds in the same order; None does not compete.
+    """
+    places = [place for place, values in enumerate(rows) if values is not None]
+    nobody = (False,) * len(rows)
+    if len(places) < 2:
+        return Contest(nobody, len(places), 0)
+    values = np.array([rows[place] for place in places], dtype=float)
+    count, n = values.shape
+    if n < 2:
+        return Contest(nobody, count, n)
+    means = values.mean(axis=1) * (1 if better == "higher" else -1)
+    leader = int(means.argmax())
+    others = [place for place in range(count) if place != leader]
+    # A bootstrap p-value is at least 1 / (RESAMPLES + 1): with many rows it could support nothing, however clear.
+    bootstrap = n >= FEW and pairs(count) <= LEVEL * (RESAMPLES + 1)
+    p = holm(p_values(values[leader] - values[others], bootstrap), pairs(count))
+    tied = {leader, *(other for other, one in zip(others, p, strict=True) if one > LEVEL)}
+    best = {places[place] for place in tied} if len(tied) < count else set()
+    method: Any = "bootstrap-t" if bootstrap else "t"
+    return Contest(tuple(place in best for place in range(len(rows))), count, n, method)
+
+
+def least_supported(rows: int, seeds: int) -> float:
+    """The smallest difference that Student's test could support for the best of `rows`, in standard deviations of the
+    paired differences."""
+    return float(stats.t.isf(LEVEL / (2 * pairs(rows)), seeds - 1) / np.sqrt(seeds))
+
+
+@functools.cache
+def _counts(n: int) -> Floats:
+    """How often each of n seeds is drawn in each of the resamples, (RESAMPLES, n), over n: weights of a mean."""
+    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+
+
+def _resampled(values: Floats) -> Floats:
+    """|t| of resampled, centred values; all values of equal number are resampled alike."""
+    n = len(values)
+    centred = values - values.mean()
+    means, squares = (_counts(n) @ np.stack([centred, centred**2], axis=1)).T
+    errors = np.sqrt(np.maximum(squares - means**2, 0) / (n - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(np.abs(means) / errors, nan=0, posinf=np.inf)

@@ -1,0 +1,174 @@
+"""From the runs of a table's cells to its numbers; used to make a table and to check one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from reports import statistics, text
+from reports.metrics import Metric
+from reports.statistics import Contest, Number
+from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Row, Source, Table
+
+Values = Mapping[str, Mapping[str, float]]
+"""Run id to the metrics of the run."""
+
+
+def fill(table: Table, values: Values) -> Table:
+    """The table with the numbers, marks and statistics that follow from the runs behind its cells.
+
+    Only finished runs count. A value that is not finite is left out and so lowers `n`; it never enters a mean unseen.
+    """
+    cells = [cell for row in table.all_rows for cell in row.cells]
+    seen = [_values(cell.sources, cell.metric, values) for cell in cells]
+    numbers = _numbers([list(one.values()) for one in seen])
+    best, contests = _contests(table, cells, seen)
+    filled = iter(
+        [
+            _print(cell, number, bold, table.metrics.get(cell.metric))
+            for cell, number, bold in zip(cells, numbers, best, strict=True)
+        ]
+    )
+    rows = [_mark(row, tuple(itertools.islice(filled, len(row.cells)))) for row in table.all_rows]
+    first = len(table.baselines)
+    return dataclasses.replace(
+        table,
+        baselines=tuple(rows[:first]),
+        rows=tuple(rows[first:]),
+        statistics=tuple(_sentences(contests, any(best))),
+        choices=tuple(choose(choice, values) for choice in table.choices),
+    )
+
+
+def choose(choice: Choice, values: Values) -> Choice:
+    """The choice as its candidates' runs decide it: the best mean of the criterion over seeds, of equal ones the first.
+
+    Only candidates over the largest number of seeds compete: a mean over fewer seeds is not comparable.
+    """
+    scored = []
+    for candidate in choice.candidates:
+        found = list(_values(candidate.sources, choice.criterion, values).values())
+        scored.append((len(found), dataclasses.replace(candidate, score=float(np.mean(found)) if found else None)))
+    most = max((count for count, _ in scored), default=0)
+    sign = 1 if choice.better == "higher" else -1
+    full: list[tuple[float, Candidate]] = [
+        (sign * one.score, one) for count, one in scored if count == most and one.score is not None
+    ]
+    chosen = max(full, key=lambda pair: pair[0])[1].value if full else None
+    return dataclasses.replace(choice, candidates=tuple(one for _, one in scored), chosen=chosen)
+
+
+def _values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
+    """Seed to value, finite ones of finished runs only."""
+    found = {}
+    for source in sources:
+        if source.status == FINISHED and source.run_id is not None:
+            value = values.get(source.run_id, {}).get(metric, math.nan)
+            if math.isfinite(value):
+                found[source.seed] = value
+    return found
+
+
+def _numbers(seen: Sequence[Sequence[float]]) -> list[Number | None]:
+    numbers: list[Number | None] = [None] * len(seen)
+    for n in {len(values) for values in seen if values}:
+        places = [place for place, values in enumerate(seen) if len(values) == n]
+        for place, number in zip(places, statistics.summarise(np.array([seen[one] for one in places])), strict=True):
+            numbers[place] = number
+    return numbers
+
+
+def _contests(
+    table: Table, cells: Sequence[Cell], seen: Sequence[Mapping[int, float]]
+) -> tuple[list[bool], list[Contest]]:
+    """Which cells are best, and each contest. Its seeds are those of its largest cell; a cell that lacks one of them
+    does not compete, since a mean over other seeds is not comparable."""
+    best = [False] * len(cells)
+    entered: dict[str, list[int]] = {}
+    for place, cell in enumerate(cells):
+        if cell.contest is not None:
+            entered.setdefault(cell.contest, []).append(place)
+    outcomes = []
+    for places in entered.values():
+        better = table.metrics[cells[places[0]].metric].better
+        largest = max((seen[place] for place in places), key=lambda found: len(found))
+        seeds = sorted(largest)
+        if better is None or not seeds:
+            continue
+        entries = (seen[place] for place in places)
+        outcome = statistics.contest(
+            [[one[seed] for seed in seeds] if one.keys() >= set(seeds) else None for one in entries], better
+        )
+        outcomes.append(outcome)
+        for place, is_best in zip(places, outcome.best, strict=True):
+            best[place] = is_best
+    return best, outcomes
+
+
+def _print(cell: Cell, number: Number | None, bold: bool, metric: Metric | None) -> Cell:
+    """The cell as printed, but for the number of seeds."""
+    if metric is None:  # Nothing could stand here.
+        return dataclasses.replace(cell, empty=True)
+    if number is None:
+        found = {source.status for source in cell.sources}
+        word = next((word for status, word in STATES.items() if status in found), STATES["MISSING"])
+        mean = cell.mean or (UNDEFINED if FINISHED in found else word)
+        return dataclasses.replace(cell, mean=mean, std=None, n=None, bold=False, empty=True, number=None)
+    spread = spell(number.std, metric) if metric.spread and number.std is not None else None
+    difference = None
+    if cell.published is not None:
+        difference = spell(number.mean - cell.published, metric, sign="+")
+    return dataclasses.replace(
+        cell, mean=spell(number.mean, metric), std=spread, bold=bold, empty=False, number=number, difference=difference
+    )
+
+
+def spell(value: float, metric: Metric, sign: str = "") -> str:
+    """A value of a metric with its decimals, in per cent where it is shown so."""
+    # z: no minus sign before a zero.
+    return format(value * (100 if metric.percent else 1), f"{sign}z.{metric.decimals}f")
+
+
+def _mark(row: Row, cells: tuple[Cell, ...]) -> Row:
+    """Say where a number has fewer seeds than its column: once at the head if that holds for the row, else in cells."""
+    shared = bool(row.sources)
+    finished = sum(source.status == FINISHED for source in row.sources)
+    marked = []
+    for cell in cells:
+        count = cell.number.n if cell.number else 0
+        usual = finished if shared else cell.expected
+        marked.append(dataclasses.replace(cell, n=count if 0 < count < usual else None))
+    expected = max((cell.expected for cell in cells), default=0)
+    return dataclasses.replace(row, cells=tuple(marked), n=finished if 0 < finished < expected else None)
+
+
+def _sentences(contests: Sequence[Contest], any_best: bool) -> Iterator[str]:
+    held = [one for one in contests if one.rows > 1]
+    if not held:
+        return
+    tested = [one for one in held if one.seeds > 1]
+    if not tested:
+        yield "One seed supports no difference between rows, so nothing is bold."
+        return
+    methods = {"t": "Student's t", "bootstrap-t": "bootstrap-t"}
+    used = " or ".join(methods[method] for method in sorted({one.method for one in tested if one.method}, reverse=True))
+    test = f"paired by seed, {used} test, Holm's correction over all pairs of rows, level {statistics.LEVEL}"
+    if any_best:
+        yield f"Bold: the best, and whatever cannot be told from it ({test})."
+    else:
+        yield f"Nothing is bold, since no difference to the best is supported ({test})."
+    largest = max(tested, key=lambda one: (one.rows, -one.seeds))
+    least = statistics.least_supported(largest.rows, largest.seeds)
+    if largest.method == "t":
+        yield (
+            f"With {largest.seeds} seeds and {largest.rows} rows, a difference must exceed {least:.1f} standard "
+            "deviations of the paired differences to be supported."
+        )
+
+
+def seeds(which: Sequence[int]) -> str:
+    return f"{'seed' if len(which) == 1 else 'seeds'} {text.ranges(which)}"

@@ -1,0 +1,139 @@
+"""A table as data: where each number stands, which trials are behind it, and how it is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports.metrics import Metric
+from reports.statistics import Better, Number
+
+STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
+"""How a trial without a result is called; in a cell without any result stands the first of these that applies."""
+UNDEFINED = "–"
+FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trial behind a cell; `run_id` is None where it has no run."""
+
+    seed: int
+    key: str
+    run_id: str | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: first what it is made of, then, filled in from the runs, what it is.
+
+    Cells of one `contest` are compared with each other; None does not compete. `expected` is the number of seeds of the
+    cell's column. `published` is the number printed elsewhere for it.
+
+    `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
+    number of seeds behind the number where that is to be said, else None. `difference` is ours minus the published.
+    `number` holds the same at full precision, in the metric's own unit.
+    """
+
+    metric: str = ""
+    sources: tuple[Source, ...] = ()
+    contest: str | None = None
+    expected: int = 0
+    published: float | None = None
+    mean: str = ""
+    std: str | None = None
+    n: int | None = None
+    bold: bool = False
+    empty: bool = False
+    difference: str | None = None
+    number: Number | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `heading` in full; in LaTeX and HTML `short`, under the headings `groups` that neighbours share.
+
+    `name` is the metric's in a table whose columns are metrics.
+    """
+
+    name: str
+    heading: str
+    groups: tuple[str, ...]
+    short: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    `head` has the value of each heading; a baseline's name stands alone and spans them. `label` says the same in one
+    text. Rows of one `block` stand under its name. `sources` are the trials behind the row where all cells share them,
+    else empty; then `n` is the number of those with a result where that is fewer than the table's but not none.
+    """
+
+    head: tuple[str, ...]
+    label: str
+    n: int | None
+    cells: tuple[Cell, ...]
+    sources: tuple[Source, ...] = ()
+    block: str = ""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the head is a name instead of the values of the axes."""
+        return self.head == (self.label,)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value that a selection could take, and the trials that speak for it."""
+
+    value: str
+    sources: tuple[Source, ...]
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value chosen by the mean of `criterion` over seeds: of a setting `over`, for the cells `where`. `chosen` is
+    None where no candidate has the criterion."""
+
+    where: str
+    over: str
+    criterion: str
+    better: Better
+    candidates: tuple[Candidate, ...]
+    chosen: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table over `n` seeds.
+
+    `headings` are those of the row heads. Baselines come before the other rows. `caption`, `statistics` and `notes` are
+    sentences, `origin` says what the numbers were made with. `metrics` says how each metric is shown. `spec` is the
+    hash of the specification; `slug` names the data set's folder, empty for a table over several. `runs_at` is the
+    address on a tracking server that a run's page starts with.
+    """
+
+    sweep: str
+    dataset: str
+    slug: str
+    n: int
+    title: str
+    headings: tuple[str, ...]
+    columns: tuple[Column, ...]
+    baselines: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    caption: tuple[str, ...]
+    notes: tuple[str, ...]
+    origin: tuple[str, ...]
+    metrics: dict[str, Metric]
+    spec: str = ""
+    statistics: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    runs_at: str = ""
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        return (*self.baselines, *self.rows)
