@@ -252,8 +252,8 @@ def experiment_name() -> str:
 
 
 def without_secrets(address: str) -> str:
-    """A store's address without user and password."""
-    return re.sub(r"(://)[^/@]*@", r"\1", address)
+    """A store's address without user, password and query; a password may hold any character, `@` and `/` too."""
+    return address if address.startswith("sqlite") else re.sub(r"(://).*@", r"\1", address.partition("?")[0])
 
 
 def download_model(run_id: str) -> Path:
@@ -490,7 +490,7 @@ def resolve(uri: str | None = None) -> str:
 
 def _shown(uri: str | None) -> str:
     """The store's address for a message, without a password."""
-    return "the MLflow store " + re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", resolve(uri))
+    return "the MLflow store " + without_secrets(resolve(uri))
 
 
 def _check_database(uri: str) -> None:

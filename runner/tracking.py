@@ -58,7 +58,8 @@ def check_store(uri: str) -> None:
 
     A file is tried out, a server only asked for by its address: whether it answers shows when it is read.
     """
-    shown = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    # A password may hold any character; what stands before the last @ is not shown.
+    shown = uri if uri.startswith("sqlite") else re.sub(r"(://).*@", r"\1", uri.partition("?")[0])
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise InputError(

@@ -139,7 +139,7 @@ def test_no_secret_reaches_terminal_store_tables_or_logs(served: tuple[Path, int
             done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=180, check=False)
             said += done.stdout + done.stderr
         assert b"1 of 2 trials failed" in said
-        assert b"***@127.0.0.1" in said  # the unknown sweep names the store
+        assert b"the MLflow store http://127.0.0.1" in said  # the unknown sweep names the store
         (tmp_path / "said").write_bytes(said)
         files = [path for top in (tmp_path, folder, logs) for path in top.rglob("*") if path.is_file()]
         assert any(path.name == "mlflow.db" for path in files)
