@@ -21,10 +21,11 @@ WRITTEN = ".written"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written for one data set, `dataset` being its slug, and the table for showing."""
+    """What was written for one data set, `dataset` being its slug, the table for showing, and the sweep's run."""
 
     sweep: str
     dataset: str
+    parent: str
     folder: Path
     files: tuple[Path, ...]
     table: Table
@@ -76,7 +77,7 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, address: str 
         for path in made:
             os.replace(draft / path, folder / path)
         _forget(folder / "figures", {path.name for path in made if path.parent.name == "figures"})
-    return Report(result.sweep, result.slug, folder, tuple(folder / path for path in made), table)
+    return Report(result.sweep, result.slug, result.parent, folder, tuple(folder / path for path in made), table)
 
 
 def _forget(folder: Path, written: Collection[str]) -> None:

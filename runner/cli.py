@@ -107,7 +107,7 @@ def sweep(
         )
         failed = _run(plan, todo, len(reused), uri, start)
         if len(failed) < len(plan.jobs):
-            _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
+            _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -395,13 +395,19 @@ def _run(plan: Plan, jobs: list[Job], reused: int, uri: str, start: Callable[...
     return [job.key for job, _ in progress.failures]
 
 
-def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
-    """Write a sweep's reports and print its tables."""
-    from reports import build, terminal
+def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
+    """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
+    from reports import build, render, terminal
 
     for one in build.build(uri, name, results, datasets):
         out.print(terminal.render(one, out.width))
-        out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
+        out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
+        if keep:
+            from runner import tracking
+
+            files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
+            table = render.to_markdown(one.table).partition("<details>")[0].strip()
+            tracking.log_report(uri, one.parent, one.dataset, files, table)
 
 
 def _writable(folder: Path) -> None:

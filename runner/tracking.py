@@ -26,6 +26,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from cplearn import config
 from runner.plan import DatasetUse, Job, Plan
@@ -109,6 +110,7 @@ class Tracker:
             "cplearn.label": job.label,
             "cplearn.pack_width": str(self.widths.get(job.key, 1)),
             "cplearn.versions": json.dumps(_versions()),
+            "mlflow.note.content": f"{job.label}, seed {job.trial.seed}, of sweep {self.plan.sweep.name} on {job.dataset}",
         }
         run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)
         self.runs[job.key] = run.info.run_id
@@ -169,6 +171,18 @@ class Tracker:
     def _end(self, run: str, status: str) -> None:
         assert RunStatus.is_terminated(RunStatus.from_string(status))
         self.client.set_terminated(run, status)
+
+
+def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path], table: str) -> None:
+    """Add the report on one data set to a sweep's run, which has ended: `files` by their relative names under
+    report/<dataset>/, and `table` (markdown) at the end of its notes, as long as they stay short enough to be kept."""
+    client = MlflowClient(uri)
+    for name, path in files.items():
+        client.log_artifact(sweep_run, str(path), f"report/{dataset}/{name}".rpartition("/")[0])
+    note = client.get_run(sweep_run).data.tags.get("mlflow.note.content", "")
+    longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact report/{dataset}/report.html\n".lstrip()
+    if len(longer) <= MAX_TAG_VAL_LENGTH:
+        client.set_tag(sweep_run, "mlflow.note.content", longer)
 
 
 def _spell(value: Any) -> str:
