@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import threadpoolctl
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
@@ -34,6 +35,10 @@ KEPT_BYTES = 2**24
 KEPT_COMPONENTS = 50
 SHOWN = 8
 """Codes of which images are named, and images of each."""
+QUERIES = 10
+"""Classes of which an image is shown with its nearest neighbours."""
+THUMBNAIL = 32
+"""Longest side of a kept image in pixels."""
 
 
 @dataclass
@@ -204,7 +209,7 @@ def _describe(outcome: Outcome, trial: Trial, dataset: Dataset, member: _Member,
     if member.codes is not None:
         outcome.diagnostics["code_counts"] = evaluate.code_counts(member.codes, n_codes).tolist()
     kept, seed = trial.evaluation.kept_images, trial.seed
-    outcome.arrays = figure_arrays(dataset.test.labels, member.test, member.embeddings, member.codes, kept, seed)
+    outcome.arrays = figure_arrays(dataset.test, member.test, member.embeddings, member.codes, kept, seed)
 
 
 def _metrics(trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> Iterator[tuple[str, float]]:
@@ -273,9 +278,9 @@ def _transfer(trial: Trial, other: Dataset, train: Tensor, test: Tensor) -> Iter
 
 
 def figure_arrays(
-    labels: Tensor, test: Tensor, embeddings: Tensor | None, codes: Tensor | None, kept: int, seed: int
+    split: Split, test: Tensor, embeddings: Tensor | None, codes: Tensor | None, kept: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """What figures need to know of single test images; features (n, F), embeddings (n, f), labels and codes (n,).
+    """What figures need to know of the n images of the test split; features (n, F), embeddings (n, f), codes (n,).
 
     labels, codes -- of all n test images, int32.
     kept -- (m,) int32, the images whose vectors are kept: `kept` of them, evenly spaced, fewer if their embeddings
@@ -287,8 +292,16 @@ def figure_arrays(
     top_codes -- (at most 8,) int32, the most used codes, most used first.
     code_images -- (at most 8, 8) int32: of the images that have such a code, those nearest to the mean of their
         embeddings, nearest first; -1 where there are no more.
+
+    Unless `kept` is 0, also images:
+
+    queries -- (at most 10,) int32, the first image of each class, of ten evenly spaced classes where there are more.
+    neighbours -- (at most 10, 7) int32, the other images nearest to each query by the cosine of all backbone features,
+        nearest first; -1 where there are no more.
+    shown -- (at most 144,) int32, all images that these arrays and `code_images` name, ascending.
+    thumbnails -- (as many, C, h, w) uint8, those images, made smaller where they have more than 32 pixels a side.
     """
-    arrays = {"labels": labels.numpy().astype(np.int32)}
+    arrays = {"labels": split.labels.numpy().astype(np.int32)}
     if codes is not None:
         arrays["codes"] = codes.numpy().astype(np.int32)
     if codes is not None and embeddings is not None:
@@ -304,6 +317,10 @@ def figure_arrays(
         arrays |= _half("features", projection)
         if embeddings is not None:
             arrays |= _half("embeddings", embeddings[rows].double().numpy())
+        arrays |= _neighbours(test, split.labels)
+        arrays |= _thumbnails(
+            split, [arrays[name] for name in ("code_images", "queries", "neighbours") if name in arrays]
+        )
     return arrays
 
 
@@ -324,6 +341,30 @@ def _code_images(embeddings: np.ndarray, codes: np.ndarray) -> dict[str, np.ndar
         nearest = own[np.argsort(distance, kind="stable")[:SHOWN]]
         row[: len(nearest)] = nearest
     return {"top_codes": top.astype(np.int32), "code_images": images}
+
+
+def _neighbours(test: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+    classes = labels.unique()
+    queries = torch.stack([(labels == one).nonzero()[0, 0] for one in classes[_spread(len(classes), QUERIES)]])
+    # In double precision the square of the largest float32 is finite.
+    directions = F.normalize(test[queries].double())
+    cosine = torch.cat([directions @ F.normalize(block.double()).T for block in test.split(BLOCK)], dim=1)
+    cosine[torch.arange(len(queries)), queries] = -torch.inf
+    # Equal images are equally near; rounding must not decide which comes first.
+    order = torch.argsort(cosine.mul(1e9).round(), dim=1, descending=True, stable=True)
+    neighbours = np.full((len(queries), SHOWN - 1), -1, np.int32)
+    found = order[:, : min(SHOWN - 1, len(test) - 1)].numpy()
+    neighbours[:, : found.shape[1]] = found
+    return {"queries": queries.numpy().astype(np.int32), "neighbours": neighbours}
+
+
+def _thumbnails(split: Split, named: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    shown = np.unique(np.concatenate([rows.ravel() for rows in named]))
+    shown = shown[shown >= 0]
+    images = split.images[torch.from_numpy(shown).long()]
+    if images.shape[-1] > THUMBNAIL:
+        images = transforms.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True)
+    return {"shown": shown, "thumbnails": images.numpy()}
 
 
 def _spread(n: int, most: int) -> Tensor:

@@ -13,20 +13,24 @@ from typing import Any
 
 import pandas as pd
 
-from reports import figures, render, store
+from reports import figures, page, render, store
 from reports.errors import ReportError
 from reports.store import SweepResult
 from reports.tables import STATES, Table, make_table, paper, spec
 from reports.tables.spec import Where
 
+WRITTEN = ".written"
+"""In the folder of figures: a list of the files in it that are ours."""
+
 
 @dataclass(frozen=True)
 class Report:
-    """What was written for one data set, `dataset` being its slug, and the table for showing. A table over several data
-    sets has the name of its specification as `sweep`, and no `dataset`."""
+    """What was written for one data set, `dataset` being its slug, the table for showing, and the sweep's run. A table
+    over several data sets has the name of its specification as `sweep`, and neither `dataset` nor run."""
 
     sweep: str
     dataset: str
+    parent: str
     folder: Path
     files: tuple[Path, ...]
     table: Table
@@ -35,7 +39,7 @@ class Report:
 def build(
     uri: str | None, sweep: str, out: str | Path = "results", datasets: Collection[str] | None = None
 ) -> list[Report]:
-    """Write <out>/<sweep>/<data set>/{table.*, runs.csv, figures/*} for each data set of a sweep.
+    """Write <out>/<sweep>/<data set>/{report.html, table.*, runs.csv, figures/*} for each data set of a sweep.
 
     `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
 
@@ -48,8 +52,9 @@ def build(
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
         raise ReportError(f"sweep {sweep!r} has no finished trial to report on ({told})")
     origin = Origin.of(uri, sweeps=[sweep])
+    reader = store.artifact_reader(uri)
     with _writing(out):
-        return [_write(result, Path(out), origin) for result in results]
+        return [_write(result, Path(out), reader, origin) for result in results]
 
 
 def build_table(
@@ -76,7 +81,7 @@ def build_table(
     with _writing(out), _drafted(folder) as draft:
         table = write_table(table, draft, origin)
     files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
-    return Report(specification.table, "", folder, files, table)
+    return Report(specification.table, "", "", folder, files, table)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def program() -> str:
         return "cplearn-sweeps"
 
 
-def _write(result: SweepResult, out: Path, origin: Origin) -> Report:
+def _write(result: SweepResult, out: Path, reader: figures.Reader, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name:
             raise ReportError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
@@ -135,10 +140,14 @@ def _write(result: SweepResult, out: Path, origin: Origin) -> Report:
         (draft / "figures").mkdir()
         table = write_table(make_table(result), draft, origin)
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
-        for curve in figures.curves(result):
-            figures.write(curve, draft / "figures")
+        plots = list(figures.plots(result, reader))
+        for plot in plots:
+            plot.write(draft / "figures")
+        html = page.render(result, table, plots, draft / "figures", origin.runs_at or None)
+        (draft / "report.html").write_text(html, encoding="utf-8")
         made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
-    return Report(result.sweep, result.slug, folder, tuple(folder / path for path in made), table)
+    _forget(folder / "figures", {path.name for path in made if path.parent.name == "figures"})
+    return Report(result.sweep, result.slug, result.parent, folder, tuple(folder / path for path in made), table)
 
 
 @contextmanager
@@ -159,3 +168,14 @@ def _writing(out: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ReportError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+
+
+def _forget(folder: Path, written: Collection[str]) -> None:
+    """Remove the figures that an earlier report wrote here and this one did not; what was not written here stays."""
+    record = folder / WRITTEN
+    earlier = record.read_text(encoding="utf-8").split("\n") if record.is_file() else []
+    for name in earlier:
+        # A record that someone has edited must not lead out of the folder.
+        if name and name not in written and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    record.write_text("\n".join(sorted(written)) + "\n", encoding="utf-8")

@@ -278,6 +278,26 @@ def download_model(run_id: str) -> Path:
     return Path(client.download_artifacts(run_id, "model"))
 
 
+def artifact_reader(uri: str | None = None) -> Callable[[str, str], bytes | None]:
+    """A function from a run's id and the path of a file among its artifacts to the file's bytes, None if it has no such
+    file. It raises ReportError if the store cannot be read."""
+    client = _connect(uri)
+    from mlflow.exceptions import MlflowException
+
+    def read(run_id: str, path: str) -> bytes | None:
+        folder = path.rpartition("/")[0] or None
+        try:
+            if path not in {file.path for file in client.list_artifacts(run_id, folder)}:
+                return None
+            with tempfile.TemporaryDirectory() as scratch:
+                return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
+        except (MlflowException, OSError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ReportError(f"{path} of run {run_id} in {_shown(uri)} cannot be read: {reason}") from error
+
+    return read
+
+
 def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[str, dict[str, Any]]) -> SweepResult:
     about = next(dataset for dataset in manifest["datasets"] if dataset["slug"] == slug)
     axes: dict[str, list[Any]] = manifest["axes"]

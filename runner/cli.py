@@ -207,7 +207,7 @@ def sweep(
                     _wait(claims, todo)
         _explain(plan, failed)
         if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
-            _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets})
+            _report(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -759,13 +759,19 @@ def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int 
     return Resources(each, asked.gpus if gpus is None else gpus, own)
 
 
-def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None) -> None:
-    """Write a sweep's reports and print its tables."""
-    from reports import build, terminal
+def _report(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
+    """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
+    from reports import build, render, terminal
 
     for one in build.build(uri, name, results, datasets):
         out.print(terminal.render(one, out.width))
-        out.print(f"Written to [bold]{escape(str(one.folder))}[/]\n", highlight=False, soft_wrap=True)
+        out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
+        if keep:
+            from runner import tracking
+
+            files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
+            table = render.to_markdown(one.table).partition("<details>")[0].strip()
+            tracking.log_report(uri, one.parent, one.dataset, files, table)
 
 
 def _device(name: str) -> str:

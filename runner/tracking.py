@@ -35,6 +35,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from cplearn import config
 from cplearn.errors import InputError
@@ -283,6 +284,7 @@ class Tracker:
             "cplearn.command": command(job.trial),
             "cplearn.pack_width": str(self.widths.get(job.key, 1)),
             "cplearn.versions": json.dumps(_versions()),
+            "mlflow.note.content": f"{job.name}, of sweep {self.plan.sweep.name} on {job.dataset}",
             # Tells a run that a repeated write finds from those of earlier invocations.
             "cplearn.attempt": uuid.uuid4().hex,
         } | _source()
@@ -350,6 +352,18 @@ def _now() -> int:
 
 def _batch(metrics: Mapping[str, float], step: int, when: int) -> list[Metric]:
     return [Metric(name, value, when, step) for name, value in metrics.items()]
+
+
+def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path], table: str) -> None:
+    """Add the report on one data set to a sweep's run, which has ended: `files` by their relative names under
+    report/<dataset>/, and `table` (markdown) at the end of its notes, as long as they stay short enough to be kept."""
+    client = MlflowClient(uri)
+    for name, path in files.items():
+        client.log_artifact(sweep_run, str(path), f"report/{dataset}/{name}".rpartition("/")[0])
+    note = client.get_run(sweep_run).data.tags.get("mlflow.note.content", "")
+    longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact report/{dataset}/report.html\n".lstrip()
+    if len(longer) <= MAX_TAG_VAL_LENGTH:
+        client.set_tag(sweep_run, "mlflow.note.content", longer)
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

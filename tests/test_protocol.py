@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from cplearn import protocol, training
 from cplearn.config import Trial
-from cplearn.data import Dataset
+from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
 from cplearn.evaluate import linear_probe
 
@@ -183,7 +183,8 @@ def test_raw_pixels_transfer_too(digits: Dataset) -> None:  # noqa: F811
     (outcome,) = protocol.run(pack.model, colour(digits, 16), [digits])
     assert outcome.metrics["transfer/digits/accuracy"] > 0.7
     assert {name for name in outcome.metrics if name.startswith("select/")} == {"select/alpha_req"}
-    assert outcome.arrays.keys() == {"labels", "kept", "features", "features_scale"}
+    images = {"queries", "neighbours", "shown", "thumbnails"}
+    assert outcome.arrays.keys() == {"labels", "kept", "features", "features_scale"} | images
 
 
 def test_arrays_are_what_figures_need(digits: Dataset, tmp_path: Path) -> None:  # noqa: F811
@@ -232,9 +233,26 @@ def test_what_is_kept_is_bounded(digits: Dataset, monkeypatch: pytest.MonkeyPatc
 
 def test_huge_or_constant_features_fit_into_half_precision() -> None:
     labels = torch.zeros(20, dtype=torch.int64)
+    split = Split(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels)
     for features in (1e30 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.ones(20, 4)):
-        arrays = protocol.figure_arrays(labels, features, None, None, 20, 0)
+        arrays = protocol.figure_arrays(split, features, None, None, 20, 0)
         assert np.isfinite(arrays["features"]).all()
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_their_images_are_kept() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.3, 2.0, 2.1, 2.3, 2.6, 3.0, 3.1])
+    features = torch.stack([angles.cos(), angles.sin()], 1) * torch.arange(1, 10)[:, None]
+    images = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64) * 20
+    split = Split(images, torch.tensor([5, 5, 5, 2, 2, 2, 2, 2, 2]))
+    arrays = protocol.figure_arrays(split, features, None, None, 9, 0)
+    assert arrays["queries"].tolist() == [3, 0], "the first image of each class"
+    assert arrays["neighbours"].tolist() == [[4, 5, 6, 7, 8, 2, 1], [1, 2, 3, 4, 5, 6, 7]]
+    assert arrays["shown"].tolist() == list(range(9))
+    assert arrays["thumbnails"].shape == (9, 3, 32, 32)
+    assert arrays["thumbnails"][:, 0, 5, 7].tolist() == [20 * image for image in range(9)]
+    few = protocol.figure_arrays(Split(images[:3], split.labels[:3]), features[:3], None, None, 3, 0)
+    assert few["neighbours"].tolist() == [[1, 2, -1, -1, -1, -1, -1]]
+    assert few["shown"].tolist() == [0, 1, 2]
 
 
 def test_a_broken_member_fails_alone_whatever_is_measured(digits: Dataset) -> None:  # noqa: F811

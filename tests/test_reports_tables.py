@@ -1,4 +1,4 @@
-"""Tables and the numbers of figures for sweeps of every shape, from results that are written out here."""
+"""Tables for sweeps of every shape, from results that are written out here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports import figures, render, tables
+from reports import render, tables
 from reports.store import SweepResult
 
 FULL = {"probe/accuracy": 0.9, "codes/nmi": 0.8, "codes/nmi_chance": 0.1, "codes/ami": 0.7, "collapse/codes_used": 12}
@@ -144,65 +144,3 @@ def test_commits_and_edits_are_named() -> None:
     first, second = ({**trial, "tags.git_commit": commit} for trial, commit in zip(grid(axes), "ba", strict=True))
     trials = [{**first, "tags.git_edited": "true"}, {**second, "tags.git_edited": "false"}]
     assert "Code: commit a, b with uncommitted edits." in tables.make_table(result(axes, trials)).origin
-
-
-@pytest.mark.parametrize(
-    ("values", "log", "words"),
-    [
-        ([0.01, 0.1, 1], True, ()),
-        ([1, 2, 4], False, ()),
-        ([0, 1, 100], False, ()),
-        ([True, False], False, ("true", "false")),
-        (["l2", "tanh"], False, ("l2", "tanh")),
-        ([1, None], False, ("1", "–")),
-    ],
-)
-def test_the_scale_of_a_curve_follows_the_values(values: list[Any], log: bool, words: tuple[str, ...]) -> None:
-    curve = figures.curve(result({"method.x": values}, grid({"method.x": values})), "method.x")
-    assert (curve.name, curve.log, curve.words, curve.joined) == ("x", log, words, not words)
-    drawn = curve.numbers[curve.numbers["metric"] == "codes/ami"]["x"].tolist()
-    assert drawn == (list(words) or sorted(values))
-    assert len(figures.draw(curve).axes) == 6, "three panels and their legends"
-
-
-def test_other_axes_become_lines_of_their_own() -> None:
-    axes = {"method.beta": [0.1, 1], "method.codes": [10, 100]}
-    beta, codes = figures.curves(result(axes, [{"label": "raw pixels", "probe/accuracy": 0.5}, *grid(axes)]))
-    assert (beta.name, beta.heading, codes.name, codes.heading) == ("beta", "β", "codes", "c")
-    assert list(dict.fromkeys(beta.numbers["line"])) == ["c = 10", "c = 100", "raw pixels"]
-    assert set(beta.numbers["metric"]) == {"probe/accuracy", "codes/ami", "collapse/codes_used"}
-    assert beta.apart
-    assert len(figures.draw(beta).axes) == 4, "three panels and one legend"
-
-
-def test_random_draws_along_several_axes_are_points_without_lines() -> None:
-    axes = {"method.beta": [0.1 * k for k in range(1, 9)], "optimizer.lr": [0.01 * k for k in range(1, 9)]}
-    trials = [{**dict(zip(axes, pair, strict=True)), **FULL} for pair in zip(*axes.values(), strict=True)]
-    curve = figures.curve(result(axes, trials), "method.beta")
-    assert not curve.joined
-    assert not curve.apart
-    (axes_drawn, *_) = figures.draw(curve).axes
-    assert {line.get_linestyle() for line in axes_drawn.get_lines()} == {"None"}
-
-
-def test_a_point_without_result_is_a_gap_in_the_curve_and_a_cross_on_its_axis() -> None:
-    axes = {"method.beta": [0.1, 1, 10]}
-    trials = grid(axes)
-    trials[1]["status"] = "FAILED"
-    curve = figures.curve(result(axes, trials), "method.beta")
-    probe = curve.numbers[curve.numbers["metric"] == "probe/accuracy"]
-    assert probe["n"].tolist() == [1, 0, 1]
-    assert math.isnan(probe["mean"].iloc[1])
-    labels = figures.draw(curve).axes[0].get_legend_handles_labels()[1]
-    assert labels == ["linear probe", "no result"]
-
-
-def test_a_sweep_without_axes_shows_its_rows_side_by_side() -> None:
-    (curve,) = figures.curves(result({}, [{"label": "raw pixels", "probe/accuracy": 0.5}, FULL]))
-    assert (curve.name, curve.words) == ("rows", ("point",))
-
-
-def test_without_any_finished_trial_there_is_no_curve() -> None:
-    axes = {"method.beta": [1, 2]}
-    trials = [{**trial, "status": "FAILED"} for trial in grid(axes)]
-    assert figures.curves(result(axes, [{"label": "raw pixels", "probe/accuracy": 0.5}, *trials])) == []

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy import stats
 
-from reports import aggregate, metrics, text
+from reports import aggregate, findings, metrics, text
+from reports.figures import canvas
+from reports.figures.canvas import ARM, GREY, PANEL_HEIGHT, PANEL_WIDTH, Plot
 from reports.store import SweepResult
 from reports.tables import number_rows
 
-STYLE = Path(__file__).with_name("paper.mplstyle")
 MOST_SERIES = 6
-DICTIONARY = "params.method.codes"
-GREY = "0.35"
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_LINE = 2.3, 2.1, 0.16
-"""In inches; three panels are as wide as a page's text."""
+DICTIONARY = findings.CODES
+LEGEND_LINE = 0.16
+"""Inches."""
 LEAST_SPAN = 0.05
+LEAST_SEEDS = 3
+"""For a band: the interval of two values is so wide that it would hide the figure."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Curve:
     """The numbers of a figure along one axis.
 
     `numbers` has a row for each point of each line: `panel`, `metric`, `line` (its text in the legend), `x`, `n`,
-    `mean`, `std`, and a column `seed <s>` for each seed. Baselines have no `x`. Where no seed has a value, `n` is 0 and
-    `mean` is NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where neighbouring
-    points differ in other axes too; `apart` says that the lines stand for points of the other axes.
+    `mean`, `std`, `low` and `high` (the 95 % interval of the mean, Student's), `collapsed` (whether the trials there
+    show cluster collapse), and a column `seed <s>` for each seed. Baselines have no `x`. Where no seed has a value, `n`
+    is 0 and `mean` is NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where
+    neighbouring points differ in other axes too; `apart` says that the lines stand for points of the other axes.
     """
 
     name: str
@@ -70,11 +72,26 @@ class Curve:
 
 
 def curves(result: SweepResult) -> list[Curve]:
-    """A curve along each axis that has several values; of a sweep without such an axis, its rows side by side. A curve
-    without any number is left out."""
-    several = [axis for axis, values in result.axes.items() if len(values) > 1]
-    drawn = [curve(result, axis) for axis in several] or [curve(result, None)]
+    """A curve along each axis that has several values; of a sweep without such an axis, or over methods, its rows side
+    by side. A curve without any number is left out."""
+    several = [None if axis == ARM else axis for axis, values in result.axes.items() if len(values) > 1]
+    drawn = [curve(result, axis) for axis in several or [None]]
     return [one for one in drawn if len(one.numbers)]
+
+
+def plots(result: SweepResult) -> list[Plot]:
+    """The curves, ready to be drawn."""
+    return [
+        Plot(
+            one.name,
+            f"Metrics against {one.heading}" if one.heading else "Metrics of each row",
+            "Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean (Student's), from "
+            f"{LEAST_SEEDS} seeds on. Grey lines: baselines. Shaded: cluster collapse (see the findings).",
+            one.numbers,
+            functools.partial(draw, one),
+        )
+        for one in curves(result)
+    ]
 
 
 def curve(result: SweepResult, axis: str | None) -> Curve:
@@ -83,6 +100,9 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     if DICTIONARY in runs:
         runs[DICTIONARY] = pd.to_numeric(runs[DICTIONARY], errors="coerce")
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
+    rows["label"] = pd.Series(canvas.names(result, runs))
+    if axis and None not in result.axes[axis]:  # Methods that do not have the setting are no points along it.
+        rows = rows[(rows["role"] == "baseline") | rows[axis].notna()]
     is_trial = rows["role"] != "baseline"
     values = rows.loc[is_trial, axis or "label"].tolist()
     has_scale = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
@@ -90,7 +110,9 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     series = _series(result, rows[is_trial], axis)
     apart = 1 < series.nunique() <= MOST_SERIES
 
-    numbers = _statistics(runs, result.seeds)
+    numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds)
+    collapsed = findings.cluster_collapsed(findings.row_means(runs), result.about.get("test_images"))
+    numbers.insert(7, "collapsed", numbers["row"].map(collapsed))
     trial = numbers["row"].map(is_trial)
     leading = numbers["metric"].isin([panel.lead for panel in PANELS])
     known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
@@ -122,47 +144,62 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
 
 
 def draw(curve: Curve) -> Figure:
-    """The figure of a curve, panels side by side: the mean, a band of one standard deviation, and each seed's value as
-    a point. A cross on the axis marks a point without a result."""
+    """The figure of a curve, panels side by side: the mean, its 95 % interval where there are enough seeds, and each
+    seed's value as a point. A cross on the axis marks a point without a result; cluster collapse is shaded."""
     panels = [panel for panel in PANELS if panel.title in set(curve.numbers["panel"])]
     width = PANEL_WIDTH * len(panels)
-    with matplotlib.style.context(STYLE):
-        figure = Figure()
-        grid = figure.add_gridspec(2, len(panels))
-        drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
-        for axes, panel in zip(drawn, panels, strict=True):
-            _draw_panel(axes, curve, panel)
-        # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
-        if curve.apart:
-            heights = [_draw_legend(figure.add_subplot(grid[1, :]), drawn[0], width)]
-        else:
-            below = [figure.add_subplot(grid[1, place]) for place in range(len(panels))]
-            heights = [_draw_legend(legend, axes, PANEL_WIDTH) for legend, axes in zip(below, drawn, strict=True)]
-        grid.set_height_ratios([PANEL_HEIGHT, max(heights)])
-        figure.set_size_inches(width, PANEL_HEIGHT + max(heights))
+    figure = Figure()
+    grid = figure.add_gridspec(2, len(panels))
+    drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
+    for axes, panel in zip(drawn, panels, strict=True):
+        _draw_panel(axes, curve, panel)
+    # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
+    if curve.apart:
+        heights = [_draw_legend(figure.add_subplot(grid[1, :]), drawn[0], width)]
+    else:
+        below = [figure.add_subplot(grid[1, place]) for place in range(len(panels))]
+        heights = [_draw_legend(legend, axes, PANEL_WIDTH) for legend, axes in zip(below, drawn, strict=True)]
+    grid.set_height_ratios([PANEL_HEIGHT, max(heights)])
+    figure.set_size_inches(width, PANEL_HEIGHT + max(heights))
     return figure
 
 
-def write(curve: Curve, folder: Path) -> list[Path]:
-    """Write <name>.png, .pdf and .csv; equal numbers give equal bytes."""
-    png, pdf, csv = (folder / f"{curve.name}.{kind}" for kind in ("png", "pdf", "csv"))
-    curve.numbers.to_csv(csv, index=False, lineterminator="\n")
-    figure = draw(curve)
-    with matplotlib.style.context(STYLE):
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
-    return [png, pdf, csv]
+def collapsed_spans(curve: Curve) -> list[tuple[float, float]]:
+    """From where to where on the horizontal axis all that was tried shows cluster collapse: half way to the
+    neighbouring points (by ratio on a logarithmic axis), open where there is none."""
+    points = curve.numbers[curve.numbers["x"].notna() & (curve.numbers["n"] > 0)]
+    if points.empty:
+        return []
+    each = points.groupby("x", sort=False)["collapsed"].all()
+    if curve.words:
+        return [(place - 0.5, place + 0.5) for place, word in enumerate(curve.words) if each.get(word, False)]
+    each = each.sort_index()
+    x = np.log(each.index.to_numpy(float)) if curve.log else each.index.to_numpy(float)
+    edges = np.concatenate([[-np.inf], (x[1:] + x[:-1]) / 2, [np.inf]])
+    edges = np.exp(edges) if curve.log else edges
+    spans: list[tuple[float, float]] = []
+    for place in np.flatnonzero(each.to_numpy()):
+        low, high = float(edges[place]), float(edges[place + 1])
+        if spans and spans[-1][1] == low:
+            low = spans.pop()[0]
+        spans.append((low, high))
+    return spans
 
 
 def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
-    """Columns `row`, `metric`, `n`, `mean`, `std`, `seed <s>`: one row for each table row and metric of the panels."""
+    """Columns `row`, `metric`, `n`, `mean`, `std`, `low`, `high`, `seed <s>`: one row for each table row and metric of
+    the panels."""
     names = list(METRICS)
     summary = aggregate.summarise(runs, names)
     statistics = {name: getattr(summary, name).rename_axis(columns="metric").stack() for name in ("n", "mean", "std")}
     finished = runs[runs["status"] == "FINISHED"].reindex(columns=["row", "seed", *names])
     each = finished.melt(["row", "seed"], names, "metric").pivot_table("value", ["row", "metric"], "seed", sort=False)
     each = each.reindex(columns=seeds).rename(columns=lambda seed: f"seed {seed}")
-    return pd.DataFrame(statistics).join(each).reset_index()
+    summarised = pd.DataFrame(statistics)
+    n = summarised["n"].where(summarised["n"] > 1)
+    radius = stats.t.isf(0.025, n - 1) * summarised["std"] / np.sqrt(n)
+    summarised = summarised.assign(low=summarised["mean"] - radius, high=summarised["mean"] + radius)
+    return summarised.join(each).reset_index()
 
 
 def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Series:
@@ -180,11 +217,13 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
     for place, line in enumerate(lines):
         x = _horizontal(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.12)
         drawn = axes.plot(x, line["mean"], label=line["line"].iloc[0])[0]
+        enough = line["n"] >= LEAST_SEEDS
+        low, high = line["low"].where(enough), line["high"].where(enough)
         if curve.joined:
-            low, high = line["mean"] - line["std"], line["mean"] + line["std"]
             axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
         else:
             drawn.set_linestyle("none")
+            axes.vlines(x, low, high, color=drawn.get_color(), linewidth=0.9)
         if (line["n"] > 1).any():
             for seed in (name for name in map(str, line.columns) if name.startswith("seed ")):
                 axes.plot(x, line[seed], ".", color=drawn.get_color(), markersize=2.5, alpha=0.7)
@@ -208,10 +247,14 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
         axes.set_xlim(-0.5, len(curve.words) - 0.5)
     elif curve.log:
         axes.set_xscale("log")
-        _spell_ticks(axes.xaxis)
+        canvas.spell_ticks(axes.xaxis)
+    limits = axes.get_xlim()
+    for start, end in collapsed_spans(curve):
+        axes.axvspan(max(start, limits[0]), min(end, limits[1]), color="0.5", alpha=0.15, linewidth=0, zorder=0)
+    axes.set_xlim(limits)
     if panel.log:
         axes.set_yscale("log")
-        _spell_ticks(axes.yaxis)
+        canvas.spell_ticks(axes.yaxis)
     else:
         bottom, top = axes.get_ylim()
         if top - bottom < LEAST_SPAN:  # Lest noise in the fourth decimal fill the panel.
@@ -226,11 +269,6 @@ def _draw_legend(below: Axes, axes: Axes, width: float) -> float:
     legend = below.legend(handles, labels, loc="upper center", ncols=columns, columnspacing=1.0)
     legend.set_in_layout(False)
     return 0.1 + LEGEND_LINE * math.ceil(len(labels) / columns)
-
-
-def _spell_ticks(axis: Any) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _horizontal(curve: Curve, x: pd.Series, shift: float = 0.0) -> list[float]:

@@ -1,0 +1,29 @@
+"""Figures of a sweep, a module for each family.
+
+In each, functions that compute numbers (frames in, frames out) are apart from functions that draw them, and `plots`
+puts both together for those runs that have what it takes. docs/figures.md says what each figure shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reports.figures import canvas, curves, images, matrices, mixtures, projection, samples, spectra
+from reports.figures.canvas import Plot
+from reports.figures.samples import Reader
+from reports.store import SweepResult
+from reports.tables import number_rows
+
+__all__ = ["Plot", "Reader", "plots"]
+
+
+def plots(result: SweepResult, reader: Reader) -> Iterator[Plot]:
+    """Every figure that the runs of a sweep on one data set give, curves first. `reader` fetches artifacts of runs; it
+    is asked for those of at most 24 runs, however large the sweep is."""
+    runs = number_rows(result)
+    names = canvas.names(result, runs)
+    yield from curves.plots(result)
+    yield from mixtures.plots(runs, names)
+    shown = samples.read(runs, names, reader)
+    for family in (spectra, matrices, projection, images):
+        yield from family.plots(shown)

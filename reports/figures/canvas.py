@@ -1,0 +1,130 @@
+"""What all figures share: their files, their style, and how rows become panels, lines and names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from reports import metrics, text
+from reports.store import SweepResult
+
+T = TypeVar("T")
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+GREY = "0.35"
+PAGE_WIDTH = 6.9
+"""Inches of text on a page; three panels stand side by side."""
+PANEL_WIDTH, PANEL_HEIGHT = PAGE_WIDTH / 3, 2.1
+MOST_PANELS, MOST_LINES = 6, 12
+DPI = 200
+ARM = "arm"
+"""The axis of a sweep's manifest that holds names of methods instead of a setting's values."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure ready to be drawn: `name` of its files, words for a page, its numbers (the CSV), and how it is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    numbers: pd.DataFrame = field(repr=False)
+    draw: Callable[[], Figure] = field(repr=False)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write <name>.png, .pdf and .csv; equal numbers give equal bytes."""
+        png, pdf, csv = (folder / f"{self.name}.{kind}" for kind in ("png", "pdf", "csv"))
+        self.numbers.to_csv(csv, index=False, lineterminator="\n")
+        with matplotlib.style.context(STYLE):
+            figure = self.draw()
+            figure.savefig(png, dpi=DPI, metadata={"Software": None})
+            figure.savefig(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
+        return [png, pdf, csv]
+
+
+def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
+    """A short name for each table row of `runs`: `β = 0.1`, `SwAV`, `CPLearn, c = 128`; axes of one value are left
+    out. Baselines and trials without axes keep their label."""
+    rows = runs.drop_duplicates("row").set_index("row").sort_index()
+    headings = dict(zip(result.axes, metrics.headings(list(result.axes)), strict=True))
+    several = [axis for axis, values in result.axes.items() if len(values) > 1]
+    spelled = {axis: text.values(rows[axis].tolist()) for axis in several}
+    found: dict[Any, str] = {}
+    for place, (row, label, role) in enumerate(zip(rows.index, rows["label"], rows["role"], strict=True)):
+        parts = [
+            spelled[axis][place] if axis == ARM else f"{headings[axis]} = {spelled[axis][place]}"
+            for axis in several
+            if rows[axis].iloc[place] is not None or None in result.axes[axis]
+        ]
+        found[row] = ", ".join(parts) if parts and role != "baseline" else label
+    return found
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, most)]
+
+
+def colours(count: int) -> list[dict[str, Any]]:
+    """How to draw each of `count` lines: the style's cycle as far as it goes, else steps of a scale from dark to
+    light, which the colour-blind can order too."""
+    cycle = list(matplotlib.rcParams["axes.prop_cycle"])
+    if count <= len(cycle):
+        return cycle[:count]
+    scale = matplotlib.colormaps["viridis"]
+    shapes = [one["marker"] for one in cycle]
+    return [
+        {"color": scale(0.88 * k / (count - 1)), "marker": shapes[k % len(shapes)], "linestyle": "-"}
+        for k in range(count)
+    ]
+
+
+def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:
+    """One panel with a line for each `row` of `numbers`, its legend on the right. `axis` goes to `Axes.set`; points are
+    marked as long as there are few."""
+    figure = Figure(figsize=(PAGE_WIDTH * 0.75, 2.6))
+    axes = figure.add_subplot()
+    rows = list(numbers.groupby("row", sort=False))
+    for (label, line), style in zip(rows, colours(len(rows)), strict=True):
+        marked = style["marker"] if len(numbers) <= 12 * len(rows) else ""
+        axes.plot(line[x], line[y], label=label, **{**style, "marker": marked})
+    axes.set(**axis)
+    if axes.get_xscale() == "log":
+        spell_ticks(axes.xaxis)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def panels(count: int, height: float = PANEL_HEIGHT, most: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` equal panels, at most `most` in a line, as wide as the page where they fill it."""
+    columns = min(count, most)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(PAGE_WIDTH / most * columns, height * lines))
+    grid = figure.add_gridspec(lines, columns)
+    return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)]
+
+
+def spell_ticks(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def bare(axes: Axes) -> None:
+    """An image has no ticks and no grid."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,144 @@
+"""The paper's Figure 4: covariance of the embedding's dimensions and adjacency (similarity) of the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from reports.figures import canvas
+from reports.figures.canvas import Plot
+from reports.figures.samples import Sample
+
+MOST_PIXELS = 250
+"""About as many as a panel has in print."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A square matrix of numbers in [-1, 1], at most 250 wide; `words` under its name say of what; `bounds` are the
+    places between the classes, in entries of the matrix."""
+
+    name: str
+    words: str
+    values: np.ndarray = field(repr=False)
+    bounds: tuple[float, ...] = ()
+
+
+def covariance(embeddings: np.ndarray) -> np.ndarray:
+    """Covariance (f, f) of embeddings (m, f) over the images, divided by the mean variance of its dimensions.
+
+    So a diagonal matrix of equal variances, the optimum, is the identity, whatever the scale of the embedding.
+    """
+    centred = embeddings - embeddings.mean(0)
+    found = centred.T @ centred / len(centred)
+    return found / (np.trace(found) / len(found) or 1.0)
+
+
+def unit(embeddings: np.ndarray) -> np.ndarray:
+    """Rows of (m, f) scaled to length one; rows of zeros stay."""
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def adjacency(embeddings: np.ndarray, order: np.ndarray, most: int = MOST_PIXELS) -> np.ndarray:
+    """Cosine of each pair of embeddings (m, f) in the given order of rows, averaged over blocks of neighbouring rows
+    where there are more than `most`. The mean cosine of two blocks is the product of their mean directions, so nothing
+    of size m x m is ever made."""
+    blocks = np.array_split(unit(embeddings)[order], min(most, len(order)))
+    means = np.stack([block.mean(0) for block in blocks])
+    return means @ means.T
+
+
+def class_similarity(embeddings: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Mean cosine of two different images, for each pair of classes: columns `class`, `other`, `images`, `cosine`.
+
+    A class of one image has no pair in itself: NaN.
+    """
+    directions, rows = unit(embeddings), []
+    classes, counts = np.unique(labels, return_counts=True)
+    sums = np.stack([directions[labels == one].sum(0) for one in classes])
+    own = np.array([(directions[labels == one] ** 2).sum() for one in classes])
+    for i, first in enumerate(classes):
+        for j, second in enumerate(classes):
+            total, pairs = float(sums[i] @ sums[j]), int(counts[i] * counts[j])
+            if i == j:
+                total, pairs = total - own[i], pairs - int(counts[i])
+            rows.append((int(first), int(second), int(counts[i]), total / pairs if pairs else float("nan")))
+    return pd.DataFrame(rows, columns=["class", "other", "images", "cosine"])
+
+
+def dimension_numbers(matrix: np.ndarray) -> pd.DataFrame:
+    """For each dimension of a covariance (f, f): its `variance` and the root mean square of its `covariance` with the
+    others, both as `covariance` scales them."""
+    variances = np.diag(matrix)
+    rest = (matrix**2).sum(1) - variances**2
+    others = np.sqrt(np.maximum(rest, 0) / max(1, len(matrix) - 1))
+    return pd.DataFrame({"dimension": np.arange(len(matrix)), "variance": variances, "covariance": others})
+
+
+def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
+    """The matrices side by side on one scale from -1 to 1, blue to red, which the colour-blind tell apart."""
+    figure, axes = canvas.panels(len(matrices), height=2.35)
+    steps = matplotlib.colormaps["RdBu_r"].resampled(21)  # Of 0.1 each; more only make larger files.
+    image: AxesImage | None = None
+    for one, matrix in zip(axes, matrices, strict=True):
+        image = one.imshow(matrix.values, cmap=steps, vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
+        for bound in matrix.bounds:
+            one.axhline(bound - 0.5, color="k", linewidth=0.25)
+            one.axvline(bound - 0.5, color="k", linewidth=0.25)
+        canvas.bare(one)
+        one.set_title(matrix.name)
+        one.set_xlabel(matrix.words)
+    assert image is not None
+    figure.colorbar(image, ax=axes, label=bar, shrink=0.8, aspect=25)
+    return figure
+
+
+def plots(samples: Sequence[Sample]) -> list[Plot]:
+    having = canvas.spread([s for s in samples if "embeddings" in s.arrays], canvas.MOST_PANELS)
+    if not having:
+        return []
+    covariances, adjacencies, dimensions, similarities = [], [], [], []
+    for sample in having:
+        embeddings, kept = sample.scaled("embeddings"), sample.arrays["kept"]
+        labels = sample.arrays["labels"][kept]
+        codes = sample.arrays["codes"][kept] if "codes" in sample.arrays else np.zeros_like(labels)
+        full = covariance(embeddings)
+        # Means of blocks would mix the diagonal with what is beside it.
+        chosen = canvas.spread(range(len(full)), MOST_PIXELS)
+        words = f"{len(full)} dimensions" if len(chosen) == len(full) else f"{len(chosen)} of {len(full)} dimensions"
+        covariances.append(Matrix(sample.name, words, full[np.ix_(chosen, chosen)]))
+        dimensions.append(dimension_numbers(full).assign(row=sample.name))
+
+        order = np.lexsort((codes, labels))
+        values = adjacency(embeddings, order)
+        starts = np.searchsorted(labels[order], np.unique(labels))[1:]
+        bounds = starts * len(values) / len(order) if len(starts) < 20 else ()
+        total = len(sample.arrays["labels"])
+        words = f"{len(kept):,} images" if len(kept) == total else f"{len(kept):,} of {total:,} images"
+        adjacencies.append(Matrix(sample.name, words, values, tuple(map(float, bounds))))
+        similarities.append(class_similarity(embeddings, labels).assign(row=sample.name))
+    return [
+        Plot(
+            "covariance",
+            "Covariance of the embedding",
+            "Covariance of the embedding's dimensions over test images, divided by their mean variance. At the optimum "
+            "it is diagonal; blocks and stripes: dimensions that repeat each other. One run a panel, its lowest seed.",
+            pd.concat(dimensions)[["row", "dimension", "variance", "covariance"]],
+            lambda: draw(covariances, "covariance / mean variance"),
+        ),
+        Plot(
+            "adjacency",
+            "Adjacency of the test images",
+            "Cosine of the embeddings of each pair of test images, sorted by class (lines) and, within a class, by "
+            f"code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
+            "block-diagonal. One run a panel, its lowest seed.",
+            pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
+            lambda: draw(adjacencies, "cosine"),
+        ),
+    ]

@@ -1,0 +1,178 @@
+"""The report of a sweep on one data set as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from reports import findings, tables
+from reports.figures import Plot, canvas
+from reports.store import SweepResult
+from reports.tables import Table
+
+TEMPLATES = Path(__file__).with_name("templates")
+HARDWARE = ("device", "cpu", "hostname", "torch_threads", "precision")
+MOST_BYTES = 3_500_000
+"""Of figures within a page; those beyond are named only."""
+SHOWN_DPI = 130
+
+
+def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Path, address: str | None) -> str:
+    """The page. `figures` is the folder with the PNG of each plot; `address`, before a run's id, leads to the run in
+    MLflow, None where MLflow has no server. Equal runs give equal bytes."""
+    runs = tables.number_rows(result)
+    names = canvas.names(result, runs)
+    images = result.about.get("test_images")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        dataset=table.dataset,
+        states=[(word, count) for word, count in _states(runs)],
+        facts=list(facts(result)),
+        shared=list(shared(result).items()),
+        findings=findings.findings(runs, names, images),
+        table=table_html(table),
+        table_caption=" ".join(table.caption),
+        table_notes=table.notes,
+        plots=list(zip(plots, _pictures(plots, figures), strict=True)),
+        gaps=list(findings.gaps(runs, names)),
+        runs=list(_runs(runs, names)),
+        address=address,
+    )
+
+
+def table_html(table: Table) -> Markup:
+    """The rows of a table as an HTML table, without caption and notes."""
+
+    def cell(one: tables.Cell) -> str:
+        mean = html.escape(one.mean)
+        spread = f" <small>± {html.escape(one.std)}</small>" if one.std else ""
+        return (f"<b>{mean}</b>" if one.bold else mean) + spread + (f" <small>(n={one.n})</small>" if one.n else "")
+
+    lines = [
+        "".join(f"<th>{html.escape(name)}</th>" for name in (*table.headings, *(c.heading for c in table.columns)))
+    ]
+    for row in (*table.baselines, *table.rows):
+        fewer = f" <small>(n={row.n})</small>" if row.n else ""
+        heads = [f"<th>{html.escape(head)}</th>" for head in row.head]
+        if row.is_named:
+            heads = [f'<th colspan="{len(table.headings)}"><i>{html.escape(row.label)}</i></th>']
+        heads[-1] = heads[-1].removesuffix("</th>") + fewer + "</th>"
+        lines.append("".join((*heads, *(f"<td>{cell(one)}</td>" for one in row.cells))))
+    head, *body = (f"<tr>{line}</tr>" for line in lines)
+    return Markup("<table><thead>{}</thead><tbody>{}</tbody></table>").format(Markup(head), Markup("\n".join(body)))
+
+
+def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
+    """What was run, on what, with what: pairs of a name and a text. Several values stand beside each other with how
+    many trials have each."""
+    runs = result.runs
+    finished = runs[runs["status"] == "FINISHED"]
+    about = result.about
+    counted = [
+        f"{about[name]:,} {words}"
+        for name, words in (("train_images", "training"), ("test_images", "test"))
+        if name in about
+    ]
+    size = f" ({' and '.join(counted)} images)" if counted else ""
+    yield "Data", f"{result.dataset}{size}, fingerprint {about['fingerprint']}"
+    if "tags.git_commit" in runs:
+        edited = runs["tags.git_edited"] if "tags.git_edited" in runs else pd.Series("false", runs.index)
+        yield "Commit", _counted(runs["tags.git_commit"] + edited.map({"true": " with uncommitted edits"}).fillna(""))
+    for name in (
+        column for column in map(str, runs.columns) if column.removeprefix("tags.") in HARDWARE and column in runs
+    ):
+        yield name.removeprefix("tags.").replace("_", " ").capitalize(), _counted(runs[name])
+    if "tags.versions" in runs:
+        yield "Versions", _counted(runs["tags.versions"].map(_versions))
+    times = finished["time/wall_s"].dropna() if "time/wall_s" in finished else pd.Series(dtype=float)
+    if len(times):
+        total, usual = duration(times.sum()), duration(times.median())
+        yield "Time", f"{total} of training and evaluation, all trials added up; {usual} a trial (median)"
+    if started := sorted(runs["started"].dropna()):
+        yield "Started", started[0] if started[0] == started[-1] else f"{started[0]} to {started[-1]} (UTC)"
+    elsewhere = finished.loc[finished["sweep"] != result.sweep, "sweep"].dropna()
+    if len(elsewhere):
+        yield "Reused", f"trials of other sweeps: {_counted(elsewhere)}"
+    yield "Sweep's run", result.parent
+
+
+def shared(result: SweepResult) -> dict[str, str]:
+    """The settings that are equal in all finished trials of the sweep, baselines aside."""
+    runs = result.runs[(result.runs["status"] == "FINISHED") & (result.runs["role"] != "baseline")]
+    equal = [
+        name
+        for name in sorted(map(str, runs.columns))
+        if name.startswith("params.") and runs[name].notna().all() and runs[name].nunique() == 1
+    ]
+    return {name.removeprefix("params."): str(runs[name].iloc[0]) for name in equal}
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _states(runs: pd.DataFrame) -> Iterator[tuple[str, int]]:
+    words = runs["status"].map({**tables.STATES, "FINISHED": "finished"})
+    for word, count in words.value_counts().sort_index().items():
+        yield str(word), int(count)
+
+
+def _counted(values: pd.Series) -> str:
+    counts = values.dropna().value_counts().sort_index()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    return "; ".join(f"{value} ({count} {'trial' if count == 1 else 'trials'})" for value, count in counts.items())
+
+
+def _versions(spelled: Any) -> Any:
+    try:
+        return ", ".join(f"{name} {version}" for name, version in json.loads(spelled).items())
+    except (TypeError, ValueError, AttributeError):
+        return spelled
+
+
+def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] | None]:
+    """Each picture in base64 and how wide to show it, so that letters have one size; None if there is no room."""
+    left = MOST_BYTES
+    for plot in plots:
+        content = (folder / f"{plot.name}.png").read_bytes()
+        left -= len(content)
+        # A PNG says its width in its first header.
+        width = int.from_bytes(content[16:20], "big") * SHOWN_DPI // canvas.DPI
+        yield (base64.b64encode(content).decode(), width) if left >= 0 else None
+
+
+def _runs(runs: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[tuple[str, int, str, str | None, str]]:
+    """Row, seed, state, run id and time of each trial."""
+    ordered = runs.sort_values(["row", "seed"], kind="stable").reindex(
+        columns=["row", "seed", "status", "run_id", "time/wall_s"]
+    )
+    for row, seed, status, run_id, seconds in ordered.to_numpy(dtype=object).tolist():
+        state = "finished" if status == "FINISHED" else tables.STATES[status]
+        yield (
+            names[row],
+            seed,
+            state,
+            run_id if isinstance(run_id, str) else None,
+            "" if pd.isna(seconds) else duration(seconds),
+        )
