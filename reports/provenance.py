@@ -217,7 +217,7 @@ def _find(table: Table, words: Sequence[str]) -> list[tuple[Row, str, Cell]]:
         near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         shown = ", ".join(dict.fromkeys(row.label for row in table.all_rows))
-        raise ReportError(f"no cell answers to {' and '.join(map(repr, words))}{hint} Rows: {shown}")
+        raise ReportError(f"no cell answers to {' and '.join(map(repr, words))}{hint or '.'} Rows: {shown}")
     return found
 
 
@@ -230,7 +230,7 @@ def _likeness(word: str, name: str) -> int:
         return 3
     if a in b:
         return 2
-    return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.8)
+    return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.75)
 
 
 def _traced(table: Table, row: Row, heading: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:

@@ -74,16 +74,7 @@ def _draw(table: Table, kept: list[Column]) -> RichTable:
     for heading in table.headings:
         drawn.add_column(Text(heading), no_wrap=True, vertical="bottom")
     for column in kept:
-        drawn.add_column(
-            Text(
-                column.heading.replace(", ", "\n").replace(
-                    " ", "\n", "\n" not in column.heading and ", " not in column.heading
-                )
-            ),
-            justify="right",
-            no_wrap=True,
-            vertical="bottom",
-        )
+        drawn.add_column(Text(_stacked(column.heading)), justify="right", no_wrap=True, vertical="bottom")
     block = ""
     for row in table.all_rows:
         if row.block != block:
@@ -93,6 +84,11 @@ def _draw(table: Table, kept: list[Column]) -> RichTable:
         if row in table.baselines[-1:]:
             drawn.add_section()
     return drawn
+
+
+def _stacked(heading: str) -> str:
+    """A heading on several lines, so that its column is no wider than its numbers need."""
+    return heading.replace(", ", "\n") if ", " in heading else heading.replace(" ", "\n", 1)
 
 
 def _heads(row: Row, table: Table) -> list[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -41,6 +42,12 @@ class Writer:
         self.experiment = self.client.create_experiment(experiment, artifacts.as_uri() if artifacts else None)
         self.clock = START
         self.runs: dict[str, str] = {}
+
+    def of(self, uri: str) -> Writer:
+        """The writer of a copy of the store."""
+        other = copy.copy(self)
+        other.uri, other.client, other.runs = uri, MlflowClient(uri), dict(self.runs)
+        return other
 
     def _run(self, tags: Mapping[str, str], name: str) -> str:
         self.clock += 1000
@@ -290,7 +297,7 @@ def test_the_latex_table_compiles_and_fits_the_page(
 
 PAPER = r"""
 \documentclass[twocolumn]{article}
-\usepackage{booktabs}
+\usepackage{booktabs, siunitx}
 \setlength{\textwidth}{6.75in}
 \begin{document}
 \input{table.tex}

@@ -53,7 +53,7 @@ def test_a_sweep_without_axes_has_one_named_row() -> None:
     table = tables.make_table(result({}, [{"probe/accuracy": 0.9, "seed": seed} for seed in (0, 1)], seeds=2))
     assert [(row.head, row.label) for row in table.rows] == [(("point",), "point")]
     assert [printed(cell) for cell in table.rows[0].cells] == [("0.900", "0.000", None)]
-    assert r"\multicolumn{1}{@{}l}{point} & $0.900{" in render.to_latex(table)
+    assert r"\multicolumn{1}{@{}l}{point} & 0.900 & {\tiny$\pm$.000}" in render.to_latex(table)
 
 
 def test_only_columns_with_a_value_are_there() -> None:
