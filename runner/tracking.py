@@ -110,7 +110,7 @@ class Tracker:
             "cplearn.label": job.label,
             "cplearn.pack_width": str(self.widths.get(job.key, 1)),
             "cplearn.versions": json.dumps(_versions()),
-            "mlflow.note.content": f"{job.label}, seed {job.trial.seed}, of sweep {self.plan.sweep.name} on {job.dataset}",
+            "mlflow.note.content": f"{job.label}, seed {job.trial.seed}: sweep {self.plan.sweep.name} on {job.dataset}",
         }
         run = self.client.create_run(self.experiment, tags=tags | _source(), run_name=job.name)
         self.runs[job.key] = run.info.run_id
