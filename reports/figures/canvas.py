@@ -21,6 +21,7 @@ from reports.store import SweepResult
 T = TypeVar("T")
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
+CYCLE = list(matplotlib.rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"])
 GREY = "0.35"
 PAGE_WIDTH = 6.9
 """Inches of text on a page; three panels stand side by side."""
@@ -80,11 +81,10 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 def colours(count: int) -> list[dict[str, Any]]:
     """How to draw each of `count` lines: the style's cycle as far as it goes, else steps of a scale from dark to
     light, which the colour-blind can order too."""
-    cycle = list(matplotlib.rcParams["axes.prop_cycle"])
-    if count <= len(cycle):
-        return cycle[:count]
+    if count <= len(CYCLE):
+        return CYCLE[:count]
     scale = matplotlib.colormaps["viridis"]
-    shapes = [one["marker"] for one in cycle]
+    shapes = [one["marker"] for one in CYCLE]
     return [
         {"color": scale(0.88 * k / (count - 1)), "marker": shapes[k % len(shapes)], "linestyle": "-"}
         for k in range(count)
@@ -92,8 +92,8 @@ def colours(count: int) -> list[dict[str, Any]]:
 
 
 def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:
-    """One panel with a line for each `row` of `numbers`, its legend on the right. `axis` goes to `Axes.set`; points are
-    marked as long as there are few."""
+    """One panel with a line for each `row` of `numbers`, its legend on the right. `axis` goes to `Axes.set`; points
+    are marked as long as there are few."""
     figure = Figure(figsize=(PAGE_WIDTH * 0.75, 2.6))
     axes = figure.add_subplot()
     rows = list(numbers.groupby("row", sort=False))
