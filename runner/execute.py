@@ -8,6 +8,7 @@ import re
 import signal
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
+LOOK_SECONDS = 5.0
+"""How often a driver makes sure that the Ray it has started is alive."""
 
 
 def execute(
@@ -77,7 +80,7 @@ def execute(
     """
     if not jobs:
         return None
-    with _ray(), tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
+    with _ray() as own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
         for job in jobs:
             if job.trial.method.trains:
@@ -100,9 +103,13 @@ def execute(
         while packs and repeats.reached is None:
             for listener in listeners:
                 listener.planned(packs)
-            bridge = _Bridge(packs, listeners, policy, repeats, attempts)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts, watched=own)
             _tune(packs, bridge, config, scratch, placed, _Gate(packs, slots, admit) if admit else None)
             packs = bridge.again
+            if bridge.deserted:
+                packs = bridge.abandoned() + packs
+                ray.shutdown()
+                _start_ray()
         for pack in packs:
             bridge.give_up(pack)
         return repeats.reached
@@ -148,7 +155,7 @@ def _tune(
 
 
 class _Stop(tune.Stopper):
-    """Ends all trials once a failure has been repeated too often, or nobody can be told of results any more."""
+    """Ends all trials once a failure has been repeated too often, nobody can be told of results, or Ray is dead."""
 
     def __init__(self, bridge: _Bridge) -> None:
         self.bridge = bridge
@@ -157,7 +164,8 @@ class _Stop(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.bridge.repeats.reached is not None or self.bridge.broken is not None
+        bridge = self.bridge
+        return bridge.repeats.reached is not None or bridge.broken is not None or bridge.look_around()
 
 
 def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
@@ -215,7 +223,9 @@ class _Bridge(tune.Callback):
     """Tune's callbacks, translated into events of single jobs.
 
     `again` collects what should be run in another round: the parts of packs that failed as a whole, and packs whose
-    worker was lost before it came to life, which Tune does not retry. `broken` is the error of a listener.
+    worker was lost before it came to life, which Tune does not retry. `broken` is the error of a listener. `deserted`
+    says that the node of a `watched` Ray, which the driver has started itself, is dead: Tune would wait for another one
+    for ever.
     """
 
     def __init__(
@@ -225,6 +235,7 @@ class _Bridge(tune.Callback):
         policy: Policy,
         repeats: Repeats,
         attempts: Counter[str],
+        watched: bool,
     ) -> None:
         self.packs, self.listeners = packs, listeners
         self.policy, self.repeats, self.attempts = policy, repeats, attempts
@@ -232,12 +243,38 @@ class _Bridge(tune.Callback):
         self.again: list[list[Job]] = []
         self.problems: dict[str, tuple[str, Kind]] = {}
         self.broken: Exception | None = None
+        self.told: set[str] = set()
+        self.watched, self.deserted, self.looked = watched, False, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
         return {}
 
+    def look_around(self) -> bool:
+        """Whether the watched Ray has lost its node."""
+        if self.watched and time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked, self.deserted = time.monotonic(), not _nodes()
+        return self.deserted
+
+    def abandoned(self) -> list[list[Job]]:
+        """What the dead node leaves to be run; reports as failed what has been left by one too often."""
+        packs = []
+        for pack in self.packs:
+            left = [job for job in pack if job.key not in self.told and job.key not in self.problems]
+            if not left:
+                continue
+            self.attempts[left[0].key] += 1
+            if self.attempts[left[0].key] <= self.policy.retries:
+                self._tell("noted", left[0], "Ray's node on this machine has died; it is started again")
+                packs.append(left)
+            else:
+                for job in left:
+                    self._tell("failed", job, "Ray's node on this machine has died again and again", "lost")
+        return packs
+
     def _tell(self, event: str, job: Job, *details: Any) -> None:
+        if event in ("finished", "failed"):
+            self.told.add(job.key)
         for listener in self.listeners:
             try:
                 getattr(listener, event)(job, *details)
@@ -298,7 +335,8 @@ class _Bridge(tune.Callback):
     def give_up(self, pack: Sequence[Job]) -> None:
         """Report a pack as failed that should have been run in another round."""
         for job in pack:
-            self._tell("failed", job, *self.problems[job.key])
+            if job.key in self.problems:
+                self._tell("failed", job, *self.problems[job.key])
 
     def _fail(self, job: Job, reason: str, kind: Kind) -> None:
         self.repeats.add(kind, reason)
@@ -379,11 +417,22 @@ def _slot_memory(resources: Resources) -> float:
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """A connection to Ray: one that exists, the cluster of RAY_ADDRESS, or a new local one that ends with the block."""
+def _ray() -> Iterator[bool]:
+    """A connection to Ray: one that exists, the cluster of RAY_ADDRESS, or a new local one that ends with the block.
+
+    Gives whether it is a new local one.
+    """
     if ray.is_initialized():
-        yield
+        yield False
         return
+    _start_ray()
+    try:
+        yield not os.environ.get("RAY_ADDRESS")
+    finally:
+        ray.shutdown()
+
+
+def _start_ray() -> None:
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # A new local Ray hands these on to its workers.
@@ -399,7 +448,3 @@ def _ray() -> Iterator[None]:
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
