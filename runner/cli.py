@@ -138,6 +138,7 @@ def sweep(
     """Run a sweep: every trial that has not finished before, then the tables."""
     with _plain_errors():
         import cplearn.data
+        from cplearn.errors import InputError
         from reports import store
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
@@ -188,6 +189,9 @@ def sweep(
         )
         stopped, begun = False, False
         with Claims(beside(uri)) as claims:
+            with suppress(InputError):
+                # Of a trial that finished just before its driver was killed.
+                kept.discard({job.key for job in plan.jobs} - {job.key for job in todo})
             while not begun or (todo and not stopped):
                 mine = [job for job in todo if claims.take(job.key)]
                 todo = [job for job in todo if job.key not in claims.held]

@@ -206,7 +206,9 @@ def test_the_death_of_the_drivers_own_ray_is_survived(undisturbed: dict[str, Any
     place = Workplace(tmp_path)
     process = place.start()
     place.wait_for(lambda: place.reached(2), process)
-    (raylet,) = [pid for pid in below(process.pid) if "/raylet/raylet " in processes().get(pid, (0, ""))[1]]
+    (raylet,) = [
+        pid for pid in below(process.pid) if processes().get(pid, (0, ""))[1].split(" ")[0].endswith("/raylet")
+    ]
     os.kill(raylet, signal.SIGKILL)
     code, output = place.end(process)
     assert code == 0, output
@@ -402,6 +404,8 @@ def test_two_drivers_of_one_sweep_share_the_work(cluster: Cluster, undisturbed: 
         {"optimizer": {"lr": 1e38, "weight_decay": 1e-7}, "seed": 3, "backbone": {"width": 4}},
         {"method": {"name": "untrained"}, "backbone": {"name": "pixels"}},
         {"dataset": "folder:/some where/it's", "image_size": 32, "common_random_numbers": False},
+        {"evaluation": {"gmm_components": [10, 20], "probe": ["adam", "lbfgs"], "transfer": ["svhn"]}},
+        {"dataset": "folder:/x", "backbone": {"name": "timm", "model": "vit_small_patch16_224"}},
         {"dataset": "cifar10", "method": {"form": "tanh", "beta": 0.1}, "augment": {"recipe": "none"}},
     ],
 )

@@ -146,8 +146,13 @@ def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatc
 def test_running_again_repeats_nothing_and_an_enlarged_grid_runs_what_is_new(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = {run.info.run_id for run in trial_runs(folder)}
+    # As if the last driver had been killed between the end of a trial and the end of its checkpoint.
+    left = folder / "checkpoints" / f"{trial_runs(folder)[0].data.tags['cplearn.key']}.000002.ckpt"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
     code, output = run_cli(folder, "sweep", "tiny.yaml", "--set", "method.beta=[0.1, 1, 5]", "--gpus-per-trial", "0")
     assert code == 0, output
+    assert list(left.parent.iterdir()) == []
     assert "1 trials to run, 3 finished before" in output
     after = {run.info.run_id for run in trial_runs(folder)}
     assert before < after
