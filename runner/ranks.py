@@ -20,6 +20,9 @@ from cplearn.training import Pack
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
 """How long a process waits for another one in a step; it must outlast an evaluation, which only the first one does."""
 
+GRACE = 5.0
+"""Seconds in which another process' exception may arrive, after a step has failed here."""
+
 Build = Callable[[dict[str, Any], str, Ranks], Pack]
 """Makes the pack of a trainable's configuration on a device."""
 
@@ -60,7 +63,13 @@ class Team:
     def train_epoch(self) -> list[tuple[int, dict[str, float]]]:
         """As `Pack.train_epoch`, in all processes."""
         waiting = [actor.train_epoch.remote() for actor in self.others]
-        alive = self.pack.train_epoch()
+        try:
+            alive = self.pack.train_epoch()
+        except RuntimeError:
+            # If another process has failed, its exception is the reason, not that this one has lost it.
+            failed, _ = ray.wait(waiting, timeout=GRACE)
+            ray.get(failed)
+            raise
         ray.get(waiting)
         return alive
 
@@ -89,7 +98,12 @@ class _Rank:
         self.pack = build(config, device, Ranks(rank, size))
 
     def train_epoch(self) -> None:
-        self.pack.train_epoch()
+        try:
+            self.pack.train_epoch()
+        except BaseException:
+            # The others may wait for this process in the middle of a step; without its connections they fail at once.
+            dist.destroy_process_group()
+            raise
 
     def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
         self.pack.load_member_states(states)
