@@ -248,7 +248,7 @@ def _markdown_source(source: Source, table: Table) -> str:
     if run and table.runs_at:
         run = f"[{run}]({table.runs_at}{source.run_id})"
     state = "" if source.status == FINISHED else f" {source.status.lower()}"
-    return f"seed {source.seed}{' ' if run else ''}{run}{state}"
+    return f"seed {source.seed}{' ' if run else ''}{run} (key `{source.key}`){state}"
 
 
 @dataclasses.dataclass(frozen=True)

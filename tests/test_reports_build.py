@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from rich.console import Console
 
-from reports import build, store, terminal
+from reports import build, provenance, store, terminal
 from reports.errors import ReportError
 
 BETAS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -250,7 +250,10 @@ def test_caption_and_notes_say_what_stands_there_and_what_does_not(
     assert "test split after the last of 20 epochs; no model was selected by them" in text
     assert "- β = 2.5: seed 1 failed (FloatingPointError: the loss became nan in epoch 3).\n" in text
     assert "- β = 5: seed 1 missing.\n" in text
-    assert f"- β = 1: seed 0 `{written.runs['digits/β=1/0']}`, seed 1 `{written.runs['digits/β=1/1']}`\n" in text
+    behind = ", ".join(
+        f"seed {seed} `{written.runs[key]}` (key `{key}`)" for seed in (0, 1) for key in [f"digits/β=1/{seed}"]
+    )
+    assert f"- β = 1: {behind}\n" in text
     assert "batch\\_size=64, epochs=20, method.codes=2048" in text
     assert "One seed (0), n = 1, so no spread is known." in (reports["mixed"].folder / "table.md").read_text()
 
@@ -471,4 +474,10 @@ def test_a_remote_server_serves_as_well_as_a_file(server: str, tmp_path: Path, m
     writer.client.log_text(run, "{}", "model/config.json")
     (report,) = build.build(None, "beta", tmp_path / "results")
     assert [row.head for row in report.table.rows] == [("0.1",), ("1",)]
+    link = f"{server}/#/experiments/{writer.experiment}/runs/{run}"
+    assert f"[`{run}`]({link})" in (report.folder / "table.md").read_text()
+    assert f'href="{link}"' in (report.folder / "table.html").read_text()
+    (checked,) = provenance.verify(None, report.folder)
+    assert checked.numbers
+    assert not checked.drift
     assert (store.download_model(run) / "config.json").read_text() == "{}"

@@ -127,7 +127,9 @@ def test_neither_baselines_nor_single_seeds_are_best() -> None:
     assert "Baselines and means over fewer than 3 seeds are not compared with the rest." in table.caption
     assert "| **0.510** ± 0.010 |" in render.to_markdown(table)
     (bold, least) = table.statistics
-    assert bold.startswith("Bold: the best, and whatever cannot be told from it (paired by seed, Student's t test")
+    assert bold.startswith(
+        "Bold: the best of a column, and whatever cannot be told from it (paired by seed, Student's t test"
+    )
     # Two rows over three seeds: 4.303, the 97.5 % point of t with two degrees, over √3.
     assert least.startswith("With 3 seeds and 2 rows, a difference must exceed 2.5 standard deviations")
 

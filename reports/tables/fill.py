@@ -158,7 +158,7 @@ def _sentences(contests: Sequence[Contest], any_best: bool) -> Iterator[str]:
     used = " or ".join(methods[method] for method in sorted({one.method for one in tested if one.method}, reverse=True))
     test = f"paired by seed, {used} test, Holm's correction over all pairs of rows, level {statistics.LEVEL}"
     if any_best:
-        yield f"Bold: the best, and whatever cannot be told from it ({test})."
+        yield f"Bold: the best of a column, and whatever cannot be told from it ({test})."
     else:
         yield f"Nothing is bold, since no difference to the best is supported ({test})."
     largest = max(tested, key=lambda one: (one.rows, -one.seeds))

@@ -93,6 +93,9 @@ def make_table(trials: pd.DataFrame, table: TableSpec, where: Where | None = Non
         _agree(table, _label(place), placed[place], wanted)
     laid = _Layout(table, rows, columns, order[0], order[1], placed, choices)
     filled = fill.fill(laid.table(values), values)
+    # In the block of a metric that is not defined for a row, pixels have no codes, the row says nothing.
+    telling = tuple(row for row in filled.rows if not (row.block and _is_undefined(row)))
+    filled = dataclasses.replace(filled, rows=telling)
     return dataclasses.replace(filled, notes=tuple(_notes(filled, {t.source.key: t.error for t in matching}, known)))
 
 
@@ -145,7 +148,7 @@ class _Layout:
             # With blocks the baselines stand in theirs.
             baselines=tuple(row for row in rows if is_first[id(row)]) if not in_rows else (),
             rows=tuple(row for row in rows if in_rows or not is_first[id(row)]),
-            caption=tuple(self._caption(shown, n)),
+            caption=tuple(self._caption(shown, n, any(c.published is not None for row in rows for c in row.cells))),
             notes=(),
             origin=(),
             metrics=shown,
@@ -229,7 +232,7 @@ class _Layout:
                 return False
         return True
 
-    def _caption(self, shown: Mapping[str, Metric], n: int) -> Iterator[str]:
+    def _caption(self, shown: Mapping[str, Metric], n: int, any_published: bool) -> Iterator[str]:
         yield f"{self.spec.title.rstrip('.')}."
         yield f"Mean ± sample standard deviation over n = {n} seeds." if n > 1 else "One seed, n = 1."
         if single := [metric.heading for metric in shown.values() if not metric.spread and n > 1]:
@@ -248,7 +251,7 @@ class _Layout:
             yield "NMI of the codes is not ranked, as it rises by chance alone with the number of codes used."
         if self.spec.baselines:
             yield f"Not compared with the rest: {', '.join(self.spec.baselines)}."
-        if self.spec.published:
+        if self.spec.published and any_published:
             group = spec.published(self.spec.published)
             yield f"Published: {group.source}; in brackets ours minus the published. {group.caveat}"
 
@@ -337,6 +340,10 @@ def _values(trials: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, f
 
 def _label(place: tuple[Sequence[Coordinate], Sequence[Coordinate]]) -> str:
     return ", ".join(one.text for side in place for one in side)
+
+
+def _is_undefined(row: Row) -> bool:
+    return {cell.mean for cell in row.cells if cell.metric} <= {UNDEFINED}
 
 
 def _choice(found: Sequence[Trial], select: spec.Selection, where: str) -> Choice | None:
