@@ -119,12 +119,12 @@ def test_the_same_runs_give_the_same_page(written: Writer, content: str, tmp_pat
 
 def test_runs_are_linked_where_mlflow_has_a_server(written: Writer, tmp_path: Path) -> None:
     (result,) = store.read_sweep(written.uri, "pages")
-    table = build.tables.make_table(result)
+    table = build.make_table(result)
     shown = page.render(result, table, [], tmp_path, "https://mlflow.example/#/experiments/1/runs/")
     run = written.runs["slug/β=1/0"]
     assert f'href="https://mlflow.example/#/experiments/1/runs/{run}"' in shown
     assert "cplearn ui" not in shown
-    assert store.web_address(written.uri, run) is None
+    assert store.runs_at(written.uri) == ""  # a file has no pages
 
 
 def test_figures_beyond_the_size_of_a_page_are_named_only(
@@ -175,7 +175,8 @@ def test_a_browser_shows_the_page_without_errors_and_without_scrolling_sideways(
     # Chromium's windows have a least width; a frame has not.
     (tmp_path / "frame.html").write_text(
         f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{html.escape(content)}"></iframe><script>'
-        "onload = () => { const shown = document.querySelector('iframe').contentDocument, root = shown.documentElement; "
+        "onload = () => { const shown = document.querySelector('iframe').contentDocument; "
+        "const root = shown.documentElement; "
         "document.title = ['measured', root.clientWidth, root.scrollWidth, "
         "[...shown.images].filter(image => image.naturalWidth > 100).length].join(' ') }</script>",
         encoding="utf-8",
