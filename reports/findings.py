@@ -20,7 +20,7 @@ LOW_RANK = 0.1
 LOW_SPREAD = 0.1
 LOW_VARIATION = 0.05
 AT_CHANCE = 0.1
-CODES, DIMENSIONS = "params.method.codes", "params.method.embedding_dim"
+CODES, DIMENSIONS, HIDDEN = (f"params.method.{name}" for name in ("codes", "embedding_dim", "hidden_dim"))
 MEANS = (
     *("collapse/codes_used", "collapse/code_perplexity", "collapse/effective_rank", "collapse/embedding_std"),
     *("collapse/intra_cluster_variance", "codes/ami", "codes/nmi", "codes/nmi_chance", "probe/accuracy"),
@@ -55,9 +55,11 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
 
 def row_means(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over the finished seeds of each row, NaN where there is none; a column for each of MEANS."""
-    known = runs.assign(
-        **{name: pd.to_numeric(runs[name], errors="coerce") for name in (CODES, DIMENSIONS) if name in runs}
-    )
+    known = runs.reindex(columns=list(dict.fromkeys([*runs.columns, CODES, DIMENSIONS, HIDDEN])))
+    for name in (CODES, DIMENSIONS, HIDDEN):
+        known[name] = pd.to_numeric(known[name], errors="coerce")
+    # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
+    known[DIMENSIONS] = known[DIMENSIONS].fillna(known[HIDDEN])
     return aggregate.summarise(known, MEANS).mean
 
 

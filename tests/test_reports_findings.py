@@ -59,6 +59,11 @@ def test_nothing_is_found_where_all_is_well() -> None:
             "β = 10: effective rank 12.7 of 128 dimensions",
         ),
         (
+            {"collapse/effective_rank": 20.0, "params.method.embedding_dim": None, "params.method.hidden_dim": "256"},
+            "Dimensional collapse",
+            "β = 10: effective rank 20.0 of 256 dimensions",
+        ),
+        (
             {"collapse/intra_cluster_variance": 0.049},
             "Intra-cluster collapse",
             "β = 10: variance within codes is 0.049 of all variance",
@@ -71,7 +76,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
         ({"probe/converged": 0}, "Probe not converged", "β = 10: seed 0"),
     ],
 )
-def test_a_finding_names_the_row_and_its_numbers(changed: dict[str, float], title: str, item: str) -> None:
+def test_a_finding_names_the_row_and_its_numbers(changed: dict[str, Any], title: str, item: str) -> None:
     assert found({"method.beta": 10, **WELL, **changed}) == [(title, (item,))]
 
 

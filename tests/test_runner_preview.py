@@ -169,7 +169,7 @@ def test_a_resumable_trial_comes_with_its_epoch(tmp_path: Path) -> None:
 def test_a_sweep_stops_at_its_budget_and_goes_on_next_time(tmp_path: Path) -> None:
     """The trials of 100,000 epochs cannot end; the baselines can, and the table is made of them."""
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
-    code, output = cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "45s")
+    code, output = cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "75s")
     assert code == 0, output
     assert "Budget used up:" in output
     assert "random backbone" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
