@@ -112,12 +112,12 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
     if ranks.size == 1:
         return
     for layer in backbone.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise InputError(
-                f"backbone {type(backbone).__name__} has BatchNorm layers that know nothing of other devices; use one "
-                "without (a vision transformer, for instance) or train on one device",
-                "backbone.model",
-            )
         join = getattr(layer, "join", None)
         if callable(join):
             join(ranks, batch_size)
+        elif {"running_mean", "running_var"} & {name for name, _ in layer.named_buffers(recurse=False)}:
+            raise InputError(
+                f"layers {type(layer).__name__} of the backbone follow the batch of one device and know nothing of "
+                "others; use a backbone without (a vision transformer, for instance) or train on one device",
+                "backbone.model",
+            )

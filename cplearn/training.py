@@ -53,8 +53,8 @@ def train(
     return outcomes
 
 
-def check(trials: Sequence[Trial], dataset: Dataset) -> None:
-    """Raise InputError where trials cannot be trained on this data set, or not together."""
+def check(trials: Sequence[Trial], dataset: Dataset, ranks: int = 1) -> None:
+    """Raise InputError where trials cannot be trained on this data set, not in so many processes, or not together."""
     for trial in trials:
         images = len(training_split(trial, dataset).images)
         if trial.method.trains and trial.batch_size > images:
@@ -63,7 +63,9 @@ def check(trials: Sequence[Trial], dataset: Dataset) -> None:
                 key="batch_size",
             )
         crops = [_local_size(trial, dataset.image_size)] if trial.augment.local_views else []
-        backbones.check(trial.backbone, dataset.channels, dataset.image_size, crops)
+        if trial.method.trains:
+            Ranks(0, ranks).part(trial.batch_size)
+        backbones.check(trial.backbone, dataset.channels, dataset.image_size, crops, shared=ranks > 1)
         check_evaluation(trial, dataset)
     if len(trials) > 1 and not all(trial.stackable for trial in trials):
         raise ValueError("trials with a timm model cannot share a pack")
@@ -113,7 +115,7 @@ class Pack:
         data_root: Path | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
     ) -> None:
-        check(trials, dataset)
+        check(trials, dataset, ranks.size)
         self.trials, self.dataset, self.device, self.ranks = list(trials), dataset, torch.device(device), ranks
         first = self.trials[0]
         self.epochs, self.epoch = first.epochs, 0

@@ -150,8 +150,7 @@ def sweep(
         from runner.preview import line
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
-        plan = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
-        resources = _resources(plan.sweep, cpus, gpus, ranks)
+        plan, resources = _plan(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
         width = parse(packing or plan.sweep.packing)
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
@@ -252,8 +251,7 @@ def plan(
         from runner.packing import parse
 
         deadline = Deadline(budget)
-        planned = _plan(file, dataset, seeds, epochs, settings, scale, data_root)
-        resources = _resources(planned.sweep, cpus, gpus, ranks)
+        planned, resources = _plan(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
         width = parse(packing or planned.sweep.packing)
         uri = store.resolve(tracking_uri)
         _check_places(results, uri)
@@ -581,12 +579,15 @@ def _plan(
     settings: list[str],
     scale: str,
     data_root: Path | None,
-) -> Plan:
+    asked: tuple[float | None, float | None, int | None],
+) -> tuple[Plan, Resources]:
+    """A sweep's plan, and what each of its trials runs on; `asked` are CPUs, GPUs and ranks of the command line."""
     from runner.plan import SCHEMA, make_plan
     from sweeps.spec import read_sweep
 
     described: Sweep = read_sweep(file, SCHEMA, _overrides(dataset, epochs, settings), seeds, scale)
-    return make_plan(described, data_root)
+    resources = _resources(described, *asked)
+    return make_plan(described, data_root, resources.processes), resources
 
 
 def _forecast(

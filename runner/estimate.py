@@ -92,9 +92,11 @@ def timing(
 ) -> Timing | None:
     """What finished runs say about a pack; None if nothing.
 
-    Of `hardware` every tag that is given must be equal: device, device_name and threads, or fewer on a cluster.
+    Of `hardware` every tag that is given must be equal: device, device_name, threads and ranks, or fewer on a cluster.
     """
-    records = [r for r in records if _timed(r) and all(r["tags"].get(k) == text for k, text in hardware.items())]
+    # Runs without a number of ranks had one.
+    tagged = [(r, {"ranks": "1", **r["tags"]}) for r in records if _timed(r)]
+    records = [r for r, tags in tagged if all(tags.get(k) == text for k, text in hardware.items())]
     trial, costly = pack[0].trial, _costly(pack[0].trial)
     same = [
         record

@@ -29,7 +29,6 @@ from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 
 import cplearn.data
-from cplearn.distributed import Ranks
 from cplearn.errors import InputError
 from cplearn.training import member_bytes
 from runner.checkpoints import Checkpoints
@@ -82,9 +81,6 @@ def execute(
         return None
     with _ray() as own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
-        for job in jobs:
-            if job.trial.method.trains:
-                Ranks(0, resources.processes).part(job.trial.batch_size)
         slots = resources.slots(_nodes())
         epochs = Checkpoints(checkpoints).epochs({job.key for job in jobs}) if checkpoints else {}
         packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), epochs, by_seed=by_seed)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 
 @functools.cache
-def describe(device: str) -> dict[str, str]:
-    """Tags of a process that trains on `device`, cpu or cuda: its name, host, CPUs and torch's threads here."""
+def describe(device: str, ranks: int = 1) -> dict[str, str]:
+    """Tags of a process that trains on `device`, cpu or cuda: its name, host, CPUs and torch's threads here, and how
+    many such processes share a trial."""
     import torch
 
     return {
@@ -21,6 +22,7 @@ def describe(device: str) -> dict[str, str]:
         "host": socket.gethostname(),
         "cpus": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
+        "ranks": str(ranks),
     }
 
 

@@ -85,10 +85,11 @@ SCHEMA = spec.Schema(lambda settings: config.Trial.read(settings).canonical(), t
 """What `sweeps` must know of a trial's settings; the two packages meet only here."""
 
 
-def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
-    """The plan of a sweep. Fetches and decodes the data sets where that has not been done.
+def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) -> Plan:
+    """The plan of a sweep whose trials run in so many processes each. Fetches and decodes the data sets where that has
+    not been done.
 
-    Raises InputError if a data set is not to be had, or a trial does not fit it.
+    Raises InputError if a data set is not to be had, or a trial does not fit it or cannot be split among the processes.
     """
     trials = [config.Trial.read(_absolute(trial.settings)) for trial in sweep.trials]
     datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
@@ -98,7 +99,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None) -> Plan:
         use = tuple(request.values())
         if use not in datasets:
             datasets[use] = cplearn.data.load(**request, root=data_root)
-        training.check([trial], datasets[use])
+        training.check([trial], datasets[use], ranks)
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
         own = trial.identity()
         if others:

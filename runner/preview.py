@@ -52,7 +52,8 @@ class Forecast:
     @property
     def devices(self) -> tuple[str, float]:
         """What a pack occupies: GPUs where it has any, else CPU cores."""
-        return ("GPU", self.resources.gpus) if self.resources.gpus else ("CPU core", self.resources.cpus)
+        asked = self.resources
+        return ("GPU", asked.gpus) if asked.gpus else ("CPU core", asked.cpus * asked.processes)
 
 
 def place(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -18,104 +19,155 @@ from cplearn.distributed import Ranks
 from cplearn.training import Pack
 
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
-"""How long a process waits for another one in a step; it must outlast an evaluation, which only the first one does."""
+"""How long a process waits for another one in a step. A process that fails is noticed at once, see `Team`; this is for
+one that hangs."""
+
+JOINING = datetime.timedelta(minutes=5)
+"""How long the processes wait for each other to form a group, once all of them have started."""
 
 GRACE = 5.0
-"""Seconds in which another process' exception may arrive, after a step has failed here."""
+"""Seconds in which the cause of a failure may show, after the first process has failed for want of another."""
 
 Build = Callable[[dict[str, Any], str, Ranks], Pack]
 """Makes the pack of a trainable's configuration on a device."""
+
+T = TypeVar("T")
+
+
+class ProcessLost(RuntimeError):
+    """A process of a trial has died, or its node: a failure of the machine, not of the trial."""
 
 
 class Team:
     """A pack that trains on several processes; to its owner, who is the first of them, it looks like any `Pack`.
 
     The others are Ray actors in the further bundles of the trial's placement group. They train along and hold nothing
-    that the first does not have too. `close` ends them.
+    that the first does not have too. If one raises or dies, the first would wait for it in the middle of a step; so a
+    thread watches the others, and ends them all. `close` ends them too.
+
+    What a process raises is raised here, and ProcessLost if one has died.
     """
 
     def __init__(self, build: Build, config: dict[str, Any], device: str) -> None:
         self.others: list[Any] = []
         size, group = int(config["ranks"]), get_current_placement_group()
-        address = _free_address()
         try:
             for rank in range(1, size):
                 place = (
                     PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) if group else "DEFAULT"
                 )
                 resources = {"num_cpus": config["cpus"], "num_gpus": config["gpus"]}
-                actor = ray.remote(_Rank).options(**resources, scheduling_strategy=place).remote()
+                actor = ray.remote(_Rank).options(**resources, scheduling_strategy=place).remote(rank, size)
                 self.others.append(actor)
-            ready = [
-                actor.start.remote(build, config, rank, size, address)
-                for rank, actor in enumerate(self.others, start=1)
-            ]
-            _join(0, size, address, device)
-            self.pack = build(config, device, Ranks(0, size))
-            ray.get(ready)
+            # Who waits in a group cannot be told that another process does not even start.
+            self._together("ready", lambda: None)
+            host = ray.util.get_node_ip_address()
+            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOINING)
+            self._together("join", lambda: _join(0, size, store, device), host, store.port, config)
+            self.pack = self._together("build", lambda: build(config, device, Ranks(0, size)), build, config)
         except BaseException:
             self.close()
             raise
 
     def __getattr__(self, name: str) -> Any:
+        if name == "pack":  # not there yet; looking it up in itself would never end
+            raise AttributeError(name)
         return getattr(self.pack, name)
 
     def train_epoch(self) -> list[tuple[int, dict[str, float]]]:
         """As `Pack.train_epoch`, in all processes."""
-        waiting = [actor.train_epoch.remote() for actor in self.others]
-        try:
-            alive = self.pack.train_epoch()
-        except RuntimeError:
-            # If another process has failed, its exception is the reason, not that this one has lost it.
-            failed, _ = ray.wait(waiting, timeout=GRACE)
-            ray.get(failed)
-            raise
-        ray.get(waiting)
-        return alive
+        return self._together("train_epoch", self.pack.train_epoch)
 
     def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
         """As `Pack.load_member_states`, in all processes."""
-        waiting = [actor.load_member_states.remote(states) for actor in self.others]
-        self.pack.load_member_states(states)
-        ray.get(waiting)
+        self._together("load_member_states", lambda: self.pack.load_member_states(states), states)
 
     def close(self) -> None:
         """End the other processes and leave the group."""
-        for actor in self.others:
-            ray.kill(actor)
-        self.others = []
+        self._end_others()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _together(self, method: str, own: Callable[[], T], *arguments: Any) -> T:
+        """What `own` returns in this process, while the others do `method`; raises what the first to fail raised."""
+        calls = [getattr(actor, method).remote(*arguments) for actor in self.others]
+        failures: list[Exception] = []
+        watch = threading.Thread(target=self._watch, args=(calls, failures), daemon=True)
+        watch.start()
+        try:
+            result = own()
+        except Exception as error:
+            # Perhaps only because another process has gone.
+            watch.join(2 * GRACE)
+            if not failures:
+                raise
+            raise _cause(failures) from error
+        watch.join()
+        if failures:
+            raise _cause(failures)
+        return result
+
+    def _watch(self, calls: Sequence[Any], failures: list[Exception]) -> None:
+        """Wait for all calls; if one fails, note why and end the other processes, which frees this one."""
+        waiting = list(calls)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            if error := _error(done[0]):
+                # A process that died makes others fail for want of it, maybe before its own death is known.
+                ended, _ = ray.wait(waiting, num_returns=len(waiting), timeout=GRACE) if waiting else ([], [])
+                failures += [error, *filter(None, map(_error, ended))]
+                self._end_others()
+                if dist.is_initialized() and dist.get_backend() == "nccl" and dist.group.WORLD is not None:
+                    # gloo notices closed connections; NCCL has to be told.
+                    dist.group.WORLD.abort()
+                return
+
+    def _end_others(self) -> None:
+        others, self.others = self.others, []
+        for actor in others:
+            ray.kill(actor)
 
 
 class _Rank:
     """One of the other processes."""
 
-    def start(self, build: Build, config: dict[str, Any], rank: int, size: int, address: str) -> None:
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    def ready(self) -> None:
+        """Returns once the process has started."""
+
+    def join(self, host: str, port: int, config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config["cpus"])))
-        device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
-        _join(rank, size, address, device)
-        self.pack = build(config, device, Ranks(rank, size))
+        self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
+        store = dist.TCPStore(host, port, is_master=False, timeout=JOINING)
+        _join(self.rank, self.size, store, self.device)
+
+    def build(self, build: Build, config: dict[str, Any]) -> None:
+        self.pack = build(config, self.device, Ranks(self.rank, self.size))
 
     def train_epoch(self) -> None:
-        try:
-            self.pack.train_epoch()
-        except BaseException:
-            # The others may wait for this process in the middle of a step; without its connections they fail at once.
-            dist.destroy_process_group()
-            raise
+        self.pack.train_epoch()
 
     def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
         self.pack.load_member_states(states)
 
 
-def _join(rank: int, size: int, address: str, device: str) -> None:
+def _join(rank: int, size: int, store: dist.Store, device: str) -> None:
     backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
-def _free_address() -> str:
-    """Where the processes meet: a free port of this node, under the address by which the cluster knows it."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+def _error(call: Any) -> Exception | None:
+    try:
+        ray.get(call)
+    except Exception as error:
+        return error
+    return None
+
+
+def _cause(failures: Sequence[Exception]) -> Exception:
+    """The failure behind the others: the death of a process if there is one, else the first that was seen."""
+    # What the code of a process raised comes as a RayTaskError; other errors of Ray say that the process has gone.
+    deaths = [one for one in failures if isinstance(one, RayError) and not isinstance(one, RayTaskError)]
+    return ProcessLost(f"a process of the trial was lost: {deaths[0]}") if deaths else failures[0]

@@ -103,5 +103,5 @@ def hardware(resources: Resources, remote: bool) -> dict[str, str]:
     from runner.hardware import describe
 
     device = "cuda" if resources.gpus and (remote or torch.cuda.is_available()) else "cpu"
-    threads = {"device": device, "threads": str(max(1, int(resources.cpus)))}
+    threads = {"device": device, "threads": str(max(1, int(resources.cpus))), "ranks": str(resources.processes)}
     return threads if remote else threads | {"device_name": describe(device)["device_name"]}

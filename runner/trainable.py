@@ -106,6 +106,9 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         result = self._guarded(self._advance) if self.problem is None else None
         if self.problem:
+            if self.problem["kind"] == "lost":
+                # As if this worker had been lost: Tune starts the pack again, up to the limit of retries.
+                raise RuntimeError(self.problem["text"])
             if self.problem["kind"] == "memory" and len(self.get_config()["members"]) == 1:
                 # Tune ends this worker and tries again in another, when what else filled the memory may be gone.
                 raise MemoryError(self.problem["text"])
@@ -132,7 +135,7 @@ class PackTrainable(tune.Trainable):
             self._checkpoint()
         else:
             result = {"epoch": self.training.epoch, "outcomes": self._outcomes(), "done": True, **before}
-        return result | {"hardware": hardware.describe(self.device)}
+        return result | {"hardware": hardware.describe(self.device, self.get_config()["ranks"])}
 
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due; after the last epoch one always is, so that no training can be lost."""
@@ -179,6 +182,10 @@ class PackTrainable(tune.Trainable):
 def _kind(error: Exception) -> Kind:
     import torch
 
+    from runner.ranks import ProcessLost
+
+    if isinstance(error, ProcessLost):
+        return "lost"
     # On the CPU, torch reports a lack of memory as a plain RuntimeError.
     lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     return "memory" if lacking else "exception"

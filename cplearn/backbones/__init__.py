@@ -41,13 +41,15 @@ def build(
     return resnet.build(settings, members, channels)
 
 
-def check(settings: config.Backbone, channels: int, image_size: int, crops: Sequence[int] = ()) -> None:
+def check(
+    settings: config.Backbone, channels: int, image_size: int, crops: Sequence[int] = (), *, shared: bool = False
+) -> None:
     """Raise InputError where a backbone for images of this size does not exist, or cannot take them or smaller crops.
 
-    `crops` are further sizes that the same network must take.
+    `crops` are further sizes that the same network must take; `shared` says that several processes are to train it.
     """
     if settings.name == "timm":
-        check_timm(settings, channels, image_size, tuple(crops))
+        check_timm(settings, channels, image_size, tuple(crops), shared)
     elif settings.name != "pixels" and min([image_size, *crops]) < resnet.smallest_image(settings):
         raise InputError(
             f"images of {min([image_size, *crops])} pixels are too small for backbone {settings.name}, which needs "

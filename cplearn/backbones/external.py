@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import config
-from cplearn.distributed import Ranks
+from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 
 # timm takes seconds to import, which only the trials that name it should pay.
@@ -121,8 +121,11 @@ def _own_drop_paths(network: nn.Module) -> None:
 
 
 @functools.cache
-def check(settings: config.Backbone, channels: int, image_size: int, crops: tuple[int, ...]) -> None:
-    """Raise InputError unless timm has the model and it works, forward and backward, on images and crops."""
+def check(
+    settings: config.Backbone, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
+) -> None:
+    """Raise InputError unless timm has the model and it works, forward and backward, on images and crops; and, if it is
+    to be `shared`, in several processes."""
     backbone = TimmModel(settings, channels, image_size, torch.Generator().manual_seed(0)).train()
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
@@ -137,6 +140,8 @@ def check(settings: config.Backbone, channels: int, image_size: int, crops: tupl
             f"backbone.model {settings.model} draws random numbers that no seed of a trial controls; choose another",
             "backbone.model",
         )
+    if shared:
+        synchronise(backbone, Ranks(0, 2), 2)
 
 
 def _refusal(settings: config.Backbone, image_size: int, error: Exception) -> InputError:
