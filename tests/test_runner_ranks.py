@@ -12,16 +12,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+from cplearn import streams
 from cplearn.errors import InputError
 from runner.cli import app
 from runner.execute import execute
 from runner.faults import Kind, Policy
+from runner.hardware import describe
 from runner.plan import SCHEMA, Job, make_plan
-from runner.resources import Resources
+from runner.ranks import PATIENCE
+from runner.resources import Resources, hardware
 from sweeps.spec import SweepError, read_sweep
 
 SWEEP = """
@@ -51,6 +57,7 @@ class Recorder:
         self.logged: dict[tuple[str, int], dict[str, float]] = {}
         self.final: dict[str, dict[str, float]] = {}
         self.reasons: dict[str, str] = {}
+        self.kinds: dict[str, Kind] = {}
 
     def planned(self, packs: Any) -> None:
         pass
@@ -71,7 +78,7 @@ class Recorder:
         pass
 
     def failed(self, job: Job, reason: str, kind: Kind) -> None:
-        self.reasons[job.label] = reason
+        self.reasons[job.label], self.kinds[job.label] = reason, kind
 
 
 def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
@@ -95,33 +102,108 @@ def test_a_sweep_in_two_processes_a_trial_gives_the_numbers_of_one(cluster: None
         assert two.final[label] == pytest.approx(metrics, rel=1e-5)
 
 
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def is_ours(process: int) -> bool:
+    """Whether this test has started it; other sweeps on the machine are to live."""
+    while process > 1:
+        process = parent(process)
+        if process == os.getpid():
+            return True
+    return False
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the process in /proc, which is not here")
-def test_a_process_that_dies_fails_the_trial_and_leaves_nothing_behind(cluster: None, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> None:
+    """So the trial is tried again, up to the limit; then it fails, and leaves nothing behind."""
     recorder = Recorder()
     killed: list[int] = []
+    noted: list[str] = []
 
     def kill_the_other(job: Job, epoch: int, metrics: Any) -> None:
-        for folder in [] if killed else Path("/proc").glob("[0-9]*"):
+        for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if (folder / "cmdline").read_bytes().startswith(b"ray::_Rank"):
-                    killed.append(int(folder.name))
-                    os.kill(killed[0], signal.SIGKILL)
+                process = int(folder.name)
+                named = (folder / "cmdline").read_bytes().startswith(b"ray::_Rank")
+                if named and process not in killed and is_ours(process):
+                    killed.append(process)
+                    os.kill(process, signal.SIGKILL)
 
     recorder.epoch = kill_the_other  # type: ignore[method-assign]
-    text = SWEEP.replace("epochs: 2", "epochs: 500").replace("[0.1, 1]", "[1]")
-    execute(jobs(tmp_path, text), [recorder], Resources(1, 0, 2), policy=Policy(retries=0))
-    assert len(killed) == 1
-    assert recorder.reasons.keys() == {"beta=1"}
+    recorder.noted = lambda job, text: noted.append(text)  # type: ignore[method-assign]
+    text = SWEEP.replace("epochs: 2", "epochs: 2000").replace("[0.1, 1]", "[1]")
+    execute(jobs(tmp_path, text), [recorder], Resources(1, 0, 2), policy=Policy(retries=1))
+    assert len(killed) == 2
+    assert len(noted) == 1
+    assert "the worker was lost" in noted[0]
+    assert recorder.kinds == {"beta=1": "lost"}
+    assert "a process of the trial was lost" in recorder.reasons["beta=1"]
     end = time.monotonic() + 30
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < end:
         time.sleep(0.1)  # Ray counts what is free with some delay.
     assert ray.available_resources()["CPU"] == 2
 
 
-def test_a_batch_that_cannot_be_split_is_refused_before_anything_starts(cluster: None, tmp_path: Path) -> None:
-    text = SWEEP.replace("epochs: 2", "epochs: 2\n  batch_size: 15")
-    with pytest.raises(InputError, match="batch_size 15 cannot be split among 2 devices"):
-        execute(jobs(tmp_path, text), [Recorder()], Resources(1, 0, 2))
+def test_what_another_process_raises_is_the_reason_and_nobody_waits_for_it(cluster: None, tmp_path: Path) -> None:
+    """An image that only the second process reads, in the first step, cannot be read; the first is in that step too."""
+    noise, images = np.random.default_rng(0), tmp_path / "images"
+    for split, n in (("train", 16), ("test", 4)):
+        for name in ("cat", "dog"):
+            (images / split / name).mkdir(parents=True)
+            for i in range(n):
+                path = images / split / name / f"{i}.png"
+                Image.fromarray(noise.integers(0, 256, (20, 26, 3), np.uint8)).save(path)
+                os.utime(path, (1e9, 1e9))
+    text = SWEEP.replace("[0.1, 1]", "[1]").replace("  train_images: 128\n  test_images: 60\n", "")
+    text = text.replace(
+        "epochs: 2", f"epochs: 2\n  dataset: 'folder:{images}'\n  image_size: 16\n  decode: on-demand\n  batch_size: 32"
+    ).replace("settings:", "settings:\n  augment: {recipe: imagenet}")
+    (job,) = jobs(tmp_path, text)
+    order = torch.randperm(32, generator=streams.generator(streams.stream(job.trial), "order", 0))
+    last = int(order[-1])  # in the second half of the only batch
+    path = images / "train" / ("cat" if last < 16 else "dog") / sorted(f"{i}.png" for i in range(16))[last % 16]
+    # At its old size and time, so that nothing is noticed before it is decoded.
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, (1e9, 1e9))
+    recorder, start = Recorder(), time.monotonic()
+    execute([job], [recorder], Resources(1, 0, 2), data_root=str(tmp_path / "data"))
+    assert recorder.kinds == {"beta=1": "exception"}
+    assert "cannot be read as an image" in recorder.reasons["beta=1"]
+    assert "_Rank.train_epoch" in recorder.reasons["beta=1"], "the second process has read it"
+    assert time.monotonic() - start < PATIENCE.total_seconds() / 4
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs: 2": "epochs: 2\n  batch_size: 15"}, "batch_size 15 cannot be split among 2 devices"),
+        (
+            {"{name: resnet8-slim, width: 4}": "{name: timm, width: null, model: test_resnet}"},
+            "layers BatchNorm2d of the backbone follow the batch of one device",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, change: dict[str, str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = SWEEP + "resources: {ranks: 2, gpus: 0}\n"
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (tmp_path / "tiny.yaml").write_text(text)
+    refused = CliRunner().invoke(app, [command, "tiny.yaml"])
+    assert refused.exit_code == 2
+    assert message in " ".join(refused.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_paces_of_other_numbers_of_processes_say_nothing() -> None:
+    one, two = (hardware(Resources(1, 0, ranks), remote=True) for ranks in (1, 2))
+    assert (one["ranks"], two["ranks"]) == ("1", "2")
+    assert describe("cpu", 2)["ranks"] == "2"
 
 
 def test_resources_count_processes_and_slots() -> None:
