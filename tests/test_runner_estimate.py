@@ -17,7 +17,7 @@ from runner.estimate import START, Timing, calibrated, kind, simulate, stored_by
 from runner.plan import SCHEMA, Plan, make_plan, spell
 from sweeps.spec import read_sweep
 
-HERE = {"device": "cpu", "device_name": "Abacus 1", "threads": "1"}
+HERE = {"device": "cpu", "device_name": "Abacus 1", "threads": "1", "ranks": "1"}
 
 
 @pytest.fixture
@@ -52,9 +52,18 @@ def test_runs_of_the_kind_give_epochs_and_evaluation(plan: Plan) -> None:
     assert found.seconds(100) == 306
 
 
-@pytest.mark.parametrize("changed", [{"threads": 2}, {"device": "cuda"}, {"device_name": "Abacus 2"}])
+@pytest.mark.parametrize("changed", [{"threads": 2}, {"device": "cuda"}, {"device_name": "Abacus 2"}, {"ranks": 2}])
 def test_other_hardware_says_nothing(plan: Plan, changed: dict[str, Any]) -> None:
     assert timing(plan.jobs[:1], [record(plan, 2, 5, **changed)], HERE, plan.datasets[0]) is None
+
+
+def test_runs_of_before_there_were_ranks_had_one(plan: Plan) -> None:
+    old = record(plan, 2, 5)
+    del old["tags"]["ranks"]
+    found = timing(plan.jobs[:1], [old], HERE, plan.datasets[0])
+    assert found is not None
+    assert found.epoch == 2
+    assert timing(plan.jobs[:1], [old], HERE | {"ranks": "2"}, plan.datasets[0]) is None
 
 
 def test_other_runs_are_scaled_and_less_sure(plan: Plan) -> None:

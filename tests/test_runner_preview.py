@@ -14,6 +14,7 @@ from reports import store
 from runner import preview
 from runner.cli import app
 from runner.plan import SCHEMA, Plan, make_plan
+from runner.resources import Resources
 from runner.tracking import Tracker
 from sweeps.spec import read_sweep
 
@@ -180,3 +181,11 @@ def test_a_sweep_stops_at_its_budget_and_goes_on_next_time(tmp_path: Path) -> No
     assert code == 0, output
     assert "Budget used up" not in output
     assert as_json(tmp_path, "--epochs", "1")["counts"]["new"] == 0
+
+
+@pytest.mark.parametrize(
+    ("resources", "devices"),
+    [(Resources(2, 0), ("CPU core", 2)), (Resources(2, 0, 3), ("CPU core", 6)), (Resources(2, 8), ("GPU", 8))],
+)
+def test_a_pack_occupies_what_all_of_its_processes_have(resources: Resources, devices: tuple[str, float]) -> None:
+    assert preview.forecast([], {}, resources, 1, 0, {}).devices == devices

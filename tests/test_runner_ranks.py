@@ -200,10 +200,10 @@ def test_what_cannot_be_split_is_refused_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_paces_of_other_numbers_of_processes_say_nothing() -> None:
-    one, two = (hardware(Resources(1, 0, ranks), remote=True) for ranks in (1, 2))
-    assert (one["ranks"], two["ranks"]) == ("1", "2")
-    assert describe("cpu", 2)["ranks"] == "2"
+def test_the_tag_that_is_looked_for_is_the_one_that_runs_get() -> None:
+    for ranks in (1, 2):
+        tags = describe("cpu", Resources(1, 0, ranks).processes)
+        assert hardware(Resources(1, 0, ranks), remote=True)["ranks"] == tags["ranks"] == str(ranks)
 
 
 def test_resources_count_processes_and_slots() -> None:
