@@ -345,9 +345,7 @@ def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFi
                 raise SweepError(
                     f"{path}: {where}.axes: a scale must keep the number of values of {key!r}, which is {size or 0}"
                 )
-        settings = nested(arm.settings)
-        for key, value in smaller.settings.items():
-            _assign(settings, key, nested(value) if isinstance(value, Mapping) else value)
+        settings = _overlay(nested(arm.settings), smaller.settings)
         return {"settings": settings, "axes": {**arm.axes, **smaller.axes}}
 
     changed: dict[str, Any] = shrink(f"scales.{name}", file, scale)
@@ -376,9 +374,7 @@ def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[d
     shared = nested(file.settings)
     arms = []
     for name, arm in (file.arms or {"": Arm()}).items():
-        settings = nested(file.settings)
-        for key, value in arm.settings.items():
-            _assign(settings, key, nested(value) if isinstance(value, Mapping) else value)
+        settings = _overlay(nested(file.settings), arm.settings)
         arms.append(_Merged(name, settings, {**file.axes, **arm.axes}))
     for key, value in overrides.items():
         having = [one for one in arms if key in one.axes or key in _leaves(one.settings)] or arms
@@ -465,10 +461,14 @@ def _label(arm: str, point: Mapping[str, Scalar]) -> str:
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A deep copy in which dotted keys have become groups."""
-    groups: dict[str, Any] = {}
-    for key, value in settings.items():
-        _assign(groups, str(key), nested(value) if isinstance(value, Mapping) else value)
-    return groups
+    return _overlay({}, settings)
+
+
+def _overlay(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, changed: those of `changes`, dotted or in groups, are assigned to it one by one."""
+    for key, value in changes.items():
+        _assign(settings, str(key), nested(value) if isinstance(value, Mapping) else value)
+    return settings
 
 
 def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
