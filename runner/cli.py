@@ -466,7 +466,7 @@ def ui(
         from runner.tracking import check_store
 
         uri = store.resolve(tracking_uri)
-        check_store(uri)
+        check_store(uri, store.without_secrets(uri))
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
         # Without job execution MLflow starts in half the time; only its tools for language models need it.
@@ -795,10 +795,11 @@ def _device(name: str) -> str:
 
 def _check_places(results: Path, uri: str) -> None:
     """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
+    from reports import store
     from runner.tracking import check_store
 
     _check_folder("--results", results)
-    check_store(uri)
+    check_store(uri, store.without_secrets(uri))
 
 
 def _check_folder(option: str, folder: Path) -> None:

@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import os
-import re
 import sqlite3
 import subprocess
 import tempfile
@@ -54,13 +53,13 @@ PROFILE = ("train_images", "test_images", "channels", "image_size")
 """What a run says of its data's size, beside the fingerprint; estimates of other runs start from it."""
 
 
-def check_store(uri: str) -> None:
+def check_store(uri: str, shown: str) -> None:
     """Raise InputError, with one sentence, unless runs can be written to the store; creates nothing.
+
+    `shown` is the store's address as messages may have it, without secrets.
 
     A file is tried out, a server only asked for by its address: whether it answers shows when it is read.
     """
-    # A password may hold any character; what stands before the last @ is not shown.
-    shown = uri if uri.startswith("sqlite") else re.sub(r"(://).*@", r"\1", uri.partition("?")[0])
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise InputError(
