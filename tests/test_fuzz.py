@@ -250,7 +250,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "endless cpus": (["good.yaml", "--cpus-per-trial", "inf"], "CPUs per trial"),
     "negative gpus": (["good.yaml", "--gpus-per-trial", "-1"], "GPUs per trial"),
     "gpus that are no number": (["good.yaml", "--gpus-per-trial", "nan"], "GPUs per trial"),
-    "more gpus than there are": (["good.yaml", "--gpus-per-trial", "4096"], "ask for less"),
+    "more gpus than there are": (["good.yaml", "--gpus-per-trial", "64"], "ask for less"),
     "packing": (["good.yaml", "--packing", "0"], "packing must be"),
     "budget of nothing": (["good.yaml", "--budget", "0h"], "write a time such as 90m"),
     "budget in words": (["good.yaml", "--budget", "soon"], "write a time such as 90m"),
