@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -104,7 +105,7 @@ def execute(
             packs = bridge.again
             if bridge.deserted:
                 packs = bridge.abandoned() + packs
-                ray.shutdown()
+                _stop_ray()
                 _start_ray()
         for pack in packs:
             bridge.give_up(pack)
@@ -425,7 +426,20 @@ def _ray() -> Iterator[bool]:
     try:
         yield not os.environ.get("RAY_ADDRESS")
     finally:
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
+    # some is collected in whichever thread happens to allocate, the tracker's for instance: so before, and not meanwhile.
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _start_ray() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +22,7 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from cplearn.config import Trial
+from runner.execute import _stop_ray
 from runner.faults import Repeats, normalise
 from runner.plan import command
 from sweeps.spec import nested, parse_override
@@ -441,3 +444,20 @@ def test_failures_are_the_same_but_for_numbers_addresses_and_folders() -> None:
     for _ in range(10):
         never.add("exception", one)
     assert never.reached is None
+
+
+def test_no_garbage_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that collected a reference to one of Ray's objects meanwhile would end the whole process."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    gc.disable()
+    garbage = weakref.ref(Cycle())
+    gc.enable()
+    seen: list[tuple[bool, bool]] = []
+    monkeypatch.setattr("ray.shutdown", lambda: seen.append((gc.isenabled(), garbage() is None)))
+    _stop_ray()
+    assert seen == [(False, True)]
+    assert gc.isenabled()
