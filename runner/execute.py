@@ -431,7 +431,7 @@ def _ray() -> Iterator[bool]:
 
 def _stop_ray() -> None:
     # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
-    # some is collected in whichever thread happens to allocate, the tracker's for instance: so before, and not meanwhile.
+    # some is collected in whichever thread happens to allocate, the tracker's say: so before, and not meanwhile.
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
