@@ -76,9 +76,22 @@ class Range(BaseModel):
         assert self.choice is not None
         return generator.choice(self.choice)
 
+    def size(self) -> int | None:
+        """How many values there are; None where they are not countable."""
+        if self.integers:
+            return self.integers[1] - self.integers[0] + 1
+        return len(self.choice) if self.choice else None
+
+    def ends(self) -> list[Scalar]:
+        """The bounds, or all that there is to choose from."""
+        return list(self.choice or self.uniform or self.log_uniform or self.integers or ())
+
 
 MOST_TRIALS = 1_000_000
 """That are planned at once."""
+
+DATA_KEYS = ("image_size", "decode", "train_images", "test_images")
+"""Settings that change the data, on which numbers cannot be compared with those on other data."""
 
 LARGEST = 1_000_000
 """Bytes of a sweep file."""
@@ -129,6 +142,49 @@ class Scale(Arm):
     )
 
 
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Search(BaseModel):
+    """Suggestions of a sampler instead of a grid; `search: optuna` alone means the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Literal["optuna"] = Field(description="Who suggests: optuna, by its TPE sampler.")
+    trials: int = Field(20, ge=1, le=100_000, description="Suggestions on each data set; each runs with every seed.")
+    objectives: dict[str, Literal["maximize", "minimize"]] = Field(
+        {"validation/accuracy": "maximize"},
+        min_length=1,
+        description="Metrics as MLflow shows them; their means over the seeds count.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the suggestions.")
+    startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
+
+
+class Scheduler(BaseModel):
+    """Early stopping; `scheduler: asha` alone means the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Literal["asha"] = Field(description="Asynchronous successive halving (Li et al., MLSys 2020).")
+    metric: str = Field("train/online_accuracy", description="A metric that is logged after every epoch.")
+    mode: Literal["max", "min"] = Field("max", description="Whether the metric should be high or low.")
+    grace: int = Field(3, ge=1, description="Epochs that every trial has.")
+    reduction: int = Field(3, ge=2, description="One in so many goes on at each rung; rungs are so many times apart.")
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs after which a trial of so many can be stopped; never after the last, when nothing is saved."""
+        found, rung = [], self.grace
+        while rung < epochs:
+            found.append(rung)
+            rung *= self.reduction
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.metric} {self.mode}, grace {self.grace}, reduction {self.reduction})"
+
+
 class SweepFile(Arm):
     """The content of a sweep file."""
 
@@ -150,6 +206,12 @@ class SweepFile(Arm):
         default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
     )
     resources: ResourceRequest = Field(ResourceRequest(), description="What a trial asks for: cpus, gpus, ranks.")
+    search: Annotated[Search, BeforeValidator(_named)] | None = Field(
+        None, description="Suggest trials from the axes as a space instead of running all that they span."
+    )
+    scheduler: Annotated[Scheduler, BeforeValidator(_named)] | None = Field(
+        None, description="Stop trials early that do worse than others."
+    )
     packing: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
         "off", description="Trials that differ in numbers trained together as one model: auto, off, or at most N."
     )
@@ -189,11 +251,50 @@ class SweepTrial:
 
 
 @dataclass(frozen=True)
+class Space:
+    """What a search chooses from: the axes of a sweep, on each of its data sets; `read` checks a trial's settings.
+
+    A data set is None where the settings name it.
+    """
+
+    axes: dict[str, list[Scalar] | Range]
+    datasets: list[str | None]
+    settings: dict[str, Any] = field(repr=False)
+    read: Callable[[dict[str, Any], str], dict[str, Any]] = field(repr=False)
+
+    def trial(self, point: Mapping[str, Scalar], dataset: str | None, seed: int) -> SweepTrial:
+        """The trial at a point; raises SweepError where the point has settings that do not go together."""
+        placed = {} if dataset is None else {"dataset": dataset}
+        return _trial("", self.settings, point, placed, seed, self.read)
+
+    def points(self) -> int | None:
+        """How many points there are; None where they are not countable."""
+        sizes = [axis.size() if isinstance(axis, Range) else len(axis) for axis in self.axes.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def draw(self, generator: random.Random) -> dict[str, Scalar]:
+        """A random point; `generator` is the only source of randomness."""
+        return {
+            key: axis.draw(generator) if isinstance(axis, Range) else generator.choice(axis)
+            for key, axis in self.axes.items()
+        }
+
+    def probes(self) -> Iterator[dict[str, Scalar]]:
+        """Points that show mistakes: every listed value and every bound once, beside the first of the other axes."""
+        ends = {key: axis.ends() if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
+        first = {key: values[0] for key, values in ends.items()}
+        for key, values in ends.items():
+            for value in values:
+                yield {**first, key: value}
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep read from a file, overrides applied, checked.
 
     `axes` holds each axis' distinct values in order (data set and seed apart); trials are ordered seed by seed, so that
-    a sweep cut short has one seed everywhere before it has two anywhere.
+    a sweep cut short has one seed everywhere before it has two anywhere. Where a search chooses them from the `space`,
+    only baselines are among the trials, and `axes` has no values.
     """
 
     name: str
@@ -205,6 +306,9 @@ class Sweep:
     packing: str | int
     resources: ResourceRequest
     trials: list[SweepTrial] = field(repr=False)
+    search: Search | None = None
+    scheduler: Scheduler | None = None
+    space: Space | None = None
 
 
 def read_sweep(
@@ -247,7 +351,8 @@ def read_sweep(
             where = _origin(path, getattr(error, "key", None), overrides)
             raise SweepError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
 
-    trials = list(_expand(path, file, settings, arms, read))
+    space = _space(path, file, arms, read) if file.search else None
+    trials = list(_expand(path, file, settings, [] if space else arms, read, _datasets(arms)))
     values: dict[str, list[Scalar]] = {ARM: [*file.arms]} if file.arms else {}
     for key in dict.fromkeys(key for arm in arms for key in arm.axes):
         drawn = list(dict.fromkeys(trial.point[key] for trial in trials if key in trial.point))
@@ -255,6 +360,10 @@ def read_sweep(
         is_range = any(isinstance(arm.axes.get(key), Range) for arm in arms)
         values[key] = sorted(drawn) if is_range and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
+    if file.scheduler and not any(file.scheduler.rungs(_epochs(trial)) for trial in trials) and not space:
+        raise SweepError(
+            f"{path}: scheduler.grace {file.scheduler.grace} leaves nothing to stop early: no trial has more epochs"
+        )
     return Sweep(
         name=file.sweep,
         description=file.description,
@@ -265,6 +374,9 @@ def read_sweep(
         packing=file.packing,
         resources=file.resources,
         trials=trials,
+        search=file.search,
+        scheduler=file.scheduler,
+        space=space,
     )
 
 
@@ -406,9 +518,9 @@ def _expand(
     settings: dict[str, Any],
     arms: Sequence[_Merged],
     read: Callable[[dict[str, Any], str], dict[str, Any]],
+    datasets: Sequence[str | None],
 ) -> Iterator[SweepTrial]:
     generator = random.Random(file.sample_seed)
-    datasets = arms[0].axes.get("dataset", [None])
     grids = [_points(arm, file.samples, generator) for arm in arms]
     size = sum(math.prod(map(len, grid)) for grid in grids) * len(datasets) * len(file.seeds)
     if size > MOST_TRIALS:
@@ -423,20 +535,69 @@ def _expand(
             order = [key for key in arm.axes if key != "dataset"]
             for parts in itertools.product(*grid):
                 drawn = {key: value for part in parts for key, value in part.items()}
-                point = {key: drawn[key] for key in order}
-                own = nested(arm.settings)
-                for key, value in {**placed, **point, "seed": seed}.items():
-                    _assign(own, key, value)
-                full = read(own, _label(arm.name, point))
+                trial = _trial(arm.name, arm.settings, {key: drawn[key] for key in order}, placed, seed, read)
                 # 1 and 1.0, or two draws of one choice, are the same trial.
-                identity = repr(sorted(_flat(full)))
-                if identity in once:
-                    continue
-                once.add(identity)
-                spelled = dict(_flat(full))
-                values = {key: spelled.get(key, value) for key, value in point.items()}
-                label = _label(arm.name, values)
-                yield SweepTrial(full, "trial", label, ({ARM: arm.name} if arm.name else {}) | values, seed)
+                identity = repr(sorted(_flat(trial.settings)))
+                if identity not in once:
+                    once.add(identity)
+                    yield trial
+
+
+def _trial(
+    arm: str,
+    settings: Mapping[str, Any],
+    point: Mapping[str, Scalar],
+    placed: Mapping[str, Scalar],
+    seed: int,
+    read: Callable[[dict[str, Any], str], dict[str, Any]],
+) -> SweepTrial:
+    """The trial at a point of the axes, on the data set in `placed`."""
+    own = nested(settings)
+    for key, value in {**placed, **point, "seed": seed}.items():
+        _assign(own, key, value)
+    full = read(own, _label(arm, point))
+    spelled = dict(_flat(full))
+    values = {key: spelled.get(key, value) for key, value in point.items()}
+    return SweepTrial(full, "trial", _label(arm, values), ({ARM: arm} if arm else {}) | values, seed)
+
+
+def _datasets(arms: Sequence[_Merged]) -> list[str | None]:
+    """The data sets of a sweep, which are those of each of its arms; None where its settings name the only one."""
+    found: list[str | None] = arms[0].axes.get("dataset", [None])
+    return found
+
+
+def _space(
+    path: Path, file: SweepFile, arms: Sequence[_Merged], read: Callable[[dict[str, Any], str], dict[str, Any]]
+) -> Space:
+    """The space of a sweep with a search; raises SweepError where there is nothing to search."""
+    assert file.search is not None
+    if file.arms:
+        raise SweepError(f"{path}: a search has one space, so it cannot have arms; write a sweep for each arm")
+    if "samples" in file.model_fields_set:
+        raise SweepError(f"{path}: samples counts random draws of a sweep without search; write search.trials")
+    axes = {key: axis for key, axis in arms[0].axes.items() if key != "dataset"}
+    if not axes:
+        raise SweepError(f"{path}: a search needs axes, for instance method.beta: {{log_uniform: [0.01, 10]}}")
+    if data := next((key for key in axes if key in DATA_KEYS), None):
+        raise SweepError(f"{path}: {data!r} changes the data, so its values cannot be compared; it cannot be searched")
+    space = Space(axes, _datasets(arms), arms[0].settings, read)
+    count, trials = space.points(), file.search.trials
+    if count is not None and count <= trials:
+        raise SweepError(
+            f"{path}: search.trials {trials} is as many as the {count} points of its axes; leave search out, and the "
+            "grid runs each of them once"
+        )
+    for dataset in space.datasets:
+        for point in space.probes():
+            space.trial(point, dataset, file.seeds[0])
+    return space
+
+
+def _epochs(trial: SweepTrial) -> int:
+    # A schema without epochs has nothing that could be stopped.
+    epochs = trial.settings.get("epochs", 0)
+    return epochs if isinstance(epochs, int) else 0
 
 
 def _points(arm: _Merged, samples: int, generator: random.Random) -> list[list[dict[str, Scalar]]]:
@@ -511,7 +672,14 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
 
 
-def _explain(error: ValidationError, known: Sequence[str] = tuple(SweepFile.model_fields)) -> str:
+FILE_KEYS = (
+    *SweepFile.model_fields,
+    *(f"search.{key}" for key in Search.model_fields),
+    *(f"scheduler.{key}" for key in Scheduler.model_fields),
+)
+
+
+def _explain(error: ValidationError, known: Sequence[str] = FILE_KEYS) -> str:
     """One sentence for the first of pydantic's complaints."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
