@@ -10,7 +10,7 @@ from runner.plan import Job
 
 
 class Listener(Protocol):
-    """Told how the jobs were packed, then of each job: started, any number of epochs, finished or failed.
+    """Told how the jobs were packed, then of each job: started, any number of epochs, finished, failed or stopped.
 
     A job whose worker was lost starts again, and its epochs go back to those of its last checkpoint. A pack that has to
     be divided is told as `planned` anew, in its parts.
@@ -33,3 +33,6 @@ class Listener(Protocol):
     ) -> None: ...
 
     def failed(self, job: Job, reason: str, kind: Kind) -> None: ...
+
+    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+        """A scheduler has ended the job early, after an epoch; only sweeps that have one tell this."""

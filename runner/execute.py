@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -11,10 +12,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # All are read when ray is imported or a sweep starts. Tune's own handler of Ctrl-C ends `fit` as if all were done; of
 # its two displays, only the older one can be silenced.
@@ -28,6 +29,7 @@ import torch
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 
 import cplearn.data
 from cplearn.errors import InputError
@@ -39,6 +41,7 @@ from runner.faults import Kind, Policy, Repeats
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.resources import Resources
+from runner.scheduler import Asha
 from runner.trainable import PackTrainable
 
 # Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
@@ -46,6 +49,8 @@ from runner.trainable import PackTrainable
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 )
+
+T = TypeVar("T")
 
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
@@ -65,6 +70,8 @@ def execute(
     checkpoints: str | None = None,
     checkpoint_every: float = 60,
     policy: Policy = Policy(),  # noqa: B008 (it is frozen)
+    more: Callable[[], Job | None] | None = None,
+    asha: Asha | None = None,
 ) -> str | None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
@@ -72,14 +79,18 @@ def execute(
     memory did not suffice. `data_root` should be absolute: workers do not run in the driver's directory. `compile`
     turns on `torch.compile`. `by_seed` keeps the seeds in separate packs. `admit` is asked before a pack starts: one
     that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see `runner.checkpoints`),
-    jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most.
+    jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
+    further job whenever a slot is free and no job waits; None from it means that there is none now. `asha` stops jobs
+    early; it compares single jobs, so it needs a `packing` of 1.
 
     Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
     Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
     """
-    if not jobs:
+    if not jobs and more is None:
         return None
+    if asha and packing != 1:
+        raise ValueError("a scheduler stops single jobs, so they cannot share packs")
     with _ray() as own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
         resources = _fit(resources)
         slots = resources.slots(_nodes())
@@ -93,21 +104,25 @@ def execute(
             "compile": compile,
             "checkpoints": checkpoints,
             "checkpoint_every": checkpoint_every,
+            "rungs": [],
         }
         placed = tune.PlacementGroupFactory([resources.each] * resources.processes)
         repeats = Repeats(policy.stop_after)
         attempts: Counter[str] = Counter()
-        while packs and repeats.reached is None:
+        bridge = None
+        while (packs or (more and (bridge is None or bridge.deserted))) and repeats.reached is None:
             for listener in listeners:
                 listener.planned(packs)
-            bridge = _Bridge(packs, listeners, policy, repeats, attempts, watched=own)
-            _tune(packs, bridge, config, scratch, placed, _Gate(packs, slots, admit) if admit else None)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts, watched=own, asha=asha)
+            gate = _Gate(packs, slots, bridge, admit, more) if admit or more or asha else None
+            _tune(packs, bridge, config, scratch, placed, gate)
             packs = bridge.again
             if bridge.deserted:
                 packs = bridge.abandoned() + packs
                 _stop_ray()
                 _start_ray()
         for pack in packs:
+            assert bridge is not None
             bridge.give_up(pack)
         return repeats.reached
 
@@ -135,7 +150,9 @@ def _tune(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
             search_alg=gate,
-            num_samples=len(packs) if gate else 1,
+            scheduler=_Decider(bridge) if bridge.asha else None,
+            # A gate says itself when it is through.
+            num_samples=-1 if gate else 1,
         ),
         run_config=tune.RunConfig(
             name="sweep",
@@ -174,14 +191,24 @@ def _keys(pack: Sequence[Job]) -> list[str]:
 
 
 class _Gate(tune.search.Searcher):
-    """Hands out packs one by one, the first that is admitted, and one ahead of the free slots.
+    """Hands out packs one by one, the first that is admitted; where none waits, what `more` gives.
 
-    With a pack waiting, Tune passes a worker on to it; without, it would end the worker and start another.
+    One is handed out ahead of the free slots: with a pack waiting, Tune passes a worker on to it; without, it would end
+    the worker and start another. But `more` is asked for no more than the slots can run, so that it has seen every
+    result there is.
     """
 
-    def __init__(self, packs: Sequence[Sequence[Job]], slots: int, admit: Callable[[Sequence[Job]], bool]) -> None:
+    def __init__(
+        self,
+        packs: MutableSequence[list[Job]],
+        slots: int,
+        bridge: _Bridge,
+        admit: Callable[[Sequence[Job]], bool] | None,
+        more: Callable[[], Job | None] | None,
+    ) -> None:
         super().__init__()
-        self.packs, self.slots, self.admit = packs, slots, admit
+        self.packs, self.slots, self.bridge = packs, slots, bridge
+        self.admit, self.more = admit, more
         self.waiting, self.running = list(range(len(packs))), set[str]()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -190,13 +217,24 @@ class _Gate(tune.search.Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self.running) > self.slots:
             return None
+        if not self.waiting and len(self.running) < self.slots:
+            self._ask()
         for index in self.waiting:
-            if self.admit(self.packs[index]):
+            pack = self.packs[index]
+            if self.admit is None or self.admit(pack):
                 self.waiting.remove(index)
                 self.running.add(trial_id)
-                pack = self.packs[index]
-                return {"index": index, "members": _members(pack), "keys": _keys(pack)}
+                rungs = self.bridge.asha.rungs(pack[0]) if self.bridge.asha else []
+                return {"index": index, "members": _members(pack), "keys": _keys(pack), "rungs": rungs}
         return None if self.running else self.FINISHED
+
+    def _ask(self) -> None:
+        job = self.bridge.guarded(self.more) if self.more else None
+        if job is not None:
+            self.packs.append([job])
+            self.waiting.append(len(self.packs) - 1)
+            for listener in self.bridge.listeners:
+                listener.planned([[job]])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.running.discard(trial_id)
@@ -216,6 +254,22 @@ class _Gate(tune.search.Searcher):
         pass
 
 
+class _Decider(FIFOScheduler):
+    """`Asha` as Tune asks it: whether a trial stops at a result."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__()
+        self.bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        stop = self.bridge.guarded(lambda: self.bridge.decide(trial, result))
+        return self.STOP if stop else self.CONTINUE
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As of the gate.
+        return {}
+
+
 class _Bridge(tune.Callback):
     """Tune's callbacks, translated into events of single jobs.
 
@@ -233,8 +287,9 @@ class _Bridge(tune.Callback):
         repeats: Repeats,
         attempts: Counter[str],
         watched: bool,
+        asha: Asha | None = None,
     ) -> None:
-        self.packs, self.listeners = packs, listeners
+        self.packs, self.listeners, self.asha = packs, listeners, asha
         self.policy, self.repeats, self.attempts = policy, repeats, attempts
         self.stopped: set[str] = set()
         self.again: list[list[Job]] = []
@@ -270,14 +325,31 @@ class _Bridge(tune.Callback):
         return packs
 
     def _tell(self, event: str, job: Job, *details: Any) -> None:
-        if event in ("finished", "failed"):
+        if event in ("finished", "failed", "stopped"):
             self.told.add(job.key)
         for listener in self.listeners:
-            try:
-                getattr(listener, event)(job, *details)
-            except Exception as error:
-                # Let through, Tune would wrap its traceback into an error of its own.
-                self.broken = self.broken or error
+            self.guarded(functools.partial(getattr(listener, event), job, *details))
+
+    def guarded(self, call: Callable[[], T]) -> T | None:
+        """What `call` returns; an error is kept for later. Let through, Tune would wrap its traceback into an error of
+        its own."""
+        try:
+            return call()
+        except Exception as error:
+            self.broken = self.broken or error
+            return None
+
+    def decide(self, trial: TuneTrial, result: dict[str, Any]) -> bool:
+        """Whether the scheduler stops a job at a result, which Tune has flattened; raises InputError where the job does
+        not log the metric."""
+        assert self.asha is not None
+        (job,) = self._jobs(trial)
+        name = self.asha.settings.metric
+        for history in result.get("histories", ()):
+            self.asha.remember(job, {epoch: metrics[name] for epoch, _, metrics in history if name in metrics})
+        first = "members/0/"
+        metrics = {key.removeprefix(first): value for key, value in result.items() if key.startswith(first)}
+        return bool(metrics) and self.asha.stops(job, result["epoch"], metrics)
 
     def _jobs(self, trial: TuneTrial) -> Sequence[Job]:
         return self.packs[trial.config["index"]]
@@ -297,6 +369,8 @@ class _Bridge(tune.Callback):
                 self._tell("resumed", job, history)
         for index, metrics in result.get("members", {}).items():
             self._tell("epoch", jobs[int(index)], result["epoch"], metrics)
+            if self.asha and jobs[0].key in self.asha.stopped:
+                self._tell("stopped", jobs[0], result["epoch"], self.asha.why(jobs[0], metrics))
         # Taken out, because Tune writes what stays in a result into its own records.
         for job, outcome in zip(jobs, result.pop("outcomes", ()), strict=False):
             self.stopped.add(job.key)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,36 @@ class Plan:
     key: str
     datasets: list[DatasetUse]
     jobs: list[Job]
+    make: Callable[[spec.SweepTrial], Job] = field(repr=False)
+    """The job of a further trial, one that a search suggests; raises InputError where the trial does not fit its
+    data."""
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Take up trials that a search has suggested; one that is there already stays where it is."""
+        known = {job.key for job in self.jobs}
+        self.jobs.extend(job for job in jobs if job.key not in known)
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The values of each axis in their order; those of a search are the ones it has suggested."""
+        if self.sweep.space is None:
+            return self.sweep.axes
+        found: dict[str, list[Any]] = {}
+        for key in self.sweep.space.axes:
+            values = dict.fromkeys(job.point[key] for job in self.jobs if key in job.point)
+            found[key] = sorted(values, key=lambda value: (isinstance(value, str), value is None, value))
+        return found
 
     def manifest(self) -> dict[str, Any]:
         """What a report needs to know about the sweep beyond the runs: axes, seeds, and the keys of its trials."""
+        search = self.sweep.search
         return {
             "version": 1,
             "sweep": self.sweep.name,
             "description": self.sweep.description,
             "source": self.sweep.source,
-            "axes": self.sweep.axes,
+            "axes": self.axes(),
             "seeds": self.sweep.seeds,
+            **({"search": search.model_dump()} if search else {}),
             "datasets": [vars(dataset) for dataset in self.datasets],
             "trials": [
                 {
@@ -91,10 +111,10 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
 
     Raises InputError if a data set is not to be had, or a trial does not fit it or cannot be split among the processes.
     """
-    trials = [config.Trial.read(_absolute(trial.settings)) for trial in sweep.trials]
     datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
-    jobs: dict[str, Job] = {}
-    for declared, trial in zip(sweep.trials, trials, strict=True):
+
+    def make(declared: spec.SweepTrial) -> Job:
+        trial = config.Trial.read(_absolute(declared.settings))
         request = trial.data_request()
         use = tuple(request.values())
         if use not in datasets:
@@ -105,7 +125,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         if others:
             # What is in them counts, not their names nor where a folder lies.
             own["evaluation.transfer"] = sorted([catalogue.slug(other.name), other.fingerprint] for other in others)
-        job = Job(
+        return Job(
             key=identity.trial_key(own, datasets[use].fingerprint, config.NUMERICS),
             trial=trial,
             dataset=catalogue.slug(trial.dataset),
@@ -114,7 +134,15 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
             label=declared.label,
             point=declared.point,
         )
+
+    jobs: dict[str, Job] = {}
+    for declared in sweep.trials:
+        job = make(declared)
         jobs.setdefault(job.key, job)
+    if sweep.space:
+        for dataset in sweep.space.datasets:
+            for point in sweep.space.probes():
+                make(sweep.space.trial(point, dataset, sweep.seeds[0]))
     uses = {
         data.fingerprint: DatasetUse(
             name,
@@ -133,7 +161,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
     shared = json.loads(json.dumps(sweep.shared))
     key = identity.sweep_key(sweep.name, _absolute(shared), list(uses))
-    return Plan(sweep, key, list(uses.values()), list(jobs.values()))
+    return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:

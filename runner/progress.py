@@ -28,6 +28,7 @@ class Progress:
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
         self.failures: list[tuple[Job, str, Kind]] = []
+        self.early: list[Job] = []
         self.start = time.monotonic()
         self.live: Live | None = None
 
@@ -87,12 +88,22 @@ class Progress:
         self.failures.append((job, reason, kind))
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
 
+    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+        self._stop(job, failed=True)
+        self.early.append(job)
+        self._line("[yellow]early[/] ", job, reason)
+
     def _stop(self, job: Job, *, failed: bool = False) -> None:
         self.running.pop(job.key, None)
         self.pace.ended(job, failed=failed)
 
+    @property
+    def ended(self) -> int:
+        """Jobs of which no more is to come in this call."""
+        return len(self.done) + len(self.failures) + len(self.early)
+
     def _line(self, mark: str, job: Job, text: str) -> None:
-        finished = len(self.done) + len(self.failures)
+        finished = self.ended
         left = self.pace.remaining()
         clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
         # soft_wrap: a log is read by grep, which wants one line an event.
@@ -106,11 +117,12 @@ class Progress:
     def render(self) -> RenderableType:
         """The live table."""
         left = self.pace.remaining()
-        waiting = self.total - len(self.done) - len(self.failures) - len(self.running)
+        waiting = max(0, self.total - self.ended - len(self.running))
         head = Text.assemble(
             (f"{len(self.done)} done", "green"),
             f" · {len(self.running)} running · {waiting} waiting",
             (f" · {len(self.failures)} failed" if self.failures else "", "red"),
+            f" · {len(self.early)} stopped early" if self.early else "",
             f" · {self.reused} reused" if self.reused else "",
             f" · {duration(time.monotonic() - self.start)} elapsed",
             f" · {duration(left)} left" if left is not None else "",

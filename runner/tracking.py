@@ -53,6 +53,16 @@ PROFILE = ("train_images", "test_images", "channels", "image_size")
 """What a run says of its data's size, beside the fingerprint; estimates of other runs start from it."""
 
 
+STOP_TAGS = {"cplearn.stopped_by", "cplearn.stopped_epoch", "cplearn.error"}
+"""What a run that was stopped early has until it goes on."""
+
+
+def stopped_by(plan: Plan) -> str:
+    """Who stops trials early in a sweep, empty if nobody: under another name or another rule the same trial may go
+    on."""
+    return f"{plan.sweep.name}: {plan.sweep.scheduler}" if plan.sweep.scheduler else ""
+
+
 def check_store(uri: str, shown: str) -> None:
     """Raise InputError, with one sentence, unless runs can be written to the store; creates nothing.
 
@@ -246,6 +256,17 @@ class Tracker:
 
         self.outbox.put(write)
 
+    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+        """End the run as KILLED, tagged by whom and when: it is no result, and its checkpoint stays."""
+        told = {"cplearn.stopped_by": stopped_by(self.plan), "cplearn.stopped_epoch": str(epoch)}
+        tags = [RunTag(name, text) for name, text in (told | {"cplearn.error": reason}).items()]
+
+        def write() -> None:
+            self.client.log_batch(self.runs[job.key], tags=tags)
+            self._end(self.runs[job.key], "KILLED")
+
+        self.outbox.put(write)
+
     def close(self, status: str, patience: float | None = None) -> None:
         """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.
 
@@ -290,6 +311,7 @@ class Tracker:
         params = [Param(key, spell(value)) for key, value in job.trial.flat().items()]
         before = self.interrupted.get(job.key)
         tried = False
+        gone: set[str] = set()
 
         def write() -> None:
             nonlocal tried
@@ -302,6 +324,9 @@ class Tracker:
             else:
                 self.client.update_run(run.info.run_id, status="RUNNING", name=job.name)
                 self.client.log_batch(run.info.run_id, tags=[RunTag(name, text) for name, text in tags.items()])
+                for name in STOP_TAGS & run.data.tags.keys() - gone:
+                    self.client.delete_tag(run.info.run_id, name)
+                    gone.add(name)
             self.runs[job.key] = run.info.run_id
             # An epoch is one write, so one of its metrics tells of all.
             history = self.client.get_metric_history(run.info.run_id, "train/loss") if before else []

@@ -35,8 +35,9 @@ def build(config: dict[str, Any], device: str, ranks: Ranks) -> Pack:
 
 class PackTrainable(tune.Trainable):
     """Trains the pack in `config`: `members` (settings of each trial), `keys`, `data_root`, `cpus` and `gpus` of a
-    process, `ranks` (number of processes), `compile`, `checkpoints` (where they lie, or None) and `checkpoint_every`
-    (seconds between them; 0: after every epoch).
+    process, `ranks` (number of processes), `compile`, `checkpoints` (where they lie, or None), `checkpoint_every`
+    (seconds between them; 0: after every epoch) and `rungs` (epochs after which there is one in any case, as the pack
+    may be stopped there).
 
     It goes on from the pack's checkpoints, if there are any; so Tune restarts a pack whose worker was lost by simply
     making a new one.
@@ -66,6 +67,7 @@ class PackTrainable(tune.Trainable):
         self.histories: list[list[tuple[int, int, dict[str, float]]]] = [[] for _ in self.keys]
         self.checkpoints = Checkpoints(config["checkpoints"]) if config["checkpoints"] else None
         self.every: float = config["checkpoint_every"]
+        self.rungs: list[int] = config["rungs"]
         self.saved, self.warned, self.told = time.monotonic(), False, False
         if self.checkpoints and self.training.epochs:
             restored = self.checkpoints.restore(self.keys)
@@ -141,7 +143,8 @@ class PackTrainable(tune.Trainable):
         """Write a checkpoint if one is due; after the last epoch one always is, so that no training can be lost."""
         if self.checkpoints is None:
             return
-        if not self.training.finished and time.monotonic() - self.saved < self.every:
+        due = self.training.finished or self.training.epoch in self.rungs
+        if not due and time.monotonic() - self.saved < self.every:
             return
         states = {
             key: {**self.training.member_state(k), "history": self.histories[k]} for k, key in enumerate(self.keys)
