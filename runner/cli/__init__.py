@@ -1,0 +1,33 @@
+"""The command line: the one place that knows sweeps, trainer, tracker and reports, and ties them together."""
+
+from __future__ import annotations
+
+import typer
+
+from runner.cli import models, plan, results, sweep, tools
+
+# Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Sweeps of CPLearn and other self-supervised methods: Ray Tune runs them, MLflow keeps them, tables come out.",
+)
+app.command()(sweep.sweep)
+app.command()(plan.plan)
+app.command()(models.train)
+app.command("import-solo")(models.import_solo)
+app.command()(models.evaluate)
+app.command()(results.report)
+app.command()(results.verify)
+app.command()(results.trace)
+app.command()(results.ui)
+app.command()(tools.data)
+app.command()(tools.settings)
+app.command()(tools.bench)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

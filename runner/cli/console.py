@@ -1,0 +1,109 @@
+"""What every command does alike: print, explain a mistake in one line, stop cleanly, look at its arguments."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+out, err = Console(), Console(stderr=True)
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+MESSAGE = 700
+"""Most characters of an error's message."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A user's mistake is one sentence and status 2, never a traceback."""
+    from cplearn.errors import InputError
+    from reports.errors import ReportError
+    from sweeps.spec import SweepError
+
+    try:
+        yield
+    except (InputError, SweepError, ReportError) as error:
+        err.print(f"[red]error:[/] {escape(plain(str(error)))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def plain(message: str) -> str:
+    """A message as one line of bounded length, whatever the input that it quotes: nothing steers the terminal."""
+    line = " ".join(message.split())
+    line = line if len(line) <= MESSAGE else f"{line[: MESSAGE // 2]} ... {line[-MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+@contextmanager
+def stoppable(text: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a sentence."""
+    try:
+        with sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        out.print(text, highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let a preempted machine stop a sweep as cleanly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
+
+
+def usable_device(name: str) -> str:
+    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it."""
+    import torch
+
+    from cplearn.errors import InputError
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        raise InputError(f"--device {name!r}: not to be had here; write cpu, cuda or cuda:1") from None
+    return name
+
+
+def check_places(results: Path, uri: str) -> None:
+    """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
+    from reports import store
+    from runner.tracking import check_store
+
+    check_folder("--results", results)
+    check_store(uri, store.without_secrets(uri))
+
+
+def check_folder(option: str, folder: Path) -> None:
+    from cplearn.errors import InputError
+
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None
+
+
+def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:
+    """Dotted settings to values, as given on the command line."""
+    from sweeps.spec import parse_override
+
+    overrides = dict(parse_override(text) for text in settings)
+    overrides |= {"dataset": dataset} if dataset else {}
+    return overrides | ({"epochs": epochs} if epochs is not None else {})

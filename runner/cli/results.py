@@ -1,0 +1,131 @@
+"""`cplearn report`, `verify`, `trace` and `ui`: what is in the tracking store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from runner.cli.console import FAILED, err, out, plain_errors
+from runner.cli.options import Results, Uri
+
+
+def report(
+    name: Annotated[str | None, typer.Argument(help="A sweep's name; default: every sweep of the store.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only this data set.")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="NAME|FILE", help="One of the paper's tables, or a YAML file.")
+    ] = None,
+    sweeps: Annotated[
+        list[str] | None, typer.Option("--sweep", metavar="NAME", help="With --table: only trials of this sweep.")
+    ] = None,
+    where: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")
+    ] = [],  # noqa: B006
+    results: Results = Path("results"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Write tables and figures from the runs in the tracking store, without running anything."""
+    with plain_errors():
+        from cplearn.data.catalogue import slug
+        from reports import build, store, terminal
+        from reports.errors import ReportError
+        from sweeps.spec import parse_override
+
+        uri = store.resolve(tracking_uri)
+        if table:
+            if name or dataset:
+                raise ReportError(
+                    "--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset"
+                )
+            kept = dict(parse_override(text) for text in where)
+            written = build.build_table(uri, table, results, sweeps, kept)
+            out.print(terminal.render_table(written.table))
+            out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
+            return
+        if sweeps or where:
+            raise ReportError("--sweep and --where go with --table; for the report of a sweep give its name alone")
+        only = {slug(dataset)} if dataset else None
+        names = [name] if name else store.list_sweeps(uri, only)
+        if not names:
+            raise ReportError(f"no sweep in the store was run on {dataset}")
+        for one in names:
+            write_reports(uri, one, results, only)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="A table's file, or a folder of results.")] = Path("results"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
+    with plain_errors():
+        from reports import provenance, store
+
+        checked = provenance.verify(store.resolve(tracking_uri), path)
+        for one in checked:
+            for sentence in one.drift:
+                err.print(
+                    f"[red]drift:[/] {escape(str(one.folder))}: {escape(sentence)}", highlight=False, soft_wrap=True
+                )
+        numbers = sum(one.numbers for one in checked)
+        drifted = sum(bool(one.drift) for one in checked)
+        if drifted:
+            out.print(f"{drifted} of {len(checked)} tables have drifted; write them again with: cplearn report")
+            raise typer.Exit(FAILED)
+        out.print(f"{numbers:,} numbers in {len(checked)} tables agree with the tracking store.", highlight=False)
+
+
+def trace(
+    path: Annotated[Path, typer.Argument(help="A table's file: table.md, table.tex, ...")],
+    words: Annotated[list[str], typer.Argument(help="What the cell's row and column are called, roughly.")],
+    tracking_uri: Uri = None,
+) -> None:
+    """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
+    with plain_errors():
+        from reports import provenance, store, terminal
+
+        for one in provenance.trace(store.resolve(tracking_uri), path, words):
+            out.print(terminal.render_trace(one), soft_wrap=True, highlight=False)
+
+
+def ui(
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = 5000,
+    tracking_uri: Uri = None,
+) -> None:
+    """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
+    with plain_errors():
+        from reports import store
+        from runner.tracking import check_store
+
+        uri = store.resolve(tracking_uri)
+        check_store(uri, store.without_secrets(uri))
+        out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+        # Without job execution MLflow starts in half the time; only its tools for language models need it.
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        try:
+            code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
+        except KeyboardInterrupt:
+            code = 0
+        raise typer.Exit(code)
+
+
+def write_reports(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
+    """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
+    from reports import build, render, terminal
+
+    for one in build.build(uri, name, results, datasets):
+        out.print(terminal.render(one, out.width))
+        out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
+        if keep:
+            from runner import tracking
+
+            files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
+            table = render.to_markdown(one.table).partition("<details>")[0].strip()
+            tracking.log_report(uri, one.parent, one.dataset, files, table)

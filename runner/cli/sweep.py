@@ -1,0 +1,273 @@
+"""`cplearn sweep`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from runner.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    check_places,
+    err,
+    out,
+    plain_errors,
+    sigterm_as_interrupt,
+    stoppable,
+)
+from runner.cli.options import (
+    Budget,
+    CheckpointPlace,
+    Compile,
+    Cpus,
+    DataRoot,
+    DatasetName,
+    Epochs,
+    Force,
+    Gpus,
+    Packing,
+    Ranks,
+    Results,
+    Scale,
+    Seeds,
+    Setting,
+    SweepPath,
+    Uri,
+)
+from runner.cli.plan import forecast, plan_sweep
+from runner.cli.results import write_reports
+
+if TYPE_CHECKING:
+    from runner.budget import Deadline
+    from runner.checkpoints import Checkpoints
+    from runner.claims import Claims
+    from runner.faults import Kind
+    from runner.pace import Pace
+    from runner.plan import Job, Plan
+    from runner.progress import Progress
+
+    Failed = tuple[Job, str, Kind]
+
+AT_STOP_SECONDS = 10
+"""How long a stopped sweep waits for the tracking store."""
+MOST_LISTED = 10
+
+
+def sweep(
+    file: SweepPath,
+    dataset: DatasetName = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    settings: Setting = [],  # noqa: B006 (typer wants a literal default)
+    scale: Scale = "full",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    ranks: Ranks = None,
+    packing: Packing = None,
+    compile: Compile = False,
+    force: Force = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials again that have diverged.")] = False,
+    retries: Annotated[int, typer.Option(help="Attempts after a lost worker or lack of memory.")] = 3,
+    stop_after: Annotated[int, typer.Option(help="Stop at so many failures that are the same; 0: never.")] = 3,
+    checkpoints: CheckpointPlace = "checkpoints",
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
+    ] = 60,
+    budget: Budget = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Run a sweep: every trial that has not finished before, then the tables."""
+    with plain_errors():
+        import cplearn.data
+        from cplearn.errors import InputError
+        from reports import store
+        from runner.budget import Deadline
+        from runner.checkpoints import Checkpoints
+        from runner.claims import Claims, beside
+        from runner.faults import Policy
+        from runner.pace import Pace
+        from runner.packing import parse
+        from runner.plan import split
+        from runner.preview import line
+
+        policy, deadline = Policy(retries, stop_after), Deadline(budget)
+        plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
+        width = parse(packing or plan.sweep.packing)
+        uri = store.resolve(tracking_uri)
+        check_places(results, uri)
+        kept = Checkpoints(checkpoints)
+        missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed)
+        todo, failed = missing(plan.jobs)
+        before = len(plan.jobs) - len(todo) - len(failed)
+        reached = {} if force else kept.epochs({job.key for job in todo})
+        expected = forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given, reached=reached)
+        # In the order of a budget, if there is one.
+        todo = [job for pack in expected.packs for job in pack]
+        again = f", {before} finished before" if before else ""
+        again += f", {len(failed)} diverged before" if failed else ""
+        data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
+        out.print(
+            f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
+        )
+        if todo:
+            out.print(escape(line(expected)), highlight=False, soft_wrap=True)
+        pace = Pace(expected.timings, expected.slots)
+
+        from runner.execute import execute
+
+        start = functools.partial(
+            execute,
+            resources=resources,
+            packing=width,
+            data_root=str(cplearn.data.data_root(data_root)),
+            compile=compile,
+            by_seed=deadline.given,
+            admit=(lambda pack: deadline.allows(pace.ends_in(pack))) if deadline.given else None,
+            checkpoints=kept.place,
+            checkpoint_every=checkpoint_every,
+            policy=policy,
+        )
+        stopped, begun = False, False
+        with Claims(beside(uri)) as claims:
+            with suppress(InputError):
+                # Of a trial that finished just before its driver was killed.
+                kept.discard({job.key for job in plan.jobs} - {job.key for job in todo})
+            while not begun or (todo and not stopped):
+                mine = [job for job in todo if claims.take(job.key)]
+                todo = [job for job in todo if job.key not in claims.held]
+                # Another driver may have finished some since they were looked up.
+                mine, given_up = missing(mine)
+                failed += given_up
+                if mine or not begun:
+                    if force:
+                        kept.discard({job.key for job in mine})
+                    run = functools.partial(_run, kept=kept, claims=claims, force=force, pace=pace, deadline=deadline)
+                    progress, stopped = run(plan, mine, before, uri, start)
+                    failed += progress.failures
+                # Not kept while waiting: two drivers that wait for each other would do so for ever.
+                claims.release()
+                begun = True
+                if todo and not stopped:
+                    _wait(claims, todo)
+        _explain(plan, failed)
+        if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
+            write_reports(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _missing(jobs: list[Job], uri: str, force: bool, retry_failed: bool) -> tuple[list[Job], list[Failed]]:
+    """The jobs still to be run, and those that have diverged before and would do so again."""
+    from reports import store
+    from runner.plan import split
+
+    todo, _ = split(jobs, lambda keys: store.finished_runs(uri, keys), force)
+    diverged = {} if force or retry_failed or not todo else store.diverged_runs(uri, {job.key for job in todo})
+    given_up: list[Failed] = [(job, diverged[job.key], "diverged") for job in todo if job.key in diverged]
+    return [job for job in todo if job.key not in diverged], given_up
+
+
+def _run(
+    plan: Plan,
+    jobs: list[Job],
+    reused: int,
+    uri: str,
+    start: Callable[..., str | None],
+    *,
+    kept: Checkpoints,
+    claims: Claims,
+    force: bool,
+    pace: Pace,
+    deadline: Deadline,
+) -> tuple[Progress, bool]:
+    """Run jobs by `start(jobs, listeners)` under tracking and display.
+
+    Returns what has become of them, and whether the sweep is to end here: because a failure was repeated too often, or
+    because its time is up.
+    """
+    from cplearn.errors import InputError
+    from runner.progress import Progress
+    from runner.tracking import Tracker
+
+    progress = Progress(jobs, reused, out, pace)
+
+    def forget(key: str) -> None:
+        # A file that stays does no harm: a finished trial is not run again.
+        with suppress(InputError):
+            kept.discard({key})
+
+    with claims.alone():
+        tracker = Tracker(uri, plan, claim=claims.take, anew=force, forget=forget, say=progress.say)
+    repeated: str | None = None
+    try:
+        with sigterm_as_interrupt(), deadline, progress:
+            repeated = start(jobs, [tracker, progress])
+    except KeyboardInterrupt:
+        if not deadline.passed:
+            out.print(
+                f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
+                "run the same command again to do the rest.",
+                highlight=False,
+            )
+        try:
+            tracker.close("KILLED", AT_STOP_SECONDS)
+        except InputError as error:
+            err.print(escape(str(error)), highlight=False, soft_wrap=True)
+        if not deadline.passed:
+            raise typer.Exit(INTERRUPTED) from None
+    except BaseException:
+        with suppress(InputError):
+            tracker.close("FAILED", AT_STOP_SECONDS)
+        raise
+    else:
+        with stoppable("The store is not waited for; run the same command again to make up for what it lacks."):
+            tracker.close("FAILED" if progress.failures or repeated else "FINISHED")
+    left = progress.total - len(progress.done) - len(progress.failures)
+    if repeated:
+        err.print(
+            f"\n[red]stopped:[/] the same failure came again and again, so {left} trials were not run or not ended.",
+            highlight=False,
+        )
+    elif left:
+        out.print(
+            f"\nBudget used up: {len(progress.done)} of {progress.total} trials done; "
+            "run the same command again to go on.",
+            highlight=False,
+        )
+    return progress, repeated is not None or left > 0
+
+
+def _wait(claims: Claims, jobs: list[Job]) -> None:
+    out.print(f"{len(jobs)} trials are being run by another sweep; waiting for it.", highlight=False)
+    with stoppable("Not waited for; run the same command again to do what is missing."):
+        claims.wait({job.key for job in jobs})
+
+
+def _explain(plan: Plan, failed: list[Failed]) -> None:
+    """Each distinct failure with its last lines and the command that repeats it."""
+    from runner.faults import normalise
+    from runner.plan import command
+
+    alike: dict[str, list[Failed]] = {}
+    for one in failed:
+        alike.setdefault(normalise(one[1]), []).append(one)
+    for (job, reason, _), *others in alike.values():
+        more = f" and {len(others)} more" if others else ""
+        err.print(f"\n[red]failed:[/] {escape(job.dataset)} {escape(job.name)} (key {job.key}){more}", highlight=False)
+        err.print(escape("\n".join(reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
+        err.print(f"alone: {escape(command(job.trial))}", highlight=False, soft_wrap=True)
+        for other, _, _ in others[:MOST_LISTED]:
+            err.print(f"  also {escape(other.dataset)} {escape(other.name)} (key {other.key})", highlight=False)
+        if len(others) > MOST_LISTED:
+            err.print(f"  and {len(others) - MOST_LISTED} more", highlight=False)
+    if failed:
+        hint = "; --retry-failed runs diverged ones again" if any(kind == "diverged" for *_, kind in failed) else ""
+        err.print(f"\n{len(failed)} of {len(plan.jobs)} trials failed; the others are kept{hint}.", highlight=False)

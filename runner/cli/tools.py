@@ -1,0 +1,89 @@
+"""`cplearn data`, `settings` and `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from runner.cli.console import FAILED, out, plain_errors
+from runner.cli.options import DataRoot, DatasetName, Results
+
+
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set to fetch and check; default: list them.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="imagenet100: make it of this full ImageNet.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --from: other classes, one a line.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --from: copy the images instead of linking.")] = False,
+    data_root: DataRoot = None,
+) -> None:
+    """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
+    with plain_errors():
+        import cplearn.data
+        from cplearn.data.catalogue import CATALOGUE
+        from cplearn.errors import InputError
+
+        if (source or classes or copy) and name != "imagenet100":
+            raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
+        if (classes or copy) and not source:
+            raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
+        if source:
+            from cplearn.data import imagenet100
+
+            imagenet100.build(source, data_root, classes, copy)
+
+        if name is None:
+            table = Table("name", "what it is", box=None, pad_edge=False)
+            for key, entry in CATALOGUE.items():
+                table.add_row("folder:PATH" if key == "folder" else key, entry.summary)
+            out.print(table)
+            return
+        loaded = cplearn.data.load(name, data_root)
+        unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
+        further = f", {unlabelled:,} unlabelled" if unlabelled else ""
+        train, test = len(loaded.train.images), len(loaded.test.images)
+        out.print(
+            f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
+            f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+            f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def settings(
+    method: Annotated[str, typer.Argument(help="A method; cplearn settings untrained lists another's.")] = "cplearn",
+    dataset: DatasetName = None,
+) -> None:
+    """List every setting of a trial with its default on a data set and its sentence."""
+    with plain_errors():
+        from cplearn import config
+
+        defaults = config.Trial.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
+        table = Table("setting", "default", "what it does", box=None, pad_edge=False)
+        for key, sentence in config.known_keys(method).items():
+            default = defaults[key]
+            table.add_row(key, "" if default is None else escape(f"{default}"), escape(sentence))
+        out.print(table)
+
+
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(help="Only these parts, step say; default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Measure this program's speed on this machine as ratios within one run; write bench.md and bench.json."""
+    with plain_errors():
+        from runner import bench as benchmark
+
+        path, failed = benchmark.run(results / "bench", parts, quick, out)
+        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(FAILED)
