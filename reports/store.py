@@ -81,8 +81,8 @@ class SweepResult:
 class KnownRun:
     """The run that counts for a trial's key: the newest finished one, else the newest.
 
-    `status` is MLflow's; `started` is UTC, ISO 8601; `sweep` is the sweep under which it was made and `error` the end
-    of a failure's message, both empty where there is none.
+    `status` is MLflow's; `started` is UTC, ISO 8601; `sweep` is the sweep under which it was made, `error` the end
+    of a failure's message, `stopped_by` the sweep and scheduler that stopped it early, all empty where there is none.
     """
 
     run_id: str
@@ -90,6 +90,7 @@ class KnownRun:
     started: str
     sweep: str
     error: str
+    stopped_by: str = ""
 
 
 def known_runs(uri: str | None = None, keys: Collection[str] | None = None) -> dict[str, KnownRun]:
@@ -157,6 +158,30 @@ def diverged_runs(uri: str | None, keys: Collection[str]) -> dict[str, str]:
         for key, (status, tags) in runs.items()
         if status == "FAILED" and tags.get("cplearn.failure") == "diverged"
     }
+
+
+def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dict[str, dict[int, float]]:
+    """A metric after each epoch for every trial key that has a run, of the run that counts; epochs from 1.
+
+    A store or experiment that does not exist yet has none. Raises ReportError if it cannot be read.
+    """
+    runs = known_runs(uri, keys)
+    if not runs:
+        return {}
+    client = _connect(uri)
+    with _readable(uri):
+        return {
+            key: {one.step: one.value for one in client.get_metric_history(run.run_id, metric)}
+            for key, run in runs.items()
+        }
+
+
+def recorded(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """`read_keys`, where a store or experiment that does not exist yet has none."""
+    try:
+        return read_keys(uri, keys) if keys else {}
+    except NothingThere:
+        return {}
 
 
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
@@ -380,8 +405,8 @@ def _newest(
 def _known_run(run: Run) -> KnownRun:
     tags = run.data.tags
     started = _iso(run.info.start_time)
-    error, sweep = tags.get("cplearn.error", ""), tags.get("cplearn.sweep", "")
-    return KnownRun(run.info.run_id, run.info.status, started, sweep, error)
+    sweep, error, stopped_by = (tags.get(f"cplearn.{name}", "") for name in ("sweep", "error", "stopped_by"))
+    return KnownRun(run.info.run_id, run.info.status, started, sweep, error, stopped_by)
 
 
 def _known_in_file(uri: str, experiment: str) -> dict[str, KnownRun] | None:
@@ -393,12 +418,14 @@ def _known_in_file(uri: str, experiment: str) -> dict[str, KnownRun] | None:
         return None
     # Ordered so that the last row of a key, which stays in the dict, is the one that counts.
     query = """
-        SELECT key.value, runs.run_uuid, runs.status, runs.start_time, sweep.value, error.value
+        SELECT key.value, runs.run_uuid, runs.status, runs.start_time, sweep.value, error.value,
+            stopped.value
         FROM runs
         JOIN tags AS kind ON kind.run_uuid = runs.run_uuid AND kind.key = 'cplearn.kind' AND kind.value = 'trial'
         JOIN tags AS key ON key.run_uuid = runs.run_uuid AND key.key = 'cplearn.key'
         LEFT JOIN tags AS sweep ON sweep.run_uuid = runs.run_uuid AND sweep.key = 'cplearn.sweep'
         LEFT JOIN tags AS error ON error.run_uuid = runs.run_uuid AND error.key = 'cplearn.error'
+        LEFT JOIN tags AS stopped ON stopped.run_uuid = runs.run_uuid AND stopped.key = 'cplearn.stopped_by'
         WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
         ORDER BY runs.status = 'FINISHED', runs.start_time, runs.run_uuid
     """
@@ -408,8 +435,8 @@ def _known_in_file(uri: str, experiment: str) -> dict[str, KnownRun] | None:
     except (sqlite3.Error, ValueError):
         return None
     return {
-        key: KnownRun(run_id, status, _iso(start), sweep or "", error or "")
-        for key, run_id, status, start, sweep, error in rows
+        key: KnownRun(run_id, status, _iso(start), sweep or "", error or "", stopped or "")
+        for key, run_id, status, start, sweep, error, stopped in rows
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from cplearn.config import Trial
 from cplearn.data import catalogue
@@ -36,9 +36,18 @@ def check_objectives(objectives: Collection[str], trial: Trial) -> None:
             raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
 
 
-def check_scheduler(scheduler: Scheduler, trial: Trial) -> None:
-    """Raise InputError unless trials like this one log the scheduler's metric after each epoch."""
-    check_epochs(scheduler.metric, trial, f"scheduler.metric {scheduler.metric!r}")
+def check_scheduler(scheduler: Scheduler, trials: Iterable[Trial]) -> None:
+    """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
+    stopped."""
+    longest = 0
+    for trial in trials:
+        longest = max(longest, trial.epochs)
+        if trial.method.trains:
+            check_epochs(scheduler.metric, trial, f"scheduler.metric {scheduler.metric!r}")
+    if not scheduler.rungs(longest):
+        raise InputError(
+            f"scheduler.grace {scheduler.grace}: no trial has more epochs than that, so there is nothing to stop early"
+        )
 
 
 def check_epochs(name: str, trial: Trial, where: str) -> None:

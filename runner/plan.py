@@ -13,6 +13,7 @@ import cplearn.data
 from cplearn import config, protocol, training
 from cplearn.data import catalogue
 from cplearn.errors import InputError
+from runner import criteria
 from sweeps import identity, spec
 
 
@@ -65,6 +66,11 @@ class Plan:
         known = {job.key for job in self.jobs}
         self.jobs.extend(job for job in jobs if job.key not in known)
 
+    @property
+    def stopper(self) -> str:
+        """Who stops trials early, empty if nobody: under another name or another rule the same trial may go on."""
+        return f"{self.sweep.name}: {self.sweep.scheduler}" if self.sweep.scheduler else ""
+
     def axes(self) -> dict[str, list[Any]]:
         """The values of each axis in their order; those of a search are the ones it has suggested."""
         if self.sweep.space is None:
@@ -109,7 +115,8 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     """The plan of a sweep whose trials run in so many processes each. Fetches and decodes the data sets where that has
     not been done.
 
-    Raises InputError if a data set is not to be had, or a trial does not fit it or cannot be split among the processes.
+    Raises InputError if a data set is not to be had, if a trial does not fit it or cannot be split among the processes,
+    and if trials do not have the metrics that a search or a scheduler goes by.
     """
     datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
 
@@ -139,10 +146,14 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     for declared in sweep.trials:
         job = make(declared)
         jobs.setdefault(job.key, job)
-    if sweep.space:
+    checked = [job.trial for job in jobs.values() if job.role != "baseline"]
+    if sweep.space and sweep.search:
         for dataset in sweep.space.datasets:
             for point in sweep.space.probes():
-                make(sweep.space.trial(point, dataset, sweep.seeds[0]))
+                checked.append(make(sweep.space.trial(point, dataset, sweep.seeds[0])).trial)
+                criteria.check_objectives(sweep.search.objectives, checked[-1])
+    if sweep.scheduler:
+        criteria.check_scheduler(sweep.scheduler, checked)
     uses = {
         data.fingerprint: DatasetUse(
             name,

@@ -22,8 +22,8 @@ from runner.plan import Job, Plan
 from runner.progress import duration
 from runner.resources import Resources
 
-State = Literal["new", "reused", "resumable", "failed", "running"]
-STATES: tuple[State, ...] = ("new", "reused", "resumable", "failed", "running")
+State = Literal["new", "reused", "resumable", "failed", "running", "stopped"]
+STATES: tuple[State, ...] = ("new", "reused", "resumable", "failed", "running", "stopped")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,25 @@ class Placed:
     job: Job
     state: State
     detail: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How far the search on a data set is: `done` of its suggestions have ended, `asked` are known, of `trials`."""
+
+    dataset: str
+    study: str
+    trials: int
+    asked: int
+    done: int
+
+    def __str__(self) -> str:
+        known = f"study {self.study}: {self.done} done" if self.study else "no study yet"
+        begun = f", {self.asked - self.done} begun" if self.asked > self.done else ""
+        return (
+            f"Search on {self.dataset}: {self.trials} trials in all ({known}{begun}); "
+            f"{max(0, self.trials - self.asked)} are still to be suggested."
+        )
 
 
 @dataclass(frozen=True)
@@ -57,15 +76,22 @@ class Forecast:
 
 
 def place(
-    jobs: Sequence[Job], known: Mapping[str, Mapping[str, str]], reached: Mapping[str, int], force: bool = False
+    jobs: Sequence[Job],
+    known: Mapping[str, Mapping[str, str]],
+    reached: Mapping[str, int],
+    force: bool = False,
+    stopper: str = "",
 ) -> list[Placed]:
-    """Each job with its state; `known` maps keys to run_id, status, started, sweep and error, `reached` to epochs."""
+    """Each job with its state; `known` maps keys to run_id, status, started, sweep, error and stopped_by, `reached` to
+    epochs. What `stopper`, the sweep's own scheduler, has stopped early is not run again."""
 
     def state(job: Job) -> tuple[State, str]:
         run = known.get(job.key, {})
         status = run.get("status")
         if status == "FINISHED" and not force:
             return "reused", f"from {run['sweep']}"
+        if status == "KILLED" and not force and stopper and run["stopped_by"] == stopper:
+            return "stopped", "early, by this sweep's scheduler"
         if job.key in reached:
             return "resumable", f"at epoch {reached[job.key]} of {job.trial.epochs}"
         if status == "RUNNING":
@@ -187,6 +213,7 @@ def render(
     packed: bool,
     budget: float | None,
     every: bool,
+    searched: Sequence[Searched] = (),
 ) -> RenderableType:
     """The whole answer for a terminal; `every` lists each trial."""
     counts = Counter((one.job.dataset, one.state) for one in placed)
@@ -199,6 +226,11 @@ def render(
     parts: list[RenderableType] = [table, ""]
     for (state, detail), n in Counter((one.state, one.detail) for one in placed if one.detail).most_common(8):
         parts.append(escape(f"{n} {state}: {detail}"))
+    parts += [escape(str(one)) for one in searched]
+    if plan.sweep.scheduler:
+        parts.append(escape(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops."))
+    if searched or plan.sweep.scheduler:
+        parts.append("Every trial runs alone, since it is suggested or stopped by itself.")
     missing = sum(len(pack) for pack in shown.packs)
     if not missing:
         parts.append("Nothing is left to run.")
@@ -215,7 +247,9 @@ def render(
     return Group(*parts)
 
 
-def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, budget: float | None) -> dict[str, Any]:
+def as_dict(
+    plan: Plan, placed: Sequence[Placed], shown: Forecast, budget: float | None, searched: Sequence[Searched] = ()
+) -> dict[str, Any]:
     """The same as plain JSON; seconds and bytes."""
     unit, each = shown.devices
     result = {
@@ -241,6 +275,8 @@ def as_dict(plan: Plan, placed: Sequence[Placed], shown: Forecast, budget: float
             for one in placed
         ],
     }
+    if searched:
+        result["search"] = [asdict(one) for one in searched]
     if budget is not None:
         result |= {"budget_s": budget, "within_budget": [job.key for job in within(shown, budget)]}
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -19,11 +19,21 @@ from runner.plan import Job
 
 
 class Progress:
-    """Counts jobs and epochs; a `runner.events.Listener` and a context manager that draws while it is entered."""
+    """Counts jobs and epochs; a `runner.events.Listener` and a context manager that draws while it is entered.
 
-    def __init__(self, jobs: Sequence[Job], reused: int, console: Console, pace: Pace | None = None) -> None:
+    `to_come` says how many jobs a search may still suggest.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        reused: int,
+        console: Console,
+        pace: Pace | None = None,
+        to_come: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.console = console
-        self.total, self.reused = len(jobs), reused
+        self.known, self.to_come, self.reused = {job.key for job in jobs}, to_come, reused
         self.pace = pace or Pace({})
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
@@ -48,6 +58,7 @@ class Progress:
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         self.pace.planned(packs)
+        self.known |= {job.key for pack in packs for job in pack}
         if text := describe(packs):
             self.console.print(text, highlight=False)
 
@@ -96,6 +107,11 @@ class Progress:
     def _stop(self, job: Job, *, failed: bool = False) -> None:
         self.running.pop(job.key, None)
         self.pace.ended(job, failed=failed)
+
+    @property
+    def total(self) -> int:
+        """Jobs of this call, as far as it is known yet."""
+        return len(self.known) + self.to_come()
 
     @property
     def ended(self) -> int:

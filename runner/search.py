@@ -35,6 +35,7 @@ from cplearn.errors import InputError
 from runner import criteria
 from runner.faults import Kind
 from runner.plan import Job, Plan
+from runner.preview import Searched
 from sweeps import identity
 from sweeps.spec import Range, Scalar, Space, SweepError
 
@@ -75,6 +76,11 @@ class Suggestion:
     @property
     def open(self) -> bool:
         return self.state == TrialState.RUNNING
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether all of its jobs should have finished in the end."""
+        return self.state in (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 @dataclass
@@ -137,7 +143,7 @@ def distribution(axis: Sequence[Scalar] | Range) -> BaseDistribution:
 def find(plan: Plan, storage: str) -> list[StudyOf]:
     """The studies of a sweep, one for each data set, as far as they exist; creates nothing.
 
-    Raises InputError for objectives that its trials do not have, and where the studies cannot be read.
+    Raises InputError where they cannot be read.
     """
     space, search = plan.sweep.space, plan.sweep.search
     assert space is not None
@@ -145,9 +151,6 @@ def find(plan: Plan, storage: str) -> list[StudyOf]:
     found = []
     for dataset in space.datasets:
         probe = plan.make(space.trial(next(space.probes()), dataset, plan.sweep.seeds[0]))
-        criteria.check_objectives(search.objectives, probe.trial)
-        if plan.sweep.scheduler:
-            criteria.check_scheduler(plan.sweep.scheduler, probe.trial)
         own = {key: value for key, value in probe.trial.identity().items() if key not in {*space.axes, "seed"}}
         axes = {key: axis.model_dump() if isinstance(axis, Range) else axis for key, axis in space.axes.items()}
         meaning = {"settings": own, "axes": axes, "objectives": search.objectives, "seeds": plan.sweep.seeds}
@@ -182,12 +185,11 @@ class Search:
         storage: str,
         recall: Recall,
         *,
-        stopper: str = "",
         anew: bool = False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         assert plan.sweep.search is not None
-        self.plan, self.settings, self.stopper = plan, plan.sweep.search, stopper
+        self.plan, self.settings = plan, plan.sweep.search
         self.recall: Recall = (lambda keys: {}) if anew else recall
         self.say = say
         self.claim: Callable[[str], bool] = lambda key: True
@@ -309,7 +311,7 @@ class Search:
         for suggestion in sorted(known, key=lambda s: not s.open):
             if suggestion.open:
                 self._take_up(suggestion, records)
-            elif suggestion.state == TrialState.COMPLETE:
+            elif suggestion.is_wanted:
                 self.plan.add(suggestion.jobs)
                 lost = [job for job in suggestion.jobs if records.get(job.key, {}).get("status") != "FINISHED"]
                 self.mending |= {job.key for job in lost}
@@ -373,7 +375,11 @@ class Search:
             self._finish(job, record)
         elif record.get("status") == "FAILED" and record.get("tags.failure") == "diverged":
             self._end(job.key, TrialState.FAIL)
-        elif record.get("status") == "KILLED" and self.stopper and record.get("tags.stopped_by") == self.stopper:
+        elif (
+            record.get("status") == "KILLED"
+            and self.plan.stopper
+            and record.get("tags.stopped_by") == self.plan.stopper
+        ):
             self._end(job.key, TrialState.PRUNED)
         else:
             return False
@@ -393,6 +399,11 @@ class Search:
         self.ended[key] = how
         self.mending.discard(key)
         self._conclude(key)
+
+    @property
+    def finished_keys(self) -> set[str]:
+        """Trials whose results the studies have, or will have with those of other seeds."""
+        return {key for key, how in self.ended.items() if isinstance(how, list)}
 
     def _conclude(self, key: str) -> None:
         """Tell the studies of the suggestions that have waited for this trial: at once if it has no values, else if it
@@ -457,6 +468,15 @@ class Search:
             lines.append(f"- {point}: {values} (suggestion {trial.number})")
         lines += [f"- and {len(best) - MOST_BEST} more"] if len(best) > MOST_BEST else []
         return "\n".join(lines)
+
+
+def surveyed(one: StudyOf) -> Searched:
+    """How far a study is."""
+    assert one.plan.sweep.search is not None
+    known = one.suggestions()
+    name = one.study.study_name if one.study else ""
+    done = sum(not suggestion.open for suggestion in known)
+    return Searched(one.slug, name, one.plan.sweep.search.trials, len(known), done)
 
 
 def example_jobs(one: StudyOf, count: int) -> Iterator[Job]:

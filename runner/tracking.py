@@ -57,12 +57,6 @@ STOP_TAGS = {"cplearn.stopped_by", "cplearn.stopped_epoch", "cplearn.error"}
 """What a run that was stopped early has until it goes on."""
 
 
-def stopped_by(plan: Plan) -> str:
-    """Who stops trials early in a sweep, empty if nobody: under another name or another rule the same trial may go
-    on."""
-    return f"{plan.sweep.name}: {plan.sweep.scheduler}" if plan.sweep.scheduler else ""
-
-
 def check_store(uri: str, shown: str) -> None:
     """Raise InputError, with one sentence, unless runs can be written to the store; creates nothing.
 
@@ -112,7 +106,8 @@ class Tracker:
     was interrupted goes on in its own run, and what that run holds already is not written again.
 
     `claim` says of a key whether no other driver runs its trial; only such runs are taken for orphans. `anew` gives
-    every trial a fresh run. `forget` is called with a key once its result is safe in the store. `say` shows a sentence.
+    every trial a fresh run. `about` are tags of the sweep's run. `forget` is called with a key once its result is safe
+    in the store. `say` shows a sentence.
     """
 
     def __init__(
@@ -122,6 +117,7 @@ class Tracker:
         *,
         claim: Callable[[str], bool] = lambda key: True,
         anew: bool = False,
+        about: Mapping[str, str] | None = None,
         forget: Callable[[str], None] = lambda key: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -135,7 +131,11 @@ class Tracker:
         self.runs: dict[str, str] = {}
         self.logged: dict[str, set[int]] = {}
         self.complete: set[str] = set()
+        self.remark = ""
+        """What the sweep's note says beside its description."""
         self.parent = self._parent()
+        for name, value in (about or {}).items():
+            self.client.set_tag(self.parent, name, value)
         self.interrupted = self._interrupted()
         self.outbox = Outbox(_transient, say)
 
@@ -194,6 +194,11 @@ class Tracker:
             token = page.token
             if not token:
                 return
+
+    def extended(self) -> None:
+        """Write down that the plan has further trials."""
+        manifest = self.plan.manifest()
+        self.outbox.put(lambda: self.client.log_dict(self.parent, manifest, "manifest.json"))
 
     # Events of jobs.
 
@@ -258,7 +263,7 @@ class Tracker:
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
         """End the run as KILLED, tagged by whom and when: it is no result, and its checkpoint stays."""
-        told = {"cplearn.stopped_by": stopped_by(self.plan), "cplearn.stopped_epoch": str(epoch)}
+        told = {"cplearn.stopped_by": self.plan.stopper, "cplearn.stopped_epoch": str(epoch)}
         tags = [RunTag(name, text) for name, text in (told | {"cplearn.error": reason}).items()]
 
         def write() -> None:
@@ -352,7 +357,7 @@ class Tracker:
         """The sweep's description and, as long as it fits into an address, a link that compares its finished trials."""
         query = f"tags.`mlflow.parentRunId` = '{self.parent}' AND attributes.status = 'FINISHED'"
         found = [run.info.run_id for run in self._search(query) if run.data.tags.get("cplearn.role") == "trial"]
-        text = self.plan.sweep.description
+        text = "\n\n".join(filter(None, [self.plan.sweep.description, self.remark]))
         if 1 < len(found) <= MOST_COMPARED:
             runs, experiments = (quote(json.dumps(ids)) for ids in (found, [self.experiment]))
             text += f"\n\n[Compare its {len(found)} trials](#/compare-runs?runs={runs}&experiments={experiments})"

@@ -360,10 +360,6 @@ def read_sweep(
         is_range = any(isinstance(arm.axes.get(key), Range) for arm in arms)
         values[key] = sorted(drawn) if is_range and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
-    if file.scheduler and not any(file.scheduler.rungs(_epochs(trial)) for trial in trials) and not space:
-        raise SweepError(
-            f"{path}: scheduler.grace {file.scheduler.grace} leaves nothing to stop early: no trial has more epochs"
-        )
     return Sweep(
         name=file.sweep,
         description=file.description,
@@ -592,12 +588,6 @@ def _space(
         for point in space.probes():
             space.trial(point, dataset, file.seeds[0])
     return space
-
-
-def _epochs(trial: SweepTrial) -> int:
-    # A schema without epochs has nothing that could be stopped.
-    epochs = trial.settings.get("epochs", 0)
-    return epochs if isinstance(epochs, int) else 0
 
 
 def _points(arm: _Merged, samples: int, generator: random.Random) -> list[list[dict[str, Scalar]]]:

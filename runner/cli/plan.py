@@ -32,7 +32,7 @@ from runner.cli.options import (
 
 if TYPE_CHECKING:
     from runner.plan import Job, Plan
-    from runner.preview import Forecast
+    from runner.preview import Forecast, Searched
     from runner.resources import Resources
     from sweeps.spec import Sweep
 
@@ -69,21 +69,21 @@ def plan(
         from runner import preview
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
-        from runner.packing import parse
 
         deadline = Deadline(budget)
         planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = parse(packing or planned.sweep.packing)
+        width = pack_width(planned, packing)
         uri = store.resolve(tracking_uri)
         check_places(results, uri)
+        searched, wanted, examples = look_at_search(planned, uri, force)
         keys = {job.key for job in planned.jobs}
         known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
         reached = {} if force else Checkpoints(checkpoints).epochs(keys)
-        placed = preview.place(planned.jobs, known, reached, force)
-        todo = [one.job for one in placed if one.state != "reused"]
+        placed = preview.place(planned.jobs, known, reached, force, planned.stopper)
+        todo = [one.job for one in placed if one.state not in ("reused", "stopped") and one.job.key in wanted]
         expected = forecast(
             planned,
-            todo,
+            todo + examples,
             resources,
             width,
             uri,
@@ -93,9 +93,9 @@ def plan(
             calibrate=calibrate,
         )
         if as_json:
-            print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds)))
+            print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds, searched)))
         else:
-            shown = preview.render(planned, placed, expected, width != 1, deadline.seconds, every)
+            shown = preview.render(planned, placed, expected, width != 1, deadline.seconds, every, searched)
             out.print(shown, highlight=False, soft_wrap=True)
 
 
@@ -116,6 +116,36 @@ def plan_sweep(
     described: Sweep = read_sweep(file, SCHEMA, overridden(dataset, epochs, settings), seeds, scale)
     resources = _resources(described, *asked)
     return make_plan(described, data_root, resources.processes), resources
+
+
+def pack_width(plan: Plan, asked: str | None) -> int | None:
+    """How many trials are trained together, see `runner.packing`; one by one where they are suggested or stopped so."""
+    from runner.packing import parse
+
+    width = parse(asked or plan.sweep.packing)
+    return 1 if plan.sweep.search or plan.sweep.scheduler else width
+
+
+def look_at_search(plan: Plan, uri: str, force: bool) -> tuple[list[Searched], set[str], list[Job]]:
+    """How far a search is, the keys of the plan's jobs that are to have finished in the end, and jobs that stand
+    for suggestions to come. The plan gets the jobs of earlier suggestions."""
+    if plan.sweep.search is None:
+        return [], {job.key for job in plan.jobs}, []
+    from runner import search
+
+    wanted = {job.key for job in plan.jobs}
+    studies = search.find(plan, search.beside(uri))
+    searched: list[Searched] = []
+    examples: list[Job] = []
+    for one in studies:
+        if force:
+            one.study = None
+        searched.append(search.surveyed(one))
+        for suggestion in one.suggestions():
+            plan.add(suggestion.jobs)
+            wanted |= {job.key for job in suggestion.jobs} if suggestion.is_wanted else set()
+        examples += search.example_jobs(one, plan.sweep.search.trials - searched[-1].asked)
+    return searched, wanted, examples
 
 
 def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int | None) -> Resources:

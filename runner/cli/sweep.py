@@ -40,17 +40,21 @@ from runner.cli.options import (
     SweepPath,
     Uri,
 )
-from runner.cli.plan import forecast, plan_sweep
+from runner.cli.plan import forecast, look_at_search, pack_width, plan_sweep
 from runner.cli.results import write_reports
 
 if TYPE_CHECKING:
     from runner.budget import Deadline
     from runner.checkpoints import Checkpoints
     from runner.claims import Claims
+    from runner.events import Listener
     from runner.faults import Kind
     from runner.pace import Pace
     from runner.plan import Job, Plan
     from runner.progress import Progress
+    from runner.scheduler import Asha
+    from runner.search import Search
+    from runner.tracking import Tracker
 
     Failed = tuple[Job, str, Kind]
 
@@ -94,30 +98,38 @@ def sweep(
         from runner.claims import Claims, beside
         from runner.faults import Policy
         from runner.pace import Pace
-        from runner.packing import parse
         from runner.plan import split
         from runner.preview import line
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = parse(packing or plan.sweep.packing)
+        width = pack_width(plan, packing)
+        if retry_failed and plan.sweep.search:
+            raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
         uri = store.resolve(tracking_uri)
         check_places(results, uri)
         kept = Checkpoints(checkpoints)
-        missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed)
-        todo, failed = missing(plan.jobs)
-        before = len(plan.jobs) - len(todo) - len(failed)
+        missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
+        searched, wanted, examples = look_at_search(plan, uri, force)
+        todo, failed, early = missing([job for job in plan.jobs if job.key in wanted])
+        ended = wanted - {job.key for job in todo} - early
+        before = len(ended) - len(failed)
         reached = {} if force else kept.epochs({job.key for job in todo})
-        expected = forecast(plan, todo, resources, width, uri, data_root, by_seed=deadline.given, reached=reached)
-        # In the order of a budget, if there is one.
-        todo = [job for pack in expected.packs for job in pack]
+        expected = forecast(
+            plan, todo + examples, resources, width, uri, data_root, by_seed=deadline.given, reached=reached
+        )
+        # In the order of a budget, if there is one. A search brings its jobs by itself.
+        todo = [job for pack in expected.packs for job in pack if not searched or job.role == "baseline"]
         again = f", {before} finished before" if before else ""
         again += f", {len(failed)} diverged before" if failed else ""
+        again += f", {len(early)} stopped early before" if early else ""
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         out.print(
             f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
         )
-        if todo:
+        for one in searched:
+            out.print(escape(str(one)), highlight=False, soft_wrap=True)
+        if todo or examples:
             out.print(escape(line(expected)), highlight=False, soft_wrap=True)
         pace = Pace(expected.timings, expected.slots)
 
@@ -136,27 +148,30 @@ def sweep(
             policy=policy,
         )
         stopped, begun = False, False
+        waited_for: list[Job] = []
         with Claims(beside(uri)) as claims:
             with suppress(InputError):
                 # Of a trial that finished just before its driver was killed.
-                kept.discard({job.key for job in plan.jobs} - {job.key for job in todo})
-            while not begun or (todo and not stopped):
+                kept.discard(ended)
+            while not begun or (waited_for and not stopped):
+                search = _search(plan, uri, claims, kept, force, anew=force and not begun) if searched else None
                 mine = [job for job in todo if claims.take(job.key)]
                 todo = [job for job in todo if job.key not in claims.held]
                 # Another driver may have finished some since they were looked up.
-                mine, given_up = missing(mine)
+                mine, given_up, _ = missing(mine)
                 failed += given_up
-                if mine or not begun:
+                if mine or not begun or (search and search.to_come):
                     if force:
                         kept.discard({job.key for job in mine})
                     run = functools.partial(_run, kept=kept, claims=claims, force=force, pace=pace, deadline=deadline)
-                    progress, stopped = run(plan, mine, before, uri, start)
+                    progress, stopped = run(plan, mine, before, uri, start, search=search)
                     failed += progress.failures
                 # Not kept while waiting: two drivers that wait for each other would do so for ever.
                 claims.release()
                 begun = True
-                if todo and not stopped:
-                    _wait(claims, todo)
+                waited_for = todo + (search.elsewhere if search else [])
+                if waited_for and not stopped:
+                    _wait(claims, waited_for)
         _explain(plan, failed)
         if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
             write_reports(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
@@ -164,15 +179,71 @@ def sweep(
         raise typer.Exit(FAILED)
 
 
-def _missing(jobs: list[Job], uri: str, force: bool, retry_failed: bool) -> tuple[list[Job], list[Failed]]:
-    """The jobs still to be run, and those that have diverged before and would do so again."""
+def _missing(
+    jobs: list[Job], uri: str, force: bool, retry_failed: bool, stopper: str
+) -> tuple[list[Job], list[Failed], set[str]]:
+    """The jobs still to be run, those that have diverged before and would do so again, and the keys of those that the
+    sweep's own scheduler, `stopper`, has stopped."""
     from reports import store
     from runner.plan import split
 
     todo, _ = split(jobs, lambda keys: store.finished_runs(uri, keys), force)
     diverged = {} if force or retry_failed or not todo else store.diverged_runs(uri, {job.key for job in todo})
     given_up: list[Failed] = [(job, diverged[job.key], "diverged") for job in todo if job.key in diverged]
-    return [job for job in todo if job.key not in diverged], given_up
+    known = store.known_runs(uri, {job.key for job in todo}) if stopper and todo and not force else {}
+    early = {key for key, run in known.items() if run.status == "KILLED" and run.stopped_by == stopper}
+    return [job for job in todo if job.key not in diverged.keys() | early], given_up, early
+
+
+def _search(plan: Plan, uri: str, claims: Claims, kept: Checkpoints, force: bool, anew: bool) -> Search:
+    """The sweep's search; waits until no other driver is at work on one of its studies."""
+    from cplearn.errors import InputError
+    from reports import store
+    from runner import search
+
+    place = search.beside(uri)
+    keys = sorted(one.key for one in search.find(plan, place))
+    while not all(claims.take(key) for key in keys):
+        # Not some of them while waiting for others.
+        claims.release()
+        out.print("Another driver is at work on this search; waiting for it.", highlight=False)
+        with stoppable("Not waited for; run the same command again to do what is missing."):
+            claims.wait(keys)
+    with claims.alone():
+        found = search.Search(
+            plan,
+            place,
+            lambda keys: store.recorded(uri, keys),
+            anew=anew,
+            say=lambda text: out.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True),
+        )
+    with suppress(InputError):
+        kept.discard(found.finished_keys)
+
+    def claim(key: str) -> bool:
+        if not claims.take(key):
+            return False
+        if force:
+            kept.discard({key})
+        return True
+
+    found.claim = claim
+    return found
+
+
+def _asha(plan: Plan, uri: str, force: bool) -> Asha | None:
+    """The sweep's scheduler, if it has one, with what earlier calls have seen."""
+    if plan.sweep.scheduler is None:
+        return None
+    from reports import store
+    from runner.scheduler import Asha
+
+    asha = Asha(plan.sweep.scheduler)
+    keys = set() if force else {job.key for job in plan.jobs}
+    histories = store.metric_histories(uri, asha.settings.metric, keys)
+    for job in plan.jobs:
+        asha.remember(job, histories.get(job.key, {}))
+    return asha
 
 
 def _run(
@@ -187,8 +258,9 @@ def _run(
     force: bool,
     pace: Pace,
     deadline: Deadline,
+    search: Search | None = None,
 ) -> tuple[Progress, bool]:
-    """Run jobs by `start(jobs, listeners)` under tracking and display.
+    """Run jobs, and those that a search suggests, by `start(jobs, listeners)` under tracking and display.
 
     Returns what has become of them, and whether the sweep is to end here: because a failure was repeated too often, or
     because its time is up.
@@ -197,7 +269,7 @@ def _run(
     from runner.progress import Progress
     from runner.tracking import Tracker
 
-    progress = Progress(jobs, reused, out, pace)
+    progress = Progress(jobs, reused, out, pace, (lambda: search.to_come) if search else lambda: 0)
 
     def forget(key: str) -> None:
         # A file that stays does no harm: a finished trial is not run again.
@@ -205,12 +277,19 @@ def _run(
             kept.discard({key})
 
     with claims.alone():
-        tracker = Tracker(uri, plan, claim=claims.take, anew=force, forget=forget, say=progress.say)
+        about = search.tags if search else {}
+        tracker = Tracker(uri, plan, claim=claims.take, anew=force, about=about, forget=forget, say=progress.say)
+    listeners: list[Listener] = [tracker, progress]
+    if search:
+        search.say, search.announce = progress.say, tracker.extended
+        listeners.append(search)
     repeated: str | None = None
     try:
         with sigterm_as_interrupt(), deadline, progress:
-            repeated = start(jobs, [tracker, progress])
+            more = search.more if search and search.to_come else None
+            repeated = start(jobs, listeners, more=more, asha=_asha(plan, uri, force))
     except KeyboardInterrupt:
+        _remark(tracker, search)
         if not deadline.passed:
             out.print(
                 f"\nStopped. {len(progress.done)} of {progress.total} trials have finished and are kept; "
@@ -228,9 +307,10 @@ def _run(
             tracker.close("FAILED", AT_STOP_SECONDS)
         raise
     else:
+        _remark(tracker, search)
         with stoppable("The store is not waited for; run the same command again to make up for what it lacks."):
             tracker.close("FAILED" if progress.failures or repeated else "FINISHED")
-    left = progress.total - len(progress.done) - len(progress.failures)
+    left = progress.total - progress.ended
     if repeated:
         err.print(
             f"\n[red]stopped:[/] the same failure came again and again, so {left} trials were not run or not ended.",
@@ -243,6 +323,13 @@ def _run(
             highlight=False,
         )
     return progress, repeated is not None or left > 0
+
+
+def _remark(tracker: Tracker, search: Search | None) -> None:
+    """What the search has found goes into the sweep's note, and the same words to the terminal."""
+    if search and (found := search.summary()):
+        tracker.remark = found
+        out.print("\n" + escape(found.replace("**", "")), highlight=False, soft_wrap=True)
 
 
 def _wait(claims: Claims, jobs: list[Job]) -> None:
