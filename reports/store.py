@@ -64,6 +64,8 @@ class SweepResult:
     - `error`: the end of the failure's message;
     - `params.*` and `tags.*`: text, as logged (of the tags, those that start with `cplearn.`);
     - each metric under its own name, `probe/accuracy` for instance: the last value that was logged.
+
+    `search` is what the sweep file says of a search, None where a grid or random draws were run.
     """
 
     sweep: str
@@ -75,6 +77,7 @@ class SweepResult:
     about: dict[str, Any]
     parent: str
     runs: pd.DataFrame = field(repr=False)
+    search: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,7 @@ def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[s
         about=about,
         parent=parent,
         runs=frame[[*declared[0], *logged]],
+        search=manifest.get("search"),
     )
 
 

@@ -14,8 +14,14 @@ from reports.tables.spec import TableSpec
 
 
 def render(report: Report, width: int = 100, table: TableSpec | None = None) -> RichTable:
-    """The table in at most `width` characters: columns that do not fit go, the least essential first, never a digit."""
-    groups = list((table or spec.read("sweep")).essential)
+    """The table in at most `width` characters: columns that do not fit go, the least essential first, never a digit.
+
+    Columns that are not of the specification, the objectives of a search, stay.
+    """
+    table = table or spec.read("sweep")
+    groups = list(table.essential)
+    added = [column.name for column in report.table.columns if column.name not in table.shown]
+    groups[0] = [*added, *groups[0]]
     while True:
         kept = [column for column in report.table.columns if any(column.name in group for group in groups)]
         drawn = _draw(report.table, kept)

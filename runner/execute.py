@@ -370,7 +370,7 @@ class _Bridge(tune.Callback):
         for index, metrics in result.get("members", {}).items():
             self._tell("epoch", jobs[int(index)], result["epoch"], metrics)
             if self.asha and jobs[0].key in self.asha.stopped:
-                self._tell("stopped", jobs[0], result["epoch"], self.asha.why(jobs[0], metrics))
+                self._tell("stopped", jobs[0], result["epoch"], self.asha.why(jobs[0]))
         # Taken out, because Tune writes what stays in a result into its own records.
         for job, outcome in zip(jobs, result.pop("outcomes", ()), strict=False):
             self.stopped.add(job.key)

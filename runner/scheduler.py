@@ -63,13 +63,9 @@ class Asha:
             self.stopped[job.key] = epoch
         return job.key in self.stopped
 
-    def why(self, job: Job, metrics: Mapping[str, float]) -> str:
-        """A sentence on a job that was stopped with these metrics."""
-        name = self.settings.metric
-        return (
-            f"stopped early by {self.settings.name} after epoch {self.stopped[job.key]} of {job.trial.epochs}, "
-            f"{name} {metrics[name]:.4g}"
-        )
+    def why(self, job: Job) -> str:
+        """A sentence on a job that was stopped; tables give it once for all jobs of which it holds."""
+        return f"stopped early by {self.settings.name} after epoch {self.stopped[job.key]} of {job.trial.epochs}"
 
     def _enter(self, job: Job, epoch: int, value: float) -> bool:
         """Whether ASHA would stop a job with this value after an epoch; the last one is not worth stopping at."""

@@ -457,10 +457,10 @@ class Search:
         if len(self.objectives) == 1:
             upwards = one.study.direction == StudyDirection.MAXIMIZE
             best = [max(complete, key=lambda trial: (trial.values[0] if upwards else -trial.values[0], -trial.number))]
-            head = f"Best of {len(complete)} suggestions on {one.slug}"
+            head = f"Best of {len(complete)} complete suggestions on {one.slug}"
         else:
             best = sorted(one.study.best_trials, key=lambda trial: trial.number)
-            head = f"Pareto front of {len(complete)} suggestions on {one.slug}"
+            head = f"Pareto front of {len(complete)} complete suggestions on {one.slug}"
         lines = [f"{head} ({one.study.study_name}{over}):"]
         for trial in best[:MOST_BEST]:
             point = ", ".join(f"{key}={_spelled(value)}" for key, value in trial.params.items())

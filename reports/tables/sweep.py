@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import metrics, text
+from reports import aggregate, metrics, search, text
 from reports.metrics import Metric
 from reports.store import SweepResult
 from reports.tables import fill, spec
@@ -17,11 +17,15 @@ from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row,
 from reports.tables.spec import TableSpec
 
 REASON_LENGTH = 100
+UNSEEN = ("validation/", "select/", "train/", "time/")
+"""What metrics that never see the test split start with."""
+MOST_SUGGESTED = 20
+"""Points of a search in its table, which has the best ones first; all are in runs.csv."""
 
 
 def number_rows(result: SweepResult) -> pd.DataFrame:
     """The runs with a column `row`, the table row of each trial: baselines first, in the order of the manifest, then
-    points, in the order of the axes' values."""
+    points, in the order of the axes' values, or those of a search the best first."""
     runs = result.runs
     names = list(dict.fromkeys(runs.loc[runs["role"] == "baseline", "label"]))
     orders = [{repr(value): place for place, value in enumerate(values)} for values in result.axes.values()]
@@ -35,8 +39,24 @@ def number_rows(result: SweepResult) -> pd.DataFrame:
 
     points = runs[list(result.axes)].to_numpy(dtype=object).tolist()
     places = list(map(place, runs["role"], runs["label"], points))
-    rank = {known: row for row, known in enumerate(sorted(set(places)))}
+    ordered = sorted(set(places))
+    if result.search:
+        ordered = _best_first(result, places, ordered)
+    rank = {known: row for row, known in enumerate(ordered)}
     return runs.assign(row=[rank[one] for one in places])
+
+
+def _best_first(result: SweepResult, places: Sequence[Any], ordered: Sequence[Any]) -> list[Any]:
+    """Baselines as they are, then points by their means over all seeds."""
+    assert result.search is not None
+    points = [place for place in ordered if place[0]]
+    row = {place: number for number, place in enumerate(ordered)}
+    summary = aggregate.summarise(
+        result.runs.assign(row=[row[place] for place in places]), list(result.search["objectives"])
+    )
+    means = summary.mean.where(summary.n == len(result.seeds)).loc[[row[place] for place in points]]
+    best = search.best_first(means, result.search["objectives"])
+    return [*(place for place in ordered if not place[0]), *(ordered[int(str(number))] for number in best)]
 
 
 def make_table(result: SweepResult, table: TableSpec | None = None) -> Table:
@@ -47,9 +67,12 @@ def make_table(result: SweepResult, table: TableSpec | None = None) -> Table:
     """
     table = table or spec.read("sweep")
     runs = number_rows(result)
-    finished = runs[runs["status"] == FINISHED].reindex(columns=["run_id", *table.shown])
+    shown = _objectives(result) | table.shown
+    suggested = runs.loc[runs["role"] != "baseline", "row"].nunique() if result.search else 0
+    runs = runs[runs["row"] < runs["row"].nunique() - max(0, suggested - MOST_SUGGESTED)]
+    finished = runs[runs["status"] == FINISHED].reindex(columns=["run_id", *shown])
     finite = finished.drop(columns="run_id").astype(float).replace([np.inf, -np.inf], np.nan).notna().any()
-    columns = [metric for metric in table.shown.values() if finite[metric.name]]
+    columns = [metric for metric in shown.values() if finite[metric.name]]
     firsts = runs.drop_duplicates("row").set_index("row").sort_index()
     names = metrics.headings(list(result.axes))
     points = list(zip(*(text.values(firsts[axis].tolist()) for axis in result.axes), strict=True))
@@ -86,7 +109,20 @@ def make_table(result: SweepResult, table: TableSpec | None = None) -> Table:
         ),
         values,
     )
-    return dataclasses.replace(filled, notes=tuple(_notes(runs, filled, columns, names)))
+    notes = list(_notes(runs, filled, columns, names))
+    if suggested > MOST_SUGGESTED:
+        notes.append(f"The best {MOST_SUGGESTED} of {suggested} suggestions are shown; runs.csv has all.")
+    return dataclasses.replace(filled, notes=tuple(notes))
+
+
+def _objectives(result: SweepResult) -> dict[str, Metric]:
+    """What a search has aimed at: the first columns of its table."""
+    objectives: Mapping[str, str] = result.search["objectives"] if result.search else {}
+    return {
+        name: metrics.METRICS.get(name)
+        or Metric(name, name, "Objective", name, "higher" if direction == "maximize" else "lower")
+        for name, direction in objectives.items()
+    }
 
 
 def _sources(runs: pd.DataFrame) -> list[tuple[Source, ...]]:
@@ -111,12 +147,27 @@ def _caption(result: SweepResult, columns: Sequence[Metric]) -> Iterator[str]:
     images = f" ({result.about['test_images']:,} images)" if "test_images" in result.about else ""
     epochs = _shared(result).get("epochs")
     last = f"the last of {epochs} epochs" if epochs else "the last epoch"
-    yield f"All metrics are those of the test split{images} after {last}; no model was selected by them."
+    if result.search:
+        yield from _chosen(result.search["objectives"], f"of the test split{images} after {last}")
+    else:
+        yield f"All metrics are those of the test split{images} after {last}; no model was selected by them."
     if any(row != "baseline" for row in result.runs["role"]) and len(result.axes):
         yield f"Baselines{f' and means over fewer than {n} seeds' if n > 1 else ''} are not compared with the rest."
     if any(metric.name == "codes/nmi" for metric in columns):
         yield "NMI of the codes is not ranked, as it rises by chance alone with the number of codes used"
         yield "(chance: NMI of shuffled codes)."
+
+
+def _chosen(objectives: Mapping[str, str], which: str) -> Iterator[str]:
+    aims = " and ".join(f"{direction} {name}" for name, direction in objectives.items())
+    yield f"Points were suggested by Optuna (TPE) to {aims}, and stand best first by that."
+    if seen := [name for name in objectives if not name.startswith(UNSEEN)]:
+        yield (
+            f"The search has seen the test split ({', '.join(seen)}), so the best rows are too good; other metrics are "
+            f"those {which}."
+        )
+    else:
+        yield f"All other metrics are those {which}; no point was suggested by them."
 
 
 def _notes(runs: pd.DataFrame, table: Table, columns: Sequence[Metric], names: Sequence[str]) -> Iterator[str]:
