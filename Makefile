@@ -25,7 +25,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -57,6 +57,9 @@ sweep-projector: $(STAMP) ## CPLearn over the dictionary size c
 
 sweep-datasets: $(STAMP) ## CPLearn on SVHN, CIFAR-10 and CIFAR-100
 	@$(BIN)/cplearn sweep sweeps/datasets.yaml $(OPTIONS)
+
+search: $(STAMP) ## β and the learning rate by Optuna, with early stopping
+	@$(BIN)/cplearn sweep sweeps/search.yaml $(OPTIONS)
 
 methods: $(STAMP) ## every method on one data set (SCALE=small: digits)
 	@$(BIN)/cplearn sweep sweeps/presets/methods.yaml $(OPTIONS)

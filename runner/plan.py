@@ -149,8 +149,8 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     checked = [job.trial for job in jobs.values() if job.role != "baseline"]
     if sweep.space and sweep.search:
         for dataset in sweep.space.datasets:
-            for point in sweep.space.probes():
-                checked.append(make(sweep.space.trial(point, dataset, sweep.seeds[0])).trial)
+            for probe in sweep.space.probes(dataset, sweep.seeds[0]):
+                checked.append(make(probe).trial)
                 criteria.check_objectives(sweep.search.objectives, checked[-1])
     if sweep.scheduler:
         criteria.check_scheduler(sweep.scheduler, checked)

@@ -26,8 +26,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from cplearn import config
@@ -150,20 +151,18 @@ def find(plan: Plan, storage: str) -> list[StudyOf]:
     assert search is not None
     found = []
     for dataset in space.datasets:
-        probe = plan.make(space.trial(next(space.probes()), dataset, plan.sweep.seeds[0]))
+        probe = plan.make(next(space.probes(dataset, plan.sweep.seeds[0])))
         own = {key: value for key, value in probe.trial.identity().items() if key not in {*space.axes, "seed"}}
         axes = {key: axis.model_dump() if isinstance(axis, Range) else axis for key, axis in space.axes.items()}
         meaning = {"settings": own, "axes": axes, "objectives": search.objectives, "seeds": plan.sweep.seeds}
         key = identity.trial_key(meaning, probe.fingerprint, config.NUMERICS)
         name = f"{plan.sweep.name} · {probe.dataset} · {key[:8]}"
         found.append(StudyOf(plan, dataset, probe.dataset, key, name, space))
-    path = _file(storage)
-    if path is None or path.is_file():
-        with _reachable():
-            known = optuna.get_all_study_names(_storage(storage))
-            for one in found:
-                if newest := _newest(one.name, known):
-                    one.study = optuna.load_study(study_name=newest, storage=_storage(storage))
+    with _reachable():
+        known = optuna.get_all_study_names(_storage(storage)) if _exists(storage) else []
+        for one in found:
+            if newest := _newest(one.name, known):
+                one.study = optuna.load_study(study_name=newest, storage=_storage(storage))
     return found
 
 
@@ -508,16 +507,20 @@ def _file(storage: str) -> Path | None:
     return Path(storage.partition(":///")[2]) if storage.startswith("sqlite:") else None
 
 
+def _exists(storage: str) -> bool:
+    if path := _file(storage):
+        return path.is_file()
+    return inspect(create_engine(storage, poolclass=NullPool)).has_schema(SCHEMA)
+
+
 @functools.cache
 def _storage(address: str) -> optuna.storages.RDBStorage:
     """The storage at an address; makes its file or schema where there is none."""
     if path := _file(address):
         path.parent.mkdir(parents=True, exist_ok=True)
     else:
-        engine = create_engine(address)
-        with engine.begin() as connection:
+        with create_engine(address, poolclass=NullPool).begin() as connection:
             connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-        engine.dispose()
     return optuna.storages.RDBStorage(address)
 
 
@@ -527,6 +530,7 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = error.__cause__ or error
-        reason = next(iter(str(getattr(cause, "orig", None) or type(cause).__name__).strip().splitlines()), "unknown")
+        # What the database itself says; SQLAlchemy adds the statement and Optuna hides it.
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        reason = " ".join(str(getattr(cause, "orig", None) or type(cause).__name__).split())
         raise InputError(f"the studies beside the tracking store cannot be used: {reason}") from error

@@ -279,13 +279,17 @@ class Space:
             for key, axis in self.axes.items()
         }
 
-    def probes(self) -> Iterator[dict[str, Scalar]]:
-        """Points that show mistakes: every listed value and every bound once, beside the first of the other axes."""
+    def probes(self, dataset: str | None, seed: int) -> Iterator[SweepTrial]:
+        """Trials that show mistakes: every listed value and every bound once. Raises SweepError for a value that goes
+        neither with the first nor with the last values of the other axes."""
         ends = {key: axis.ends() if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
-        first = {key: values[0] for key, values in ends.items()}
+        first, last = ({key: values[place] for key, values in ends.items()} for place in (0, -1))
         for key, values in ends.items():
             for value in values:
-                yield {**first, key: value}
+                try:
+                    yield self.trial({**first, key: value}, dataset, seed)
+                except SweepError:
+                    yield self.trial({**last, key: value}, dataset, seed)
 
 
 @dataclass(frozen=True)
@@ -585,8 +589,7 @@ def _space(
             "grid runs each of them once"
         )
     for dataset in space.datasets:
-        for point in space.probes():
-            space.trial(point, dataset, file.seeds[0])
+        list(space.probes(dataset, file.seeds[0]))
     return space
 
 

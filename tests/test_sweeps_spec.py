@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,56 @@ def test_an_error_names_the_command_line_where_the_key_came_from_there(tmp_path:
         read(tmp_path, BASE, {"method.beta": -1})
     with pytest.raises(SweepError, match="write it as key=value"):
         parse_override("epochs")
+
+
+SEARCH = BASE + "axes: {method.beta: {log_uniform: [0.1, 1]}, optimizer.lr: [1e-3, 1e-2]}\n"
+
+
+def test_a_search_has_a_space_instead_of_trials(tmp_path: Path) -> None:
+    sweep = read(tmp_path, SEARCH + "search: optuna\nbaselines: {b: {method: untrained}}\n")
+    assert sweep.search is not None
+    assert sweep.search.objectives == {"validation/accuracy": "maximize"}
+    assert [trial.role for trial in sweep.trials] == ["baseline"]
+    assert sweep.space is not None
+    assert sweep.space.points() is None
+    assert [trial.point for trial in sweep.space.probes(None, 0)] == [
+        {"method.beta": 0.1, "optimizer.lr": 1e-3},
+        {"method.beta": 1.0, "optimizer.lr": 1e-3},
+        {"method.beta": 0.1, "optimizer.lr": 1e-3},
+        {"method.beta": 0.1, "optimizer.lr": 1e-2},
+    ]
+    trial = sweep.space.trial({"method.beta": 0.5, "optimizer.lr": 1e-3}, "svhn", 4)
+    assert (trial.label, trial.seed, trial.settings["dataset"]) == ("beta=0.5 lr=0.001", 4, "svhn")
+    first, again = (sweep.space.draw(random.Random(3)) for _ in range(2))
+    assert first == again
+    assert 0.1 <= first["method.beta"] <= 1  # type: ignore[operator]
+
+
+def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path: Path) -> None:
+    axes = "axes: {epochs: {integers: [1, 9]}, optimizer.warmup_epochs: {integers: [0, %d]}}\nsearch: optuna\n"
+    assert read(tmp_path, BASE + axes % 8).space
+    with pytest.raises(SweepError, match="warmup_epochs 10 is longer than epochs 9"):
+        read(tmp_path, BASE + axes % 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SEARCH + "search: hyperopt\n", "search.name: must be 'optuna'"),
+        (SEARCH + "search: {name: optuna, trails: 5}\n", "unknown key 'search.trails'; did you mean 'search.trials'"),
+        (SEARCH + "search: {name: optuna, trials: 0}\n", "greater than or equal to 1"),
+        (SEARCH + "search: {name: optuna, objectives: {a: max}}\n", "must be 'maximize' or 'minimize', not 'max'"),
+        (SEARCH + "search: {name: optuna, objectives: {}}\n", "at least 1 item"),
+        (SEARCH + "search: optuna\nsamples: 3\n", "write search.trials"),
+        (SEARCH + "search: optuna\narms: {A: {}}\n", "cannot have arms"),
+        (SEARCH + "scheduler: {name: asha, reduction: 1}\n", "greater than or equal to 2"),
+        (SEARCH + "scheduler: {name: asha, grce: 1}\n", "did you mean 'scheduler.grace'"),
+        (BASE + "search: optuna\n", "a search needs axes"),
+        (BASE + "axes: {method.beta: [1, 2]}\nsearch: optuna\n", "as many as the 2 points of its axes"),
+        (BASE + "axes: {train_images: {integers: [9, 99]}}\nsearch: optuna\n", "cannot be searched"),
+        (BASE + "axes: {method.beta: {uniform: [-1, 1]}}\nsearch: optuna\n", "method.beta"),
+    ],
+)
+def test_what_is_no_search_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SweepError, match=message):
+        read(tmp_path, text)
