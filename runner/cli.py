@@ -557,6 +557,21 @@ def bench(
         raise typer.Exit(FAILED)
 
 
+@app.command("bench-sweep")
+def bench_sweep(
+    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Measure what a sweep of 2,000 trials costs beside the training, for minutes; write bench-sweep.md and .json."""
+    with _plain_errors():
+        from runner import bench as benchmark
+
+        path, failed = benchmark.run(results / "bench", None, quick, out, benchmark.SWEEP, "bench-sweep")
+        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
 def _print_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
