@@ -142,7 +142,7 @@ def sweep(
         from reports import store
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
-        from runner.claims import Claims, beside
+        from runner.claims import claims_of
         from runner.faults import Policy
         from runner.pace import Pace
         from runner.packing import parse
@@ -187,7 +187,7 @@ def sweep(
             policy=policy,
         )
         stopped, begun = False, False
-        with Claims(beside(uri)) as claims:
+        with claims_of(uri) as claims:
             with suppress(InputError):
                 # Of a trial that finished just before its driver was killed.
                 kept.discard({job.key for job in plan.jobs} - {job.key for job in todo})
