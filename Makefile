@@ -25,7 +25,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse report mlflow-ui bench test lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse report mlflow-ui bench bench-sweep test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -84,6 +84,9 @@ mlflow-ui: $(STAMP) ## compare the runs in a browser (PORT=5000)
 
 bench: $(STAMP) ## measure speed on this machine (PARTS="step dictionary": only these)
 	@$(BIN)/cplearn bench $(PARTS) --results '$(RESULTS)'
+
+bench-sweep: $(STAMP) ## measure what a sweep of 2,000 trials costs beside the training
+	@$(BIN)/cplearn bench-sweep --results '$(RESULTS)'
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -6,11 +6,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from cplearn.errors import InputError
 
@@ -77,8 +79,82 @@ class Claims:
             fcntl.lockf(self.file, fcntl.LOCK_UN, 1, GATE)
 
 
+class SharedClaims(Claims):
+    """The same by advisory locks of the PostgreSQL database that is the store, so between any machines.
+
+    The server releases them when the driver's connection ends. Unlike locks on a file, they also keep two claims of
+    one process apart. `address` may hold a password; messages have `shown` in its place.
+    """
+
+    def __init__(self, address: str, shown: str) -> None:
+        self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), shown
+        self.held: set[str] = set()
+
+    def __enter__(self) -> SharedClaims:
+        try:
+            import psycopg2
+        except ImportError:
+            raise InputError(
+                "a store in PostgreSQL needs its driver: pip install 'cplearn-sweeps[postgresql]'"
+            ) from None
+        try:
+            self.connection = psycopg2.connect(self.address, keepalives_idle=30, application_name="cplearn claims")
+        except psycopg2.OperationalError:
+            # Not the driver's own words, which can repeat parts of the address.
+            raise InputError(
+                f"the PostgreSQL server of {self.shown} cannot be reached, or it refuses the user"
+            ) from None
+        self.connection.autocommit = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def take(self, key: str) -> bool:
+        if key not in self.held:
+            if not self._ask("SELECT pg_try_advisory_lock(%s)", _byte(key)):
+                return False
+            self.held.add(key)
+        return True
+
+    def release(self) -> None:
+        for key in self.held:
+            self._ask("SELECT pg_advisory_unlock(%s)", _byte(key))
+        self.held.clear()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        self._ask("SELECT pg_advisory_lock(%s)", GATE)
+        try:
+            yield
+        finally:
+            self._ask("SELECT pg_advisory_unlock(%s)", GATE)
+
+    def _ask(self, query: str, number: int) -> Any:
+        import psycopg2
+
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(query, (number,))
+                return cursor.fetchone()[0]
+        except psycopg2.Error:
+            raise InputError(
+                f"the connection to the PostgreSQL server of {self.shown}, which keeps two sweeps apart, was lost; "
+                "run the same command again"
+            ) from None
+
+
+def claims_of(uri: str) -> Claims:
+    """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine."""
+    if uri.startswith("postgresql"):
+        return SharedClaims(uri, re.sub(r"(://).*@", r"\1", uri.partition("?")[0]))
+    return Claims(beside(uri))
+
+
 def _byte(key: str) -> int:
-    # Offsets of files are signed numbers of 64 bits.
+    # Offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits.
     return 1 + (int(key, 16) >> 2)
 
 

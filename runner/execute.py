@@ -381,6 +381,11 @@ class _Bridge(tune.Callback):
         if problem := result.pop("problem", None):
             self._divide(jobs, _tidy(problem["text"]), problem["kind"])
 
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        # Tune keeps every trial until the end, with a history of every number: the driver would grow with each.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         why = "memory did not suffice" if _lost_kind(_reason(trial)) == "memory" else "the worker was lost"
         retry = f"retry {trial.num_failures} of {self.policy.retries}"

@@ -31,6 +31,22 @@ class _State:
     skipped: int = 0
 
 
+@dataclass
+class _Mean:
+    """The mean of numbers that are not kept."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, number: float) -> None:
+        self.count += 1
+        self.total += number
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
+
+
 class Pace:
     """Follows packs and says what is left.
 
@@ -44,13 +60,14 @@ class Pace:
         self.timings, self.slots, self.clock = timings, slots, clock
         self.packs: list[_State] = []
         self.of: dict[str, _State] = {}
-        self.took: dict[tuple[Kind, int], list[float]] = {}
+        self.running: dict[int, _State] = {}
+        self.took: dict[tuple[Kind, int], _Mean] = {}
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         for jobs in packs:
             for job in jobs:
                 if job.key in self.of:  # in another pack than before
-                    self.of[job.key].open.discard(job.key)
+                    self._close(self.of[job.key], job)
             of_kind = kind(jobs)
             state = _State((of_kind, jobs[0].trial.epochs), self.timings.get(of_kind), {job.key for job in jobs})
             self.packs.append(state)
@@ -65,7 +82,9 @@ class Pace:
         state = self.of[job.key]
         if state.begun is None:
             state.begun = state.seen = self.clock()
-        self.slots = max(self.slots, sum(state.begun is not None and bool(state.open) for state in self.packs))
+        if state.open:
+            self.running[id(state)] = state
+        self.slots = max(self.slots, len(self.running))
 
     def resumed(self, job: Job, epoch: int) -> None:
         """A pack goes on after an epoch; what is left of it is its work from now on."""
@@ -90,27 +109,30 @@ class Pace:
 
     def ended(self, job: Job, *, failed: bool = False) -> None:
         state = self.of[job.key]
-        state.open.discard(job.key)
+        self._close(state, job)
         state.seen = self.clock()
         if not state.open and state.begun is not None and not failed:
             state.share = 1.0
             if not state.skipped:
-                self.took.setdefault(state.work, []).append(state.seen - state.begun)
+                self.took.setdefault(state.work, _Mean()).add(state.seen - state.begun)
+
+    def _close(self, state: _State, job: Job) -> None:
+        state.open.discard(job.key)
+        if not state.open:
+            self.running.pop(id(state), None)
 
     def expected(self, pack: Sequence[Job]) -> float | None:
         """Seconds that a pack takes from its start; None as long as nothing is known."""
-        return self._expected(self.of[pack[0].key], self._factor())
+        return self._expected(self.of[pack[0].key])
 
     def ends_in(self, pack: Sequence[Job]) -> float | None:
         """Seconds until a pack would end if it took the next free slot; None as long as nothing is known."""
         seconds = self.expected(pack)
         if seconds is None:
             return None
-        running = [state for state in self.packs if state.begun is not None and state.open]
-        if len(running) < self.slots:
+        if len(self.running) < self.slots:
             return seconds
-        factor = self._factor()
-        return seconds + min(self._left(state, self._expected(state, factor) or 0.0) for state in running)
+        return seconds + min(self._left(state, self._expected(state) or 0.0) for state in self.running.values())
 
     def remaining(self) -> float | None:
         """Seconds until the last pack ends, on slots that take the next pack whenever one is free; None if unknown."""
@@ -139,9 +161,11 @@ class Pace:
         """Seconds that a running pack still needs of those that it takes as a whole."""
         return max(0.0, whole * (1 - state.share) - (self.clock() - state.seen))
 
-    def _expected(self, state: _State, factor: float | None) -> float | None:
+    def _expected(self, state: _State, factor: float | None = None) -> float | None:
         if taken := self.took.get(state.work):
-            return statistics.fmean(taken)
+            return taken.value
+        if factor is None:
+            factor = self._factor()
         return None if factor is None else factor * state.prior
 
     def _factor(self) -> float | None:

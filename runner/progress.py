@@ -17,6 +17,9 @@ from runner.pace import Pace
 from runner.packing import describe
 from runner.plan import Job
 
+LOOK_SECONDS = 1.0
+"""How often the time that is left is worked out anew; it looks at every trial that is still waiting."""
+
 
 class Progress:
     """Counts jobs and epochs; a `runner.events.Listener` and a context manager that draws while it is entered.
@@ -41,6 +44,8 @@ class Progress:
         self.early: list[Job] = []
         self.start = time.monotonic()
         self.live: Live | None = None
+        self.left: float | None = None
+        self.looked: float | None = None
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -118,9 +123,16 @@ class Progress:
         """Jobs of which no more is to come in this call."""
         return len(self.done) + len(self.failures) + len(self.early)
 
+    def _left(self) -> float | None:
+        """Seconds until the sweep ends, as of at most LOOK_SECONDS ago; None if unknown."""
+        now = time.monotonic()
+        if self.looked is None or now - self.looked >= LOOK_SECONDS:
+            self.left, self.looked = self.pace.remaining(), now
+        return self.left
+
     def _line(self, mark: str, job: Job, text: str) -> None:
         finished = self.ended
-        left = self.pace.remaining()
+        left = self._left()
         clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
         # soft_wrap: a log is read by grep, which wants one line an event.
         self.console.print(
@@ -132,7 +144,7 @@ class Progress:
 
     def render(self) -> RenderableType:
         """The live table."""
-        left = self.pace.remaining()
+        left = self._left()
         waiting = max(0, self.total - self.ended - len(self.running))
         head = Text.assemble(
             (f"{len(self.done)} done", "green"),

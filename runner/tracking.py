@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -68,6 +69,12 @@ def check_store(uri: str, shown: str) -> None:
     if scheme not in ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise InputError(
             f"--tracking-uri {shown!r}: write sqlite:///PATH, http://HOST:PORT or another address of MLflow"
+        )
+    if uri.startswith("postgresql:") and find_spec("psycopg") is None:
+        # What SQLAlchemy takes for the default depends on its version.
+        raise InputError(
+            f"--tracking-uri {shown!r}: the driver psycopg is not installed; write postgresql+psycopg2://..., "
+            "whose driver comes with the extra postgresql"
         )
     if scheme != "sqlite":
         return

@@ -17,7 +17,7 @@ from rich.console import Console
 from cplearn.errors import InputError
 from reports import store
 from runner import bench
-from runner.bench import augmentation, commands, dictionary, first_metric, gpu, growth, render, report, step
+from runner.bench import augmentation, commands, dictionary, first_metric, gpu, growth, render, report, step, sweep
 from runner.bench.measure import Goal, Growth, Measured, Pair, Part, alternate, exponent, in_worker, summary
 
 
@@ -251,3 +251,23 @@ def test_the_gpu_part_measures_on_any_device_but_is_skipped_without_cuda() -> No
 
 def test_every_number_has_its_spread() -> None:
     assert summary([2.0, 1.0, 9.0]) == {"values": [2, 1, 9], "median": 2, "min": 1, "max": 9}
+
+
+def test_a_sweep_is_timed_between_its_trials() -> None:
+    """Ten seconds of start, then two trials a second, then one a second; what is between two looks lies on a line."""
+    seen = [(0, 0), (10, 0), (12, 4), (14, 8), (18, 12), (22, 16)]
+    samples = [sweep.Sample(when, 100 + done, done) for when, done in seen]
+    assert sweep.pace(samples, 0, 0.25) == pytest.approx(0.5)
+    assert sweep.pace(samples, 0.75, 1) == pytest.approx(1)
+    assert sweep.pace(samples, 0.25, 0.75) == pytest.approx(0.75)
+    assert [sweep.memory(samples, share) for share in (0.25, 1)] == [104, 116]
+
+
+def test_copied_runs_are_known_to_a_plan(tmp_path: Path) -> None:
+    report.fill(tmp_path, 1, 1)
+    place = commands.Workplace(tmp_path)
+    sweep.copy_runs(place, 7)
+    keys = store.known_runs(place.uri)
+    assert len(keys) == 7
+    assert {run.status for run in keys.values()} == {"FINISHED"}
+    assert len({run.run_id for run in keys.values()}) == 7

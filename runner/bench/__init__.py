@@ -25,6 +25,7 @@ from runner.bench import (
     render,
     report,
     step,
+    sweep,
 )
 from runner.bench.measure import Part
 
@@ -39,6 +40,8 @@ PARTS: dict[str, Callable[[bool], Part]] = {
     "gpu": gpu.run,
 }
 """The parts by name; each takes `quick`."""
+SWEEP: dict[str, Callable[[bool], Part]] = {"sweep": sweep.run}
+"""What `cplearn bench-sweep` measures, apart because it takes minutes."""
 
 
 def run(
@@ -47,8 +50,9 @@ def run(
     quick: bool = False,
     console: Console | None = None,
     parts: Mapping[str, Callable[[bool], Part]] = PARTS,
+    name: str = "bench",
 ) -> tuple[Path, list[str]]:
-    """Measure all parts, or those named in `only`, and write <out>/bench.md and <out>/bench.json.
+    """Measure all parts, or those named in `only`, and write <out>/<name>.md and <out>/<name>.json.
 
     Returns the path of the former and the names of the parts that failed.
 
@@ -58,28 +62,28 @@ def run(
 
     Raises InputError for a part that does not exist, and where `out` cannot be written to.
     """
-    for name in only or ():
-        if name not in parts:
-            near = difflib.get_close_matches(name, parts, 1)
+    for asked in only or ():
+        if asked not in parts:
+            near = difflib.get_close_matches(asked, parts, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"the benchmark has no part {name!r}; {hint}Parts: {', '.join(parts)}")
+            raise InputError(f"the benchmark has no part {asked!r}; {hint}Parts: {', '.join(parts)}")
     console = console or Console()
     document: dict[str, Any] = {"version": 1, "quick": quick, "machine": machine.describe(), "parts": {}}
-    path = _write(document, out)
-    for name in (name for name in parts if not only or name in only):
+    path = _write(document, out, name)
+    for part_name in (one for one in parts if not only or one in only):
         start = time.perf_counter()
         try:
-            part = parts[name](quick)
+            part = parts[part_name](quick)
         except Exception as error:
-            part = Part(name, "", failed=f"{type(error).__name__}: {error}")
-        document["parts"][name] = {**part.document(judge=not quick), "seconds": time.perf_counter() - start}
-        path = _write(document, out)
-        console.print(_line(name, document["parts"][name]), highlight=False, soft_wrap=True)
-    return path, [name for name, part in document["parts"].items() if part["failed"]]
+            part = Part(part_name, "", failed=f"{type(error).__name__}: {error}")
+        document["parts"][part_name] = {**part.document(judge=not quick), "seconds": time.perf_counter() - start}
+        path = _write(document, out, name)
+        console.print(_line(part_name, document["parts"][part_name]), highlight=False, soft_wrap=True)
+    return path, [one for one, part in document["parts"].items() if part["failed"]]
 
 
-def _write(document: Mapping[str, Any], out: Path) -> Path:
-    files = {"bench.json": json.dumps(document, indent=2) + "\n", "bench.md": render.to_markdown(document)}
+def _write(document: Mapping[str, Any], out: Path, stem: str) -> Path:
+    files = {f"{stem}.json": json.dumps(document, indent=2) + "\n", f"{stem}.md": render.to_markdown(document)}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -88,7 +92,7 @@ def _write(document: Mapping[str, Any], out: Path) -> Path:
             os.replace(draft, out / name)
     except OSError as error:
         raise InputError(f"{out}: cannot write there ({error.strerror})") from None
-    return out / "bench.md"
+    return out / f"{stem}.md"
 
 
 def _line(name: str, part: Mapping[str, Any]) -> str:

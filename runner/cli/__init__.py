@@ -26,6 +26,7 @@ app.command()(results.ui)
 app.command()(tools.data)
 app.command()(tools.settings)
 app.command()(tools.bench)
+app.command("bench-sweep")(tools.bench_sweep)
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def sweep(
         from reports import store
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
-        from runner.claims import Claims, beside
+        from runner.claims import claims_of
         from runner.faults import Policy
         from runner.pace import Pace
         from runner.plan import split
@@ -149,7 +149,7 @@ def sweep(
         )
         stopped, begun = False, False
         waited_for: list[Job] = []
-        with Claims(beside(uri)) as claims:
+        with claims_of(uri) as claims:
             with suppress(InputError):
                 # Of a trial that finished just before its driver was killed.
                 kept.discard(ended)

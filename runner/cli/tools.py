@@ -1,4 +1,4 @@
-"""`cplearn data`, `settings` and `bench`."""
+"""`cplearn data`, `settings`, `bench` and `bench-sweep`."""
 
 from __future__ import annotations
 
@@ -84,6 +84,20 @@ def bench(
         from runner import bench as benchmark
 
         path, failed = benchmark.run(results / "bench", parts, quick, out)
+        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def bench_sweep(
+    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Measure what a sweep of 2,000 trials costs beside the training, for minutes; write bench-sweep.md and .json."""
+    with plain_errors():
+        from runner import bench as benchmark
+
+        path, failed = benchmark.run(results / "bench", None, quick, out, benchmark.SWEEP, "bench-sweep")
         out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(FAILED)
