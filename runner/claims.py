@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
+from runner.companions import companion
 
 POLL_SECONDS = 1.0
 GATE = 0
@@ -150,18 +150,9 @@ def claims_of(uri: str) -> Claims:
     """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine."""
     if uri.startswith("postgresql"):
         return SharedClaims(uri, re.sub(r"(://).*@", r"\1", uri.partition("?")[0]))
-    return Claims(beside(uri))
+    return Claims(companion(uri, "claims"))
 
 
 def _byte(key: str) -> int:
     # Offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits.
     return 1 + (int(key, 16) >> 2)
-
-
-def beside(uri: str) -> Path:
-    """The file of claims for a tracking store: beside a SQLite file, else in the user's cache folder."""
-    if uri.startswith("sqlite:"):
-        path = Path(uri.partition(":///")[2].partition("?")[0])
-        return path.with_name(f"{path.name}.claims")
-    name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn", f"{name}.claims")

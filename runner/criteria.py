@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from cplearn.config import Trial
 from cplearn.data import catalogue
 from cplearn.errors import InputError
-from sweeps.spec import Scheduler
+from sweeps.file import Scheduler
 
 ONLINE = "train/online_accuracy"
 UNSEEN = ("validation/", "select/", "train/", "time/")

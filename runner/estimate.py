@@ -29,7 +29,7 @@ from cplearn.errors import InputError
 from cplearn.model import Model
 from cplearn.protocol import KEPT_COMPONENTS
 from runner.plan import DatasetUse, Job, spell
-from sweeps.spec import nested
+from sweeps.settings import nested
 
 Record = Mapping[str, Any]
 Kind = tuple[str, int]

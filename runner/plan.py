@@ -15,6 +15,7 @@ from cplearn.data import catalogue
 from cplearn.errors import InputError
 from runner import criteria
 from sweeps import identity, spec
+from sweeps.loading import parse_override
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,6 @@ def command(trial: config.Trial) -> str:
     for key, value in sorted(trial.identity().items()):
         if key != "dataset":
             # Words that YAML takes for something else need quotes.
-            bare = isinstance(value, str) and spec.parse_override(f"{key}={value}")[1] == value
+            bare = isinstance(value, str) and parse_override(f"{key}={value}")[1] == value
             given += ["--set", f"{key}={value if bare else json.dumps(value)}"]
     return shlex.join(["cplearn", "train", *given])

@@ -10,7 +10,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cplearn.errors import InputError
 from runner.plan import Job
-from sweeps.spec import Scheduler
+from sweeps.file import Scheduler
 
 
 @dataclass(frozen=True)

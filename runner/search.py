@@ -8,9 +8,7 @@ trials are not in the store has them run.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-import os
 import random
 import statistics
 import warnings
@@ -34,11 +32,14 @@ from sqlalchemy.schema import CreateSchema
 from cplearn import config
 from cplearn.errors import InputError
 from runner import criteria
+from runner.companions import companion
 from runner.faults import Kind
 from runner.plan import Job, Plan
 from runner.preview import Searched
 from sweeps import identity
-from sweeps.spec import Range, Scalar, Space, SweepError
+from sweeps.errors import SweepError
+from sweeps.file import Range, Scalar
+from sweeps.spec import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -54,15 +55,10 @@ Recall = Callable[[Collection[str]], Mapping[str, Mapping[str, Any]]]
 def beside(uri: str) -> str:
     """The address of the studies that belong to a tracking store: a SQLite file beside a SQLite file, a schema of the
     same PostgreSQL database; for any other store a file in the user's cache folder."""
-    if uri.startswith("sqlite:"):
-        path = Path(uri.partition(":///")[2].partition("?")[0])
-        return f"sqlite:///{path.with_name(f'{path.name}.studies')}"
     if uri.startswith("postgresql"):
         url = make_url(uri).update_query_dict({"options": f"-csearch_path={SCHEMA}"})
         return url.render_as_string(hide_password=False)
-    name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn")
-    return f"sqlite:///{folder / f'{name}.studies'}"
+    return f"sqlite:///{companion(uri, 'studies')}"
 
 
 @dataclass

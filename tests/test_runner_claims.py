@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cplearn.errors import InputError
-from runner.claims import Claims, beside
+from runner.claims import Claims
+from runner.companions import companion
 
 KEYS = [f"{number:016x}" for number in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x8000000000000000)]
 HOLD = """
@@ -65,8 +66,8 @@ def test_many_trials_need_one_open_file(tmp_path: Path) -> None:
 
 def test_stores_have_claims_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert beside(f"sqlite:///{tmp_path}/mlflow.db") == tmp_path / "mlflow.db.claims"
-    one, other = beside("http://127.0.0.1:5000"), beside("http://127.0.0.1:5001")
+    assert companion(f"sqlite:///{tmp_path}/mlflow.db", "claims") == tmp_path / "mlflow.db.claims"
+    one, other = companion("http://127.0.0.1:5000", "claims"), companion("http://127.0.0.1:5001", "claims")
     assert one != other
     assert one.parent == other.parent == tmp_path / "cplearn"
 

@@ -25,7 +25,8 @@ from cplearn.config import Trial
 from runner.execute import _stop_ray
 from runner.faults import Repeats, normalise
 from runner.plan import command
-from sweeps.spec import nested, parse_override
+from sweeps.loading import parse_override
+from sweeps.settings import nested
 
 SWEEP = """
 sweep: tiny

@@ -28,7 +28,8 @@ from runner.hardware import describe
 from runner.plan import SCHEMA, Job, make_plan
 from runner.ranks import PATIENCE
 from runner.resources import Resources, hardware
-from sweeps.spec import SweepError, read_sweep
+from sweeps.errors import SweepError
+from sweeps.spec import read_sweep
 
 SWEEP = """
 sweep: tiny

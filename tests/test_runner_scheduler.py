@@ -18,7 +18,8 @@ from reports import store
 from runner.cli import app
 from runner.plan import SCHEMA, Job, make_plan
 from runner.scheduler import Asha
-from sweeps.spec import Scheduler, read_sweep
+from sweeps.file import Scheduler
+from sweeps.spec import read_sweep
 
 SWEEP = """
 sweep: early

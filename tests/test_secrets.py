@@ -58,14 +58,14 @@ def test_checkpoints_are_read_as_tensors_and_yaml_as_data() -> None:
             assert only.value is True, where
         elif name in ("yaml.load", "yaml.load_all"):
             loads += 1
-            assert ast.unparse(given.get("Loader", ast.Constant(None))) == "_Loader", where
+            assert ast.unparse(given.get("Loader", ast.Constant(None))) == "Loader", where
         assert name not in ("yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "eval", "exec"), where
     assert loads >= 3
     import yaml
 
-    from sweeps.spec import _Loader
+    from sweeps.loading import Loader
 
-    assert issubclass(_Loader, yaml.SafeLoader)
+    assert issubclass(Loader, yaml.SafeLoader)
 
 
 def free_port() -> int:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from runner.plan import SCHEMA
-from sweeps.spec import Sweep, SweepError, parse_override, read_sweep
+from sweeps.errors import SweepError
+from sweeps.loading import parse_override
+from sweeps.spec import Sweep, read_sweep
 
 
 def read(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None, seeds: int | None = None) -> Sweep:

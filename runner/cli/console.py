@@ -25,7 +25,7 @@ def plain_errors() -> Iterator[None]:
     """A user's mistake is one sentence and status 2, never a traceback."""
     from cplearn.errors import InputError
     from reports.errors import ReportError
-    from sweeps.spec import SweepError
+    from sweeps.errors import SweepError
 
     try:
         yield
@@ -102,7 +102,7 @@ def check_folder(option: str, folder: Path) -> None:
 
 def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:
     """Dotted settings to values, as given on the command line."""
-    from sweeps.spec import parse_override
+    from sweeps.loading import parse_override
 
     overrides = dict(parse_override(text) for text in settings)
     overrides |= {"dataset": dataset} if dataset else {}

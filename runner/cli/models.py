@@ -24,7 +24,7 @@ def train(
     with plain_errors():
         import cplearn.data
         from cplearn import config, training
-        from sweeps.spec import nested
+        from sweeps.settings import nested
 
         trial = config.Trial.read(nested(overridden(dataset, epochs, settings)))
         device = usable_device(device)
@@ -86,7 +86,7 @@ def evaluate(
         import cplearn.data
         from cplearn import protocol, training
         from cplearn.errors import InputError
-        from sweeps.spec import nested
+        from sweeps.settings import nested
 
         model = cplearn.load(run)
         overrides = overridden(None, None, settings)

@@ -36,7 +36,7 @@ def report(
         from cplearn.data.catalogue import slug
         from reports import build, store, terminal
         from reports.errors import ReportError
-        from sweeps.spec import parse_override
+        from sweeps.loading import parse_override
 
         uri = store.resolve(tracking_uri)
         if table:

@@ -1,0 +1,237 @@
+"""The content of a sweep file: what can be written in it, of which type, and what each key means."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Scalar = bool | int | float | str | None
+
+MOST_TRIALS = 1_000_000
+"""That are planned at once."""
+
+
+class Range(BaseModel):
+    """Random draws along an axis: `uniform`, `log_uniform` or `integers` between bounds, or a `choice` from a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = None
+    choice: list[Scalar] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Range:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, log_uniform, integers, choice")
+        if given[0] == "choice":
+            return self
+        low, high = getattr(self, given[0])
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"{given[0]} needs two finite bounds, the lower first, not [{low}, {high}]")
+        if given[0] == "log_uniform" and low <= 0:
+            raise ValueError(f"log_uniform needs positive bounds, not [{low}, {high}]")
+        return self
+
+    def draw(self, generator: random.Random) -> Scalar:
+        """One value; `generator` is the only source of randomness."""
+        if self.uniform:
+            return generator.uniform(*self.uniform)
+        if self.log_uniform:
+            return math.exp(generator.uniform(*map(math.log, self.log_uniform)))
+        if self.integers:
+            return generator.randint(*self.integers)
+        assert self.choice is not None
+        return generator.choice(self.choice)
+
+    def size(self) -> int | None:
+        """How many values there are; None where they are not countable."""
+        if self.integers:
+            return self.integers[1] - self.integers[0] + 1
+        return len(self.choice) if self.choice else None
+
+    def ends(self) -> list[Scalar]:
+        """The bounds, or all that there is to choose from."""
+        return list(self.choice or self.uniform or self.log_uniform or self.integers or ())
+
+
+def _seed_list(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value > MOST_TRIALS:
+            raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
+        return list(range(value))
+    return value
+
+
+Axes = dict[str, Any]
+
+
+class Arm(BaseModel):
+    """A part of a sweep that has settings and axes of its own beside the shared ones, one method for instance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings on top of the shared ones.")
+    axes: Axes = Field(default_factory=dict, description="Axes besides the shared ones.")
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _read_axes(cls, axes: Any) -> Any:
+        return {key: read_axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
+
+
+class ResourceRequest(BaseModel):
+    """What a trial asks for, unless the command line says otherwise; it never enters a trial's identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float | None = Field(None, ge=1, description="CPUs of each process of a trial.")
+    gpus: float | None = Field(None, ge=0, description="GPUs: a fraction of one, or several with a process for each.")
+    ranks: int | None = Field(None, ge=1, description="Processes of a trial without GPUs.")
+
+
+class Scale(Arm):
+    """A smaller version of a sweep: settings and axes that replace those of the file, of arms too; and resources."""
+
+    arms: dict[str, Arm] = Field(default_factory=dict, description="What to replace in arms.")
+    resources: ResourceRequest = Field(ResourceRequest(), description="What a trial of this size asks for.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] | None = Field(
+        None, min_length=1, description="Seeds, or how many."
+    )
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Search(BaseModel):
+    """Suggestions of a sampler instead of a grid; `search: optuna` alone means the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Literal["optuna"] = Field(description="Who suggests: optuna, by its TPE sampler.")
+    trials: int = Field(20, ge=1, le=100_000, description="Suggestions on each data set; each runs with every seed.")
+    objectives: dict[str, Literal["maximize", "minimize"]] = Field(
+        {"validation/accuracy": "maximize"},
+        min_length=1,
+        description="Metrics as MLflow shows them; their means over the seeds count.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the suggestions.")
+    startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
+
+
+class Scheduler(BaseModel):
+    """Early stopping; `scheduler: asha` alone means the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Literal["asha"] = Field(description="Asynchronous successive halving (Li et al., MLSys 2020).")
+    metric: str = Field("train/online_accuracy", description="A metric that is logged after every epoch.")
+    mode: Literal["max", "min"] = Field("max", description="Whether the metric should be high or low.")
+    grace: int = Field(3, ge=1, description="Epochs that every trial has.")
+    reduction: int = Field(3, ge=2, description="One in so many goes on at each rung; rungs are so many times apart.")
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs after which a trial of so many can be stopped; never after the last, when nothing is saved."""
+        found, rung = [], self.grace
+        while rung < epochs:
+            found.append(rung)
+            rung *= self.reduction
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.metric} {self.mode}, grace {self.grace}, reduction {self.reduction})"
+
+
+class SweepFile(Arm):
+    """The content of a sweep file."""
+
+    sweep: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/."
+    )
+    description: str = Field("", description="A sentence for tables and the tracking store.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="What all trials share.")
+    axes: Axes = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
+    arms: dict[str, Arm] = Field(
+        default_factory=dict, description="Name to settings and axes; the shared axes cross with those of each arm."
+    )
+    scales: dict[Literal["smoke", "small"], Scale] = Field(
+        default_factory=dict, description="Smaller versions of the sweep, of the same structure."
+    )
+    samples: int = Field(1, ge=1, le=100_000, description="Random draws, if an axis is a range.")
+    sample_seed: int = Field(0, ge=0, description="Seed of those draws.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
+        default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
+    )
+    resources: ResourceRequest = Field(ResourceRequest(), description="What a trial asks for: cpus, gpus, ranks.")
+    search: Annotated[Search, BeforeValidator(_named)] | None = Field(
+        None, description="Suggest trials from the axes as a space instead of running all that they span."
+    )
+    scheduler: Annotated[Scheduler, BeforeValidator(_named)] | None = Field(
+        None, description="Stop trials early that do worse than others."
+    )
+    packing: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
+        "off", description="Trials that differ in numbers trained together as one model: auto, off, or at most N."
+    )
+    baselines: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Name to settings that replace the shared ones; one trial a seed and data set.",
+    )
+
+
+def read_axis(key: str, values: Any) -> list[Scalar] | Range:
+    """An axis as written in a file or an override; raises ValueError with one sentence."""
+    if key == "seed":
+        raise ValueError("write seeds under 'seeds', not as an axis")
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, Mapping):
+        try:
+            return Range.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"axis {key!r}: {explain(error, list(Range.model_fields))}") from None
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"axis {key!r} must be a list of values or a range such as {{log_uniform: [0.01, 10]}}")
+    if not all(isinstance(value, bool | int | float | str | None) for value in values):
+        raise ValueError(f"axis {key!r} must list plain values (numbers, words, true, false)")
+    return values
+
+
+def is_known(key: str, known: Sequence[str]) -> bool:
+    """Whether a dotted key is a setting or a group of settings."""
+    # A group written as one word (`method: cplearn`) is known by its members.
+    return key in known or any(name.startswith(key + ".") for name in known)
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint at the known key that an unknown one is most like."""
+    leaf = key.rsplit(".", 1)[-1]
+    near = [name for name in known if name.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(key, known, 1)
+    near = near or difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1] for name in known], 1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+FILE_KEYS = (
+    *SweepFile.model_fields,
+    *(f"search.{key}" for key in Search.model_fields),
+    *(f"scheduler.{key}" for key in Scheduler.model_fields),
+)
+
+
+def explain(error: ValidationError, known: Sequence[str] = FILE_KEYS) -> str:
+    """One sentence for the first of pydantic's complaints."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {nearest(key, known)}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    where = f"{key}: " if key and first["type"] != "value_error" else ""
+    shown = "" if isinstance(first["input"], Mapping | list) else f", not {first['input']!r}"
+    return f"{where}{message[0].lower()}{message[1:]}{shown}"

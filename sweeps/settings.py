@@ -1,0 +1,47 @@
+"""Settings in groups, and by dotted names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy in which dotted keys have become groups."""
+    return overlay({}, settings)
+
+
+def overlay(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, changed: those of `changes`, dotted or in groups, are assigned to it one by one."""
+    for key, value in changes.items():
+        assign(settings, str(key), nested(value) if isinstance(value, Mapping) else value)
+    return settings
+
+
+def assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; groups on its way that do not exist yet are made. A group given as value is laid over the one
+    there, unless it has another name."""
+    *groups, leaf = key.split(".")
+    for group in groups:
+        inner = settings.get(group)
+        if isinstance(inner, str):  # `method: cplearn` is short for `method: {name: cplearn}`
+            inner = {"name": inner}
+        settings[group] = inner if isinstance(inner, dict) else {}
+        settings = settings[group]
+    own = settings.get(leaf)
+    # A group of another name has other settings; those of the old one mean nothing to it.
+    if isinstance(value, Mapping) and isinstance(own, dict) and value.get("name", own.get("name")) == own.get("name"):
+        own.update(value)
+    else:
+        settings[leaf] = value
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}
+        else:
+            found[key] = value
+    return found
