@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STREAM_FROM = 256
+STREAM_FROM = 128
 """Codes for each dimension of a code from which streaming is the default: about there it becomes the faster of the two
-on a CPU (32,768 codes at f = 128; `make bench`). A fixed rule, because the two round differently."""
+on a CPU (16,384 codes at f = 128; `make bench`). A fixed rule, because the two round differently."""
 
 
 def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:
@@ -96,15 +97,16 @@ def perplexity(log_p: Tensor) -> Tensor:
 
 def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
     """Index of the code with the largest logit, the first of equals; (K, n, f) and (K, c, f) to (K, n)."""
+    embeddings = embeddings.detach()
     members, n, _ = embeddings.shape
     best = embeddings.new_full((members, n), -math.inf)
     index = torch.zeros(members, n, dtype=torch.long, device=embeddings.device)
-    block = _block_size(n, embeddings.device)
-    for start in range(0, dictionary.shape[1], block):
-        part = dictionary[:, start : start + block].to(embeddings.dtype)
-        value, at = torch.bmm(embeddings, part.transpose(1, 2)).max(-1)
+    start, scratch = 0, _Scratch(embeddings)
+    for part in _Blocks(dictionary, _block_size(n, embeddings.device), scratch):
+        value, at = _logits(embeddings, part, scratch).max(-1)
         better = value > best
         best, index = torch.where(better, value, best), torch.where(better, at + start, index)
+        start += part.shape[1]
     return index
 
 
@@ -140,46 +142,58 @@ class _Streamed(torch.autograd.Function):
 def _stream(
     h: Tensor, dictionary: Tensor, beta: Tensor, prior: str, symmetric: bool, needed: bool
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Terms (invariance, prior, perplexity), each (K,), and the gradient of the loss, like h: (K, V, n, f)."""
-    members, views, n, _ = h.shape
-    codes = dictionary.shape[1]
-    flat = h.flatten(1, 2)
-    block = _block_size(members * views * n, h.device)
-    normaliser = _log_normaliser(flat, dictionary, block)[:, :, None]
+    """Terms (invariance, prior, perplexity), each (K,), and the gradient of the loss, like h: (K, V, n, f).
+
+    With X = dL/d log p, the gradient of the logits is X - p * (row sum of X). X has a part p * Y, which is formed block
+    by block, and what p itself adds to the partner's row, which is a constant times p. So the gradient of h needs two
+    sums over all codes, that of p * Y and that of p, each times the codes.
+    """
+    members, views, n, f = h.shape
+    codes, rows = dictionary.shape[1], views * n
+    flat, scratch = h.flatten(1, 2), _Scratch(h)
+    blocks = _Blocks(dictionary, _block_size(members * rows, h.device), scratch)
+    normaliser = _log_normaliser(flat, blocks)
 
     together = pairs(views, symmetric)
-    scale, weight = 1 / (n * len(together)), beta[:, None, None]
+    partners = [[b for a, b in together if a == view] for view in range(views)]
     counted = views if symmetric else 1  # views whose prior term counts
+    scale = beta[:, None, None] / (n * len(together))
     agree, matched, entropy = h.new_zeros(members), h.new_zeros(members), h.new_zeros(members, views)
-    # With X = dL/d log p, the gradient of the logits is X - p * (row sum of X), so two sums of outer products do.
-    pulled, mean_code = torch.zeros_like(flat), torch.zeros_like(flat)
-    row_sum = flat.new_zeros(members, views * n, 1)
-    for start in range(0, codes, block):
-        part = dictionary[:, start : start + block].to(h.dtype)
-        log_p = torch.bmm(flat, part.mT).sub_(normaliser).unflatten(1, (views, n))
-        p = log_p.exp()
-        log_mean = log_usage(log_p)
+    # For p and for p * Y: their products with the codes, and the row sums of the latter.
+    products, row_sum = h.new_zeros(members, 2 * rows, f), h.new_zeros(members, rows, 1)
+    for part in blocks:
+        width = part.shape[1]
+        log_p = _logits(flat, part, scratch).sub_(normaliser).unflatten(1, (views, n))
+        both = scratch("p and p * Y", members, 2, views, n, width)
+        p, x = both.unbind(1)
+        torch.exp(log_p, out=p)
+        # Where the mean underflows, so does in the reverse direction all that it is multiplied with.
+        smallest = torch.finfo(h.dtype).tiny
+        log_mean = log_usage(log_p) if prior == "forward" else p.mean(2).clamp_min_(smallest).log_()
         matched += _prior_part(log_mean[:, :counted], prior, codes)
         entropy += _entropy(log_mean)
-        x = torch.zeros_like(p)
         for a, b in together:
-            product = p[:, a] * log_p[:, b]
-            agree -= scale * product.sum((1, 2))
-            if needed:
-                x[:, a].addcmul_(product, weight, value=-scale)
-                x[:, b].addcmul_(p[:, a], weight, value=-scale)
-        if needed:
-            for a in range(counted):
-                mean = log_mean[:, a, None]
-                if prior == "forward":
-                    x[:, a].sub_((log_p[:, a] - mean).exp_(), alpha=1 / (codes * n * counted))
-                else:
-                    x[:, a].addcmul_(p[:, a], mean + (math.log(codes) + 1), value=1 / (n * counted))
-            rows = x.flatten(1, 2)
-            row_sum += rows.sum(-1, keepdim=True)
-            pulled = torch.baddbmm(pulled, rows, part)
-            mean_code = torch.baddbmm(mean_code, p.flatten(1, 2), part)
-    gradient = (pulled - row_sum * mean_code).view_as(h)
+            agree -= torch.linalg.vecdot(p[:, a], log_p[:, b]).sum(1) / (n * len(together))
+        if not needed:
+            continue
+        for a in range(views):
+            slope = torch.zeros_like(log_mean[:, a, None])
+            if prior == "reverse" and a < counted:
+                slope = (log_mean[:, a, None] + (math.log(codes) + 1)) / (n * counted)
+            for b in partners[a]:
+                slope = torch.addcmul(slope, log_p[:, b], scale, value=-1, out=x[:, a])
+            torch.mul(slope, p[:, a], out=x[:, a])
+            if prior == "forward" and a < counted:
+                share = torch.sub(log_p[:, a], log_mean[:, a, None], out=scratch("share", members, n, width)).exp_()
+                x[:, a].sub_(share, alpha=1 / (codes * n * counted))
+        products.baddbmm_(both.view(members, 2 * rows, width), part)
+        row_sum += x.reshape(members, rows, width).sum(-1, keepdim=True)
+    mean_code, gradient = products.view(members, 2, views, n, f).unbind(1)
+    row_sum = row_sum.view(members, views, n, 1)
+    gradient = gradient - row_sum * mean_code
+    for a, b in together:
+        # Of p in the partner's row: the mean code of view a, whose row sum, 1, falls on that of view b.
+        gradient[:, b] -= scale * (mean_code[:, a] - mean_code[:, b])
     return (agree, matched, entropy.exp().mean(1)), gradient
 
 
@@ -190,11 +204,44 @@ def _prior_part(log_mean: Tensor, prior: str, codes: int) -> Tensor:
     return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean(1)
 
 
-def _log_normaliser(flat: Tensor, dictionary: Tensor, block: int) -> Tensor:
-    """log Σ_j exp(h_i . w_j) of every row; (K, rows, f) and (K, c, f) to (K, rows)."""
+def _log_normaliser(flat: Tensor, blocks: _Blocks) -> Tensor:
+    """log Σ_j exp(h_i . w_j) of every row; (K, rows, f) to (K, rows, 1)."""
     # In double precision: hundreds of partial sums would lose digits that the loss needs.
-    total = torch.full(flat.shape[:2], -math.inf, dtype=torch.float64, device=flat.device)
-    for start in range(0, dictionary.shape[1], block):
-        part = dictionary[:, start : start + block].to(flat.dtype)
-        total = torch.logaddexp(total, torch.bmm(flat, part.mT).logsumexp(-1).double())
+    total = torch.full((*flat.shape[:2], 1), -math.inf, dtype=torch.float64, device=flat.device)
+    for part in blocks:
+        logits = _logits(flat, part, blocks.scratch)
+        most = logits.amax(-1, keepdim=True)
+        total = torch.logaddexp(total, (logits.sub_(most).exp_().sum(-1, keepdim=True).log_() + most).double())
     return total.to(flat.dtype)
+
+
+def _logits(flat: Tensor, part: Tensor, scratch: _Scratch) -> Tensor:
+    """(K, rows, f) and (K, block, f) to (K, rows, block), which the next call overwrites."""
+    return torch.bmm(flat, part.mT, out=scratch("logits", *flat.shape[:2], part.shape[1]))
+
+
+class _Scratch:
+    """Memory by name, used anew by each block: to allocate it each time costs a CPU more than some of the arithmetic,
+    since the system clears every page of it again."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.kept or self.kept[name].numel() < size:
+            self.kept[name] = self.like.new_empty(size)
+        return self.kept[name][:size].view(shape)
+
+
+class _Blocks:
+    """The dictionary a block of codes at a time, (K, block, f), as floating-point numbers that the next overwrites."""
+
+    def __init__(self, dictionary: Tensor, size: int, scratch: _Scratch) -> None:
+        self.dictionary, self.size, self.scratch = dictionary, size, scratch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        members, _, f = self.dictionary.shape
+        for signs in self.dictionary.split(self.size, dim=1):
+            yield self.scratch("codes", members, signs.shape[1], f).copy_(signs)

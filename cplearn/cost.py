@@ -252,13 +252,14 @@ def _dictionary(net: _Net, method: Any, stream: bool | None, accelerator: bool) 
         moved = 45 * logits + 2 * h + 3 * signs
         return Cost(2 * product, moved * net.item + signs, 62, memory=(2 * logits + signs) * net.item + signs)
     blocks = math.ceil(c / block_size(net.members * net.images, accelerator=accelerator))
-    # First pass 2, second 25.5 passes over logits of one block, some over those of a single view; four products, of
-    # which each expands or reads the signs.
-    moved = 27.5 * logits + 6 * signs + 12 * h
+    # Passes over the logits of one block, some over those of a single view: 7 for the normaliser, 20.5 for loss and
+    # gradient. The signs are expanded twice and read by three products, one of them twice as large. What a block adds
+    # up is as large as three embeddings.
+    moved = 27.5 * logits + 7 * signs + (21 + 6 * blocks) * h
     return Cost(
         4 * product,
         moved * net.item + 2 * signs,
-        20 + 43 * blocks,
+        28 + 51 * blocks,
         memory=h * net.item + signs,
     )
 

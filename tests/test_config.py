@@ -178,7 +178,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "seed": 0,
         "common_random_numbers": True,
     }
-    assert (config.NUMERICS, Trial.read({}).flat()) == (2, pinned)
+    assert (config.NUMERICS, Trial.read({}).flat()) == (3, pinned)
 
 
 def test_members_of_a_pack_may_differ_in_marked_numbers_only() -> None:

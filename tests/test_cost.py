@@ -66,7 +66,7 @@ class Operators(TorchDispatchMode):
             return out
         self.launches += 1
         if not name.startswith(("new_", "zeros_like", "ones_like")):
-            self.bytes += size((args, kwargs))
+            self.bytes += size((args, {key: value for key, value in (kwargs or {}).items() if key != "out"}))
         self.bytes += size(args[0]) if name.endswith("_") else size(out)
         if name == "convolution_backward" and args[-1][0]:
             # The gradients of input and weight are two kernels, and both read that of the output.
@@ -111,7 +111,10 @@ def flop_counter() -> FlopCounterMode:
     # torch counts out-of-place products only.
     return FlopCounterMode(
         display=False,
-        custom_mapping={torch.ops.aten.addmm_: lambda own, a, b, **rest: 2 * a[0] * a[1] * b[1]},
+        custom_mapping={
+            torch.ops.aten.addmm_: lambda own, a, b, **rest: 2 * a[0] * a[1] * b[1],
+            torch.ops.aten.baddbmm_: lambda own, a, b, **rest: 2 * a[0] * a[1] * a[2] * b[2],
+        },
     )
 
 
