@@ -22,6 +22,7 @@ import typer
 import yaml
 
 from runner import cli
+from runner.cli import console
 
 MUTANTS = 1_000
 ODD: list[Any] = [
@@ -113,8 +114,8 @@ class Workplace:
             patch.delenv("RAY_ADDRESS", raising=False)
             patch.setenv("CPLEARN_DATA", str(self.folder / "data"))
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
-            patch.setattr(cli.out, "_file", said)
-            patch.setattr(cli.err, "_file", complained)
+            patch.setattr(console.out, "_file", said)
+            patch.setattr(console.err, "_file", complained)
             try:
                 typer.main.get_command(cli.app).main(list(arguments), "cplearn", standalone_mode=True)
                 code = 0

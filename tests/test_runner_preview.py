@@ -84,7 +84,7 @@ def planned(folder: Path) -> Plan:
 
 def test_states_are_counted_and_explained(folder: Path) -> None:
     answer = as_json(folder)
-    assert answer["counts"] == {"new": 4, "reused": 2, "resumable": 0, "failed": 1, "running": 1}
+    assert answer["counts"] == {"new": 4, "reused": 2, "resumable": 0, "failed": 1, "running": 1, "stopped": 0}
     told = {(trial["state"], trial["detail"].partition(" since")[0]) for trial in answer["trials"]}
     assert told == {
         ("new", ""),
@@ -105,7 +105,7 @@ def test_times_are_those_of_finished_runs(folder: Path) -> None:
     assert answer["device"] == "CPU core"
     longer = as_json(folder, "--epochs", "20")
     # The baselines do not train, so epochs change nothing about them: one is reused, one was stopped before.
-    assert longer["counts"] == {"new": 7, "reused": 1, "resumable": 0, "failed": 0, "running": 0}
+    assert longer["counts"] == {"new": 7, "reused": 1, "resumable": 0, "failed": 0, "running": 0, "stopped": 0}
     assert longer["device_s"]["middle"] == pytest.approx(6 * 205 + 5, rel=0.2)
 
 

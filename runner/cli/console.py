@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-out, err = Console(), Console(stderr=True)
+
+def _console(stderr: bool = False) -> Console:
+    """Where the output is no terminal, lines are as long as they are: what reads them is a file or grep."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=250)
+
+
+out, err = _console(), _console(stderr=True)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MESSAGE = 700
