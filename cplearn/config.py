@@ -22,6 +22,10 @@ NUMERICS = 3
 other numbers, a changed default included; finished trials of an older version are then no longer reused."""
 
 
+KEPT_COMPONENTS = 50
+"""Principal components of the test features that a run keeps for figures."""
+
+
 class PerMember:
     """Marks a number in which the members of one pack may differ; all other settings they must share."""
 

@@ -15,12 +15,10 @@ import numpy as np
 import threadpoolctl
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from cplearn import augment, data, evaluate, streams
-from cplearn.config import Trial
+from cplearn.config import KEPT_COMPONENTS, Trial
 from cplearn.data import Dataset, Split, catalogue
 from cplearn.data.image_files import ImageFiles
 from cplearn.model import Model
@@ -32,7 +30,6 @@ BLOCK = 512
 """Images that are augmented, resized or shown to the backbone at once."""
 KEPT_BYTES = 2**24
 """Most bytes of kept embeddings, whatever their width."""
-KEPT_COMPONENTS = 50
 SHOWN = 8
 """Codes of which images are named, and images of each."""
 QUERIES = 10
@@ -121,8 +118,23 @@ def features(model: Model, images: Tensor | ImageFiles) -> Tensor:
 def _fitted(images: Tensor, model: Model) -> Tensor:
     channels, size = model.images["channels"], model.images["image_size"]
     if images.shape[1] != channels:
-        images = images.expand(-1, 3, -1, -1) if channels == 3 else transforms.rgb_to_grayscale(images)
-    return images if images.shape[-1] == size else transforms.resize(images, [size, size], antialias=True)
+        images = images.expand(-1, 3, -1, -1) if channels == 3 else _luma(images)
+    return _resized(images, size)
+
+
+def _luma(images: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms  # takes a second, and is seldom needed
+
+    return transforms.rgb_to_grayscale(images)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Images (..., H, H) with sides of `size` pixels."""
+    if images.shape[-1] == size:
+        return images
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.resize(images, [size, size], antialias=True)
 
 
 def _members(model: Model, dataset: Dataset) -> Iterator[_Member]:
@@ -311,6 +323,8 @@ def figure_arrays(
     if len(rows):
         arrays["kept"] = rows.numpy().astype(np.int32)
         chosen = test[rows].double().numpy()
+        from sklearn.decomposition import PCA
+
         components = min(KEPT_COMPONENTS, *chosen.shape)
         with np.errstate(invalid="ignore"):  # its share of the variance, where there is none
             projection = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(chosen)
@@ -362,8 +376,7 @@ def _thumbnails(split: Split, named: Sequence[np.ndarray]) -> dict[str, np.ndarr
     shown = np.unique(np.concatenate([rows.ravel() for rows in named]))
     shown = shown[shown >= 0]
     images = split.images[torch.from_numpy(shown).long()]
-    if images.shape[-1] > THUMBNAIL:
-        images = transforms.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True)
+    images = _resized(images, min(THUMBNAIL, images.shape[-1]))
     return {"shown": shown, "thumbnails": images.numpy()}
 
 

@@ -24,10 +24,9 @@ import numpy as np
 import torch
 
 from cplearn import cost
-from cplearn.config import Trial
+from cplearn.config import KEPT_COMPONENTS, Trial
 from cplearn.errors import InputError
 from cplearn.model import Model
-from cplearn.protocol import KEPT_COMPONENTS
 from runner.plan import DatasetUse, Job, spell
 from sweeps.settings import nested
 
