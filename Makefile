@@ -89,7 +89,7 @@ bench-sweep: $(STAMP) ## measure what a sweep of 2,000 trials costs beside the t
 	@$(BIN)/cplearn bench-sweep --results '$(RESULTS)'
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .

@@ -16,9 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STREAM_FROM = 128
-"""Codes for each dimension of a code from which streaming is the default: about there it becomes the faster of the two
-on a CPU (16,384 codes at f = 128; `make bench`). A fixed rule, because the two round differently."""
+from cplearn.products import product
+
+
+def is_streamed(codes: int, length: int) -> bool:
+    """Whether a dictionary is streamed unless it is said: where that is about as fast as the other way on a CPU.
+
+    Streaming computes the logits twice, which costs the more the longer the codes are; the other way writes and reads
+    large matrices, which costs the more the more codes there are. So 16,384 codes are streamed at a length of 128, and
+    half a million at 384 (`make bench`). A fixed rule, because the two ways round differently.
+    """
+    return 128 * codes >= length**3
 
 
 def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:
@@ -43,12 +51,12 @@ def losses(
     `batch_perplexity`, the number of codes that the batch's mean assignment amounts to.
     """
     if stream is None:
-        stream = dictionary.shape[1] >= STREAM_FROM * dictionary.shape[2]
+        stream = is_streamed(*dictionary.shape[1:])
     if stream:
         loss, agree, matched, perplexity = _Streamed.apply(h, dictionary, beta, prior, symmetric)
     else:
         views, n = h.shape[1:3]
-        logits = torch.bmm(h.flatten(1, 2), dictionary.to(h.dtype).transpose(1, 2))
+        logits = product(h.flatten(1, 2), dictionary.to(h.dtype))
         log_p = F.log_softmax(logits, dim=-1).unflatten(1, (views, n))
         log_mean = log_usage(log_p)
         agree = invariance(log_p, symmetric)
@@ -101,9 +109,9 @@ def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
     members, n, _ = embeddings.shape
     best = embeddings.new_full((members, n), -math.inf)
     index = torch.zeros(members, n, dtype=torch.long, device=embeddings.device)
-    start, scratch = 0, _Scratch(embeddings)
-    for part in _Blocks(dictionary, _block_size(n, embeddings.device), scratch):
-        value, at = _logits(embeddings, part, scratch).max(-1)
+    start = 0
+    for part in _Blocks(dictionary, _block_size(n, embeddings.device), _Scratch(embeddings)):
+        value, at = product(embeddings, part).max(-1)
         better = value > best
         best, index = torch.where(better, value, best), torch.where(better, at + start, index)
         start += part.shape[1]
@@ -163,7 +171,7 @@ def _stream(
     products, row_sum = h.new_zeros(members, 2 * rows, f), h.new_zeros(members, rows, 1)
     for part in blocks:
         width = part.shape[1]
-        log_p = _logits(flat, part, scratch).sub_(normaliser).unflatten(1, (views, n))
+        log_p = product(flat, part).sub_(normaliser).unflatten(1, (views, n))
         both = scratch("p and p * Y", members, 2, views, n, width)
         p, x = both.unbind(1)
         torch.exp(log_p, out=p)
@@ -186,7 +194,7 @@ def _stream(
             if prior == "forward" and a < counted:
                 share = torch.sub(log_p[:, a], log_mean[:, a, None], out=scratch("share", members, n, width)).exp_()
                 x[:, a].sub_(share, alpha=1 / (codes * n * counted))
-        products.baddbmm_(both.view(members, 2 * rows, width), part)
+        products += product(both.view(members, 2 * rows, width), part.mT)
         row_sum += x.reshape(members, rows, width).sum(-1, keepdim=True)
     mean_code, gradient = products.view(members, 2, views, n, f).unbind(1)
     row_sum = row_sum.view(members, views, n, 1)
@@ -209,15 +217,10 @@ def _log_normaliser(flat: Tensor, blocks: _Blocks) -> Tensor:
     # In double precision: hundreds of partial sums would lose digits that the loss needs.
     total = torch.full((*flat.shape[:2], 1), -math.inf, dtype=torch.float64, device=flat.device)
     for part in blocks:
-        logits = _logits(flat, part, blocks.scratch)
+        logits = product(flat, part)
         most = logits.amax(-1, keepdim=True)
         total = torch.logaddexp(total, (logits.sub_(most).exp_().sum(-1, keepdim=True).log_() + most).double())
     return total.to(flat.dtype)
-
-
-def _logits(flat: Tensor, part: Tensor, scratch: _Scratch) -> Tensor:
-    """(K, rows, f) and (K, block, f) to (K, rows, block), which the next call overwrites."""
-    return torch.bmm(flat, part.mT, out=scratch("logits", *flat.shape[:2], part.shape[1]))
 
 
 class _Scratch:

@@ -242,7 +242,7 @@ def _dictionary(net: _Net, method: Any, stream: bool | None, accelerator: bool) 
     """The loss over c codes, forward and backward; logits are members x views x images x c."""
     c, f = method.codes, method.embedding_dim
     if stream is None:
-        stream = c >= codes.STREAM_FROM * f
+        stream = codes.is_streamed(c, f)
     logits, signs = net.members * net.images * c, net.members * c * f
     product = 2 * logits * f
     h = net.members * net.images * f
@@ -253,13 +253,13 @@ def _dictionary(net: _Net, method: Any, stream: bool | None, accelerator: bool) 
         return Cost(2 * product, moved * net.item + signs, 62, memory=(2 * logits + signs) * net.item + signs)
     blocks = math.ceil(c / block_size(net.members * net.images, accelerator=accelerator))
     # Passes over the logits of one block, some over those of a single view: 7 for the normaliser, 20.5 for loss and
-    # gradient. The signs are expanded twice and read by three products, one of them twice as large. What a block adds
-    # up is as large as three embeddings.
-    moved = 27.5 * logits + 7 * signs + (21 + 6 * blocks) * h
+    # gradient. The signs are expanded twice and read by three products, one of them twice as large, whose results, two
+    # for each embedding, are added up.
+    moved = 27.5 * logits + 7 * signs + (21 + 11 * blocks) * h
     return Cost(
         4 * product,
         moved * net.item + 2 * signs,
-        28 + 51 * blocks,
+        28 + 52 * blocks,
         memory=h * net.item + signs,
     )
 

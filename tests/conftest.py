@@ -60,3 +60,11 @@ def build_method(name: str, several: list[dict], features: int, classes: int = 3
     stacked.initialise(method, generators)
     method.after_initialisation()
     return method.double()
+
+
+LONGEST = ("test_runner_faults", "test_runner_sweep", "test_runner_search", "test_runner_preview", "test_runner_ranks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take longest come first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))

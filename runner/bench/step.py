@@ -11,6 +11,7 @@ from cplearn import augment, cost, data
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from cplearn.methods.base import Batch, Progress
+from cplearn.products import product
 from cplearn.training import Pack
 from runner.bench.measure import Goal, Pair, Part, alternate, in_worker, seconds
 
@@ -25,8 +26,8 @@ def run(quick: bool) -> Part:
         "learning rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
         "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in "
         "turn, on one thread, or on the GPU if there is one. 32x32: random images. Arithmetic: the operations of the "
-        "bare step by the cost model (`cplearn.cost`), beside those of a plain float32 product of two 1,024 x 1,024 "
-        "matrices. Near 1, the step is bound by arithmetic: no packing can make it faster on this device.",
+        "bare step by the cost model (`cplearn.cost`), beside those of a float32 product of two 1,024 x 1,024 "
+        "matrices (`cplearn.products`). Near 1, no packing could make the step faster on this device.",
         in_worker(compare, 2 if quick else 7, 256 if quick else 640),
     )
 
@@ -47,11 +48,11 @@ def compare(repeats: int, images: int) -> list[Pair]:
         numbers = alternate(_sides(pack), repeats + 1)
         label = f"{dataset.name}, recipe {trial.augment.recipe}, {device}"
         # The first turn warms up.
-        whole, bare, product = (values[1:] for values in numbers.values())
+        whole, bare, reference = (values[1:] for values in numbers.values())
         rows.append(Pair(label, "images/s", ("end to end", "bare step"), whole, bare, GOAL))
         work = cost.total(part for name, part in _cost(trial, dataset).items() if name != "augmentation")
         rates = [images * work.flops / trial.batch_size / 1e9 for images in bare]
-        rows.append(Pair(f"{label}: arithmetic", "GFLOP/s", ("bare step", "matrix product"), rates, product))
+        rows.append(Pair(f"{label}: arithmetic", "GFLOP/s", ("bare step", "matrix product"), rates, reference))
     return rows
 
 
@@ -80,15 +81,15 @@ def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
             pack.optimizer.step(rate)
         loss.tolist()  # Waits for a GPU.
 
-    matrix = torch.ones(1024, 1024, device=pack.device)
+    matrix = torch.ones(1, 1024, 1024, device=pack.device)
 
     def products(times: int = 20) -> float:
         def multiply() -> None:
             for _ in range(times):
-                result = matrix @ matrix
-            result[0, 0].item()  # Waits for a GPU.
+                result = product(matrix, matrix)
+            result[0, 0, 0].item()  # Waits for a GPU.
 
-        return times * 2 * len(matrix) ** 3 / seconds(multiply) / 1e9
+        return times * 2 * 1024**3 / seconds(multiply) / 1e9
 
     return {
         "end to end": end_to_end,
