@@ -15,9 +15,10 @@ import pandas as pd
 
 from reports import figures, page, render, store
 from reports.errors import ReportError
+from reports.origin import Maker, Origin
 from reports.store import SweepResult
-from reports.tables import STATES, Table, make_table, paper, spec
-from reports.tables.spec import Where
+from reports.tables import STATES, Table, make_table, spec
+from reports.tables.spec import TableSpec, Where
 
 WRITTEN = ".written"
 """In the folder of figures: a list of the files in it that are ours."""
@@ -51,10 +52,11 @@ def build(
         counts = states.map(STATES).value_counts()
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
         raise ReportError(f"sweep {sweep!r} has no finished trial to report on ({told})")
-    origin = Origin.of(uri, sweeps=[sweep])
+    specification = spec.read("sweep")
+    origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
     with _writing(out):
-        return [_write(result, Path(out), reader, origin) for result in results]
+        return [_write(result, Path(out), reader, specification, origin.of_dataset(result.slug)) for result in results]
 
 
 def build_table(
@@ -75,29 +77,13 @@ def build_table(
     specification = spec.read(name)
     if specification.per_sweep:
         raise ReportError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
-    table = paper.make_table(store.read_trials(uri, sweeps), specification, where)
-    origin = Origin.of(uri, sweeps=list(sweeps or ()), where=where or {})
+    origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
+    table = Maker(uri).make(origin)
     folder = Path(out) / "tables" / specification.table
     with _writing(out), _drafted(folder) as draft:
         table = write_table(table, draft, origin)
     files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
     return Report(specification.table, "", "", folder, files, table)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a table was made of: the store without secrets, and what was asked for."""
-
-    store: str
-    experiment: str
-    runs_at: str
-    sweeps: list[str]
-    where: Where
-
-    @classmethod
-    def of(cls, uri: str | None, sweeps: list[str], where: Where | None = None) -> Origin:
-        address = store.without_secrets(store.resolve(uri))
-        return cls(address, store.experiment_name(), store.runs_at(uri), sweeps, where or {})
 
 
 FORMATS = ("md", "tex", "html", "csv", "json")
@@ -131,14 +117,14 @@ def program() -> str:
         return "cplearn-sweeps"
 
 
-def _write(result: SweepResult, out: Path, reader: figures.Reader, origin: Origin) -> Report:
+def _write(result: SweepResult, out: Path, reader: figures.Reader, specification: TableSpec, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name:
             raise ReportError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
-        table = write_table(make_table(result), draft, origin)
+        table = write_table(make_table(result, specification), draft, origin)
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
         plots = list(figures.plots(result, reader))
         for plot in plots:

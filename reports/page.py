@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from reports import findings, tables
 from reports.figures import Plot, canvas
+from reports.render import to_html_rows
 from reports.store import SweepResult
 from reports.tables import Table
 
@@ -46,7 +45,7 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
         facts=list(facts(result)),
         shared=list(shared(result).items()),
         findings=findings.findings(runs, names, images),
-        table=table_html(table),
+        table=to_html_rows(table),
         table_caption=" ".join(table.caption),
         table_notes=table.notes,
         plots=list(zip(plots, _pictures(plots, figures), strict=True)),
@@ -54,28 +53,6 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
         runs=list(_runs(runs, names)),
         address=address,
     )
-
-
-def table_html(table: Table) -> Markup:
-    """The rows of a table as an HTML table, without caption and notes."""
-
-    def cell(one: tables.Cell) -> str:
-        mean = html.escape(one.mean)
-        spread = f" <small>± {html.escape(one.std)}</small>" if one.std else ""
-        return (f"<b>{mean}</b>" if one.bold else mean) + spread + (f" <small>(n={one.n})</small>" if one.n else "")
-
-    lines = [
-        "".join(f"<th>{html.escape(name)}</th>" for name in (*table.headings, *(c.heading for c in table.columns)))
-    ]
-    for row in (*table.baselines, *table.rows):
-        fewer = f" <small>(n={row.n})</small>" if row.n else ""
-        heads = [f"<th>{html.escape(head)}</th>" for head in row.head]
-        if row.is_named:
-            heads = [f'<th colspan="{len(table.headings)}"><i>{html.escape(row.label)}</i></th>']
-        heads[-1] = heads[-1].removesuffix("</th>") + fewer + "</th>"
-        lines.append("".join((*heads, *(f"<td>{cell(one)}</td>" for one in row.cells))))
-    head, *body = (f"<tr>{line}</tr>" for line in lines)
-    return Markup("<table><thead>{}</thead><tbody>{}</tbody></table>").format(Markup(head), Markup("\n".join(body)))
 
 
 def facts(result: SweepResult) -> Iterator[tuple[str, str]]:

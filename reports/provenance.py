@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 from reports import render, store
 from reports.build import FORMATS, program, render_all
 from reports.errors import ReportError
+from reports.origin import Maker, Origin
 from reports.statistics import Number
-from reports.tables.fill import fill
+from reports.store import NothingThere
 from reports.tables.model import Cell, Choice, Row, Source, Table
 
 TOLERANCE = 1e-9
@@ -57,8 +57,9 @@ class Traced:
 def verify(uri: str | None, path: str | Path) -> list[Checked]:
     """Check every table under a folder, or the one a file belongs to.
 
-    Each cell is computed anew from MLflow and compared with what table.json holds, and every printed file with what the
-    numbers give.
+    Each table is made anew from what MLflow holds now, by the specification in its table.json, and compared with what
+    that file holds: trials, numbers, choices and words. Every printed file is compared with what the numbers in
+    table.json give.
 
     Raises ReportError if there is no table, if one cannot be read, and if the store cannot be read.
     """
@@ -66,7 +67,8 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
     sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [_sidecar(path)]
     if not sidecars:
         raise ReportError(f"{path}: no table.json in it; write the tables with: cplearn report")
-    return [_check(uri, sidecar) for sidecar in sidecars]
+    maker = Maker(uri)
+    return [_check(maker, sidecar) for sidecar in sidecars]
 
 
 def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Traced]:
@@ -100,53 +102,97 @@ def _read(sidecar: Path) -> tuple[Table, dict[str, Any]]:
         raise ReportError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
 
 
-def _check(uri: str | None, sidecar: Path) -> Checked:
-    table, document = _read(sidecar)
-    cells = [cell for row in table.all_rows for cell in row.cells]
-    candidates = [one for choice in table.choices for one in choice.candidates]
-    sources = {
-        source for group in [one.sources for one in cells] + [one.sources for one in candidates] for source in group
-    }
-    records = store.read_keys(uri, {source.key for source in sources})
-    values = {record["run_id"]: record for record in records.values()}
-    now = fill(table, values)
-    drift = [*_moved(sources, records), *_changed(table, now)]
+def _check(maker: Maker, sidecar: Path) -> Checked:
+    then, document = _read(sidecar)
     about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
-    drift += _misprinted(sidecar, table, render_all(now, about), document.get("program"))
-    return Checked(sidecar.parent, sum(cell.number is not None for cell in cells), tuple(drift))
+    try:
+        origin = Origin(**about["made_from"])
+    except (KeyError, TypeError):
+        raise ReportError(
+            f"{sidecar}: does not say what it was made of, as tables of earlier versions; write it anew with: "
+            "cplearn report"
+        ) from None
+    try:
+        now = maker.make(origin)
+    except NothingThere:
+        raise
+    except ReportError as error:
+        drift = [f"cannot be made any more: {error}"]
+    else:
+        drift = list(_drift(then, now))
+    drift += _misprinted(sidecar, render_all(then, about), document.get("program"))
+    numbers = sum(cell.number is not None for row in then.all_rows for cell in row.cells)
+    return Checked(sidecar.parent, numbers, tuple(drift))
 
 
-def _moved(sources: set[Source], records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Trials that another run speaks for than when the table was made."""
-    for source in sorted(sources, key=lambda source: (source.key, source.seed)):
-        record = records.get(source.key, {"run_id": None, "status": "MISSING"})
-        if (record["run_id"], record["status"]) != (source.run_id, source.status):
-            then, at_present = (
-                f"{run or 'no run'} ({status.lower()})"
-                for run, status in ((source.run_id, source.status), (record["run_id"], record["status"]))
+def _drift(then: Table, now: Table) -> Iterator[str]:
+    """What of a table is no longer so: trials, rows and columns, numbers, choices; if none of these, words."""
+    found = [*_moved(_sources(then), _sources(now)), *_changed(then, now), *_chosen_otherwise(then, now)]
+    yield from found
+    if not found:
+        for part in ("title", "headings", "caption", "statistics", "notes", "origin"):
+            if (was := getattr(then, part)) != (should := getattr(now, part)):
+                yield f"{part}: {_difference(' '.join(was), ' '.join(should))}"
+
+
+def _sources(table: Table) -> dict[str, Source]:
+    """All trials behind a table, by key."""
+    groups = [row.sources for row in table.all_rows]
+    groups += [cell.sources for row in table.all_rows for cell in row.cells]
+    groups += [one.sources for choice in table.choices for one in choice.candidates]
+    return {source.key: source for group in groups for source in group}
+
+
+def _moved(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[str]:
+    """Trials that are no longer behind the table, are new behind it, or for which another run speaks."""
+    for key, seed in sorted({(one.key, one.seed) for one in (*then.values(), *now.values())}):
+        was, found = then.get(key), now.get(key)
+        if was != found:
+            states = (
+                f"{one.run_id or 'no run'} ({one.status.lower()})" if one else "no such trial" for one in (was, found)
             )
-            yield f"trial {source.key}, seed {source.seed}: the table has {then}, MLflow now {at_present}"
+            yield "trial {}, seed {}: the table has {}, MLflow now {}".format(key, seed, *states)
 
 
-def _changed(table: Table, now: Table) -> Iterator[str]:
-    for row, again in zip(table.all_rows, now.all_rows, strict=True):
-        for column, old, new in zip(table.columns, row.cells, again.cells, strict=True):
+def _changed(then: Table, now: Table) -> Iterator[str]:
+    """Rows, columns and cells that are others, though made of the same runs; of others `_moved` tells."""
+    rows = {(row.block, row.label): row for row in then.all_rows}
+    again = {(row.block, row.label): row for row in now.all_rows}
+    places = {column.heading: place for place, column in enumerate(now.columns)}
+    known = {column.heading for column in then.columns}
+    parts = [(" ".join(filter(None, place)), place in rows, place in again) for place in {**rows, **again}]
+    parts += [(heading, heading in known, heading in places) for heading in [*known, *(places.keys() - known)]]
+    for label, was, found in parts:
+        if was != found:
+            yield f"{label}: {'has no trials any more' if was else 'is not in the table'}"
+    for (block, label), row in rows.items():
+        for column, old in zip(then.columns, row.cells, strict=True):
+            other = again.get((block, label))
+            if other is None or column.heading not in places:
+                continue
+            new = other.cells[places[column.heading]]
+            where = ", ".join(filter(None, [block, label, column.heading]))
+            if set(old.sources or row.sources) != set(new.sources or other.sources):
+                continue
             if not _same(old.number, new.number):
-                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
                 yield f"{where}: the table has {_number(old.number)}, MLflow gives {_number(new.number)}"
-            elif old != new and (old.mean, old.std, old.n, old.bold) != (new.mean, new.std, new.n, new.bold):
-                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
+            elif _printed(old) != _printed(new):
                 yield f"{where}: {_printed(old)} should be {_printed(new)}"
-    for choice, again_made in zip(table.choices, now.choices, strict=True):
-        if choice.chosen != again_made.chosen:
+
+
+def _chosen_otherwise(then: Table, now: Table) -> Iterator[str]:
+    choices = {(choice.where, choice.over): choice for choice in now.choices}
+    for choice in then.choices:
+        again = choices.get((choice.where, choice.over))
+        if again is not None and choice.chosen != again.chosen:
             yield (
                 f"{choice.where}: {choice.over} = {choice.chosen} was chosen by {choice.criterion}, MLflow now gives "
-                f"{again_made.chosen}"
+                f"{again.chosen}"
             )
 
 
-def _misprinted(sidecar: Path, table: Table, expected: Mapping[str, str], made_by: str | None) -> Iterator[str]:
-    """Lines of the files that the numbers do not give."""
+def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: str | None) -> Iterator[str]:
+    """Lines of the printed files that the numbers in table.json do not give."""
     older = f" (written by {made_by}, this is {program()})" if made_by != program() else ""
     for kind in FORMATS:
         path = sidecar.with_suffix(f".{kind}")
@@ -156,7 +202,6 @@ def _misprinted(sidecar: Path, table: Table, expected: Mapping[str, str], made_b
         found = path.read_text(encoding="utf-8", errors="replace").splitlines()
         wanted = expected[kind].splitlines()
         if kind == "json":
-            # Numbers have been compared with a tolerance; what is left are the words.
             continue
         lines = itertools.zip_longest(found, wanted, fillvalue="")
         for number, (line, should) in enumerate(lines, start=1):
@@ -244,7 +289,7 @@ def _traced(table: Table, row: Row, heading: str, cell: Cell, records: Mapping[s
             for name, text in record.items()
             if str(name).startswith("params.")
         }
-        command = record.get("tags.command") or (_command(settings) if settings else "")
+        command = record.get("tags.command", "")
         runs.append(Run(source, float(value) if value is not None else None, settings, command))
     keys = {source.key for source in cell.sources}
     behind = (one for one in table.choices if any(keys & {s.key for s in c.sources} for c in one.candidates))
@@ -256,9 +301,3 @@ def _chosen(choice: Choice) -> str:
         f"{one.value}: {one.score:.4f}" if one.score is not None else f"{one.value}: none" for one in choice.candidates
     )
     return f"{choice.over} = {choice.chosen} chosen by mean {choice.criterion} ({scores})"
-
-
-def _command(settings: Mapping[str, str]) -> str:
-    """Trains the trial alone, all of its settings written out: for runs that do not say themselves how they began."""
-    parts = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in sorted(settings.items())]
-    return " ".join(["cplearn train", *parts])

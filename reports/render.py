@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from reports import text
 from reports.metrics import Metric
@@ -71,17 +72,31 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """A page of its own without scripts, light or dark as the reader prefers; each number leads to its runs."""
-    environment = _environment(autoescape=True)
-    environment.filters.update(published=_published)
     behind = list(_behind(table))
     anchors = {place: number for number, (_, places, _, _) in enumerate(behind) for place in places}
-    return environment.get_template("table.html.j2").render(
-        table=table,
-        levels=[[(name, len(places)) for name, places in level] for level in _levels(table)],
+    return _html(
+        "table.html.j2",
+        table,
         behind=behind,
         anchor=lambda row, column: anchors.get((row, column)),
+        caption=" ".join(table.caption + table.statistics),
+    )
+
+
+def to_html_rows(table: Table) -> Markup:
+    """The HTML table alone, for a page that has its caption and its runs elsewhere."""
+    return Markup(_html("rows.html.j2", table, anchor=None, caption=""))
+
+
+def _html(template: str, table: Table, **given: Any) -> str:
+    environment = _environment(autoescape=True)
+    environment.filters.update(published=_published)
+    return environment.get_template(template).render(
+        table=table,
+        levels=[[(name, len(places)) for name, places in level] for level in _levels(table)],
         tip=lambda cell: described(cell, table) if not cell.empty else "",
         has_published=_has_published,
+        **given,
     )
 
 

@@ -76,7 +76,7 @@ def test_the_page_says_what_was_run_and_what_came_out(written: Writer, content: 
     assert "method.codes 2048" in text
     assert written.runs["slug/β=1/0"] in text
     assert "cplearn ui shows them" in text
-    (row,) = re.findall(r"<tr><th>0.1</th>(.*?)</tr>", content)
+    (row,) = re.findall(r"<tr><th scope=\"row\">0.1</th>(.*?)</tr>", content, re.DOTALL)
     accuracies = [trial_metrics(0.1, seed)["probe/accuracy"] for seed in (0, 1)]
     assert f"{sum(accuracies) / 2:.3f}" in words(row)
 

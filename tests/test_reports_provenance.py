@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from reports import build, provenance, store
 from reports.errors import ReportError
-from reports.tables import Row
+from reports.tables import Row, spec
 from runner.cli import app
 
 SEEDS = (0, 1, 2)
@@ -246,12 +246,72 @@ def test_a_cell_is_found_by_what_it_is_called(made: build.Report, written: Write
     assert traced.runs[0].settings["method.codes"] == "16384"
 
 
-def test_a_run_that_does_not_say_how_it_began_gets_a_command(made: build.Report, written: Writer) -> None:
+def test_a_choice_is_traced_with_its_candidates(made: build.Report, written: Writer) -> None:
     (traced,) = provenance.trace(written.uri, made.folder / "table.md", ["cplearn", "SVHN", "128", "probe/accuracy"])
-    command = traced.runs[0].command
-    assert command.startswith("cplearn train --set ")
-    assert "--set method.beta=0.1" in command
     assert traced.chosen.startswith("method.beta = 0.1 chosen by mean validation/accuracy (0.1: 0.8003, 1: 0.7003)")
+
+
+def drift(writer: Writer, folder: Path) -> list[str]:
+    return [line for one in provenance.verify(writer.uri, folder) for line in one.drift]
+
+
+def test_a_run_that_was_deleted_is_drift(made: build.Report, own: Writer) -> None:
+    key = "svhn/swav method.codes=16384/2"
+    own.client.delete_run(own.runs[key])
+    assert f"trial {key}, seed 2: the table has {own.runs[key]} (finished), MLflow now no run (missing)" in drift(
+        own, made.folder
+    )
+
+
+def test_a_run_that_fills_a_missing_cell_is_drift(made: build.Report, own: Writer) -> None:
+    trial = declare("cifar10", "barlow_twins", {"arm": "barlow_twins"}, 2)
+    settings = {"method.name": "barlow_twins", "dataset": "cifar10", "backbone.name": "resnet8"}
+    new = own.trial("t1", {**trial, "point": {}}, metrics=metrics("barlow_twins", None, None, 2), settings=settings)
+    assert drift(own, made.folder) == [
+        f"trial {trial['key']}, seed 2: the table has no run (missing), MLflow now {new} (finished)"
+    ]
+
+
+def test_a_choice_that_the_runs_no_longer_make_is_drift(made: build.Report, own: Writer) -> None:
+    for seed in SEEDS:
+        run = own.runs[f"svhn/cplearn method.codes=128 method.beta=1/{seed}"]
+        own.client.log_metric(run, "validation/accuracy", 0.95, step=21)
+    found = drift(own, made.folder)
+    assert any("method.beta = 0.1 was chosen by validation/accuracy, MLflow now gives 1" in line for line in found)
+
+
+def test_a_sweep_that_was_enlarged_or_is_gone_is_drift(own: Writer, tmp_path: Path) -> None:
+    (report, _) = build.build(own.uri, "t1", tmp_path)
+    manifest = own.client.search_runs([own.experiment], "tags.`cplearn.kind` = 'sweep'")
+    trials = [declare("cifar10", "barlow_twins", {"arm": "barlow_twins"}, seed) for seed in range(4)]
+    wide = declare("cifar10", "vicreg", {"arm": "vicreg"}, 0)
+    own.trial("t1", {**trials[3], "point": {}}, metrics=metrics("barlow_twins", None, None, 1))
+    run = own.trial("t1", {**wide, "point": {}}, metrics=metrics("barlow_twins", None, None, 0))
+    own.sweep("t1", "", {"arm": ["barlow_twins", "vicreg"]}, "cifar10", [*trials, wide])
+    found = "\n".join(drift(own, report.folder))
+    assert f"trial {wide['key']}, seed 0: the table has no such trial, MLflow now {run} (finished)" in found
+    assert "vicreg: is not in the table" in found
+    for one in [*manifest, *own.client.search_runs([own.experiment], "tags.`cplearn.kind` = 'sweep'")]:
+        own.client.delete_run(one.info.run_id)
+    own.sweep("other", "", {}, "svhn", [declare("svhn", "x", {}, 0)])
+    assert any("cannot be made any more: no sweep 't1'" in line for line in drift(own, report.folder))
+
+
+def test_a_table_of_an_earlier_version_is_said(made: build.Report, written: Writer, tmp_path: Path) -> None:
+    shutil.copytree(made.folder, tmp_path / "table1")
+    path = tmp_path / "table1" / "table.json"
+    document = json.loads(path.read_text())
+    del document["made_from"]["specification"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ReportError, match="does not say what it was made of"):
+        provenance.verify(written.uri, path)
+
+
+@pytest.mark.parametrize("name", spec.names())
+def test_a_specification_survives_its_side_car(name: str) -> None:
+    content = spec.read(name)
+    written = json.loads(json.dumps(content.model_dump(mode="json", exclude_defaults=True)))
+    assert spec.TableSpec.model_validate(written) == content
 
 
 def broken_spec(tmp_path: Path, old: str, new: str) -> str:
