@@ -183,7 +183,7 @@ def from_json(document: Mapping[str, Any]) -> Table:
 
     def choice(one: Mapping[str, Any]) -> Choice:
         candidates = [Candidate(**{**each, "sources": groups[each["sources"]]}) for each in one["candidates"]]
-        return Choice(**{**one, "candidates": tuple(candidates)})
+        return Choice(**{**one, "candidates": tuple(candidates), "tied": tuple(one["tied"])})
 
     content = document["table"]
     sentences = {name: tuple(content[name]) for name in ("headings", "caption", "notes", "origin", "statistics")}

@@ -53,6 +53,16 @@ def summarise(values: Floats) -> list[Number]:
     return [Number(mean, std, n, mean - radius, mean + radius, method) for mean, std, radius in parts]
 
 
+def summarise_each(groups: Sequence[Sequence[float]]) -> list[Number | None]:
+    """The numbers of groups of any size, all finite; None for an empty one."""
+    numbers: list[Number | None] = [None] * len(groups)
+    for n in {len(values) for values in groups if values}:
+        places = [place for place, values in enumerate(groups) if len(values) == n]
+        for place, number in zip(places, summarise(np.array([groups[one] for one in places])), strict=True):
+            numbers[place] = number
+    return numbers
+
+
 def p_values(differences: Floats, bootstrap: bool = False) -> Floats:
     """Two-sided p-values that the mean difference is zero, one for each row of `differences`, (rows, n), n >= 2.
 

@@ -15,6 +15,7 @@ from cplearn.methods.base import Batch, Method, Progress
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.pop("COLUMNS", None)  # set by pytest-xdist, and it would wrap what commands print
 
 ROOT = Path(__file__).resolve().parent.parent
 

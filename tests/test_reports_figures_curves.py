@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
+import matplotlib.style
 import pytest
 from test_reports_tables import FULL, grid, result
 
-from reports.figures import curves
+from reports.figures import canvas, curves
 
 
 @pytest.mark.parametrize(
@@ -115,3 +117,20 @@ def test_methods_without_a_setting_are_no_points_along_it() -> None:
     assert (rows.name, rows.words) == ("rows", ("SwAV", "CPLearn, c = 8", "CPLearn, c = 16"))
     assert codes.name == "codes"
     assert codes.numbers[codes.numbers["metric"] == "codes/ami"]["x"].tolist() == [8, 16]
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(30, 30), (80, 60)])
+def test_many_rows_stand_below_each_other_and_of_too_many_the_best(rows: int, shown: int) -> None:
+    names = [f"method {number}" for number in range(rows)]
+    trials = [
+        {**FULL, "method.x": name, "probe/accuracy": number / 100, "seed": 0} for number, name in enumerate(names)
+    ]
+    (curve,) = curves.curves(result({"method.x": names}, trials))
+    with matplotlib.style.context(canvas.STYLE):
+        figure = curves.draw(curve)
+        figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == names[rows - shown :]
+    assert (f"best {shown} of {rows}" in figure.axes[0].get_title()) == (rows > shown)
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes)), "labels overlap"

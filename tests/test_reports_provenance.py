@@ -327,6 +327,8 @@ def broken_spec(tmp_path: Path, old: str, new: str) -> str:
     [
         ("by: validation/accuracy", "by: probe/accuracy", "'probe/accuracy' is measured on the test split"),
         ("by: validation/accuracy", "by: collapse/effective_rank", "is measured on the test split"),
+        ("by: validation/accuracy", "by: train/loss", "means another thing at each method.beta"),
+        ("by: validation/accuracy", "by: select/alpha_req", "write better: nearest 1"),
         ("baselines:", "baseline:", "unknown key 'baseline'; did you mean 'baselines'"),
         ("{name: codes/ami, dec", "{name: codes/amy, dec", "metric 'codes/amy' is not known; did you mean 'codes/ami'"),
         ("{name: codes/ami, decimals", "{name: codes/ami, decimal", "did you mean 'decimals'"),
@@ -353,6 +355,57 @@ def test_trials_that_differ_in_more_than_the_seed_are_not_averaged(own: Writer, 
         build.build_table(own.uri, "table1", tmp_path)
     made = build.build_table(own.uri, "table1", tmp_path, where={"epochs": 20})
     assert made.table.n == 3
+
+
+def validated(folder: Path, *, method: str, scores: dict[float, float], size: dict[str, Any] | None = None) -> Writer:
+    """A store with runs of one method at several β on SVHN, each with a validation accuracy and an alpha-ReQ."""
+    writer = Writer(sqlite(folder), folder / "artifacts")
+    trials = []
+    for beta, score in scores.items():
+        trials.append(declare("svhn", f"beta={beta}", {"method.beta": beta}, 0))
+        settings = {"method.name": method, "dataset": "svhn", "backbone.name": "resnet8", "method.codes": 128}
+        found = {"probe/accuracy": 0.5, "codes/nmi": 0.1, "validation/accuracy": score, "select/alpha_req": score}
+        writer.trial("t", trials[-1], metrics=found, settings=settings | (size or {}))
+    writer.sweep("t", "", {"method.beta": list(scores)}, "svhn", trials)
+    return writer
+
+
+def test_equal_candidates_are_named(tmp_path: Path) -> None:
+    writer = validated(tmp_path, method="cplearn", scores={0.1: 0.7, 1: 0.8, 5: 0.8})
+    made = build.build_table(writer.uri, "table1", tmp_path, ["t"])
+    assert [(choice.chosen, choice.tied) for choice in made.table.choices] == [("1", ("5",))]
+    assert "CPLearn, SVHN, 128: β = 5 would do as well by validation/accuracy." in made.table.notes
+    assert not drift(writer, made.folder)
+
+
+def test_a_criterion_can_be_best_near_one(tmp_path: Path) -> None:
+    writer = validated(tmp_path, method="cplearn", scores={0.1: 0.3, 1: 1.2, 5: 2.5})
+    path = broken_spec(tmp_path, "by: validation/accuracy", "by: select/alpha_req, better: nearest 1")
+    made = build.build_table(writer.uri, path, tmp_path, ["t"])
+    assert [choice.chosen for choice in made.table.choices] == ["1"]
+    assert "chosen for each cell by the mean nearest to 1 of select/alpha_req" in " ".join(made.table.caption)
+
+
+def test_nothing_is_chosen_by_labels_that_were_trained_on(tmp_path: Path) -> None:
+    writer = validated(tmp_path, method="supervised", scores={0.1: 0.7, 1: 0.8})
+    path = broken_spec(tmp_path, "CPLearn: {method.name: cplearn}", "Supervised: {method.name: supervised}")
+    made = build.build_table(writer.uri, path, tmp_path, ["t"])
+    assert [choice.chosen for choice in made.table.choices] == [None]
+    assert any("no choice of β, since a supervised backbone was trained" in note for note in made.table.notes)
+
+
+def test_only_runs_of_the_same_setting_are_compared_with_published_numbers(tmp_path: Path) -> None:
+    for name, compared in (("resnet8", True), ("resnet18", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        size = {"method.codes": 16384, "backbone.name": name}
+        writer = validated(folder, method="cplearn", scores={0.1: 0.7}, size=size)
+        made = build.build_table(writer.uri, "table1", folder, ["t"])
+        cell = rows(made, "Linear acc.")["CPLearn"].cells[column(made, "SVHN, c = 16,384")]
+        assert cell.published == 0.78
+        assert (cell.difference is not None) == compared
+        told = "Without a difference: our runs have another setting than backbone.name = resnet8"
+        assert any(told in line for line in made.table.caption) != compared
 
 
 def test_without_the_criterion_nothing_is_chosen(written: Writer, tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
-from reports import aggregate, findings, metrics, text
+from reports import findings, metrics, statistics, text
 from reports.figures import canvas
 from reports.figures.canvas import ARM, GREY, PANEL_HEIGHT, PANEL_WIDTH, Plot
 from reports.store import SweepResult
@@ -25,6 +25,10 @@ DICTIONARY = findings.CODES
 LEGEND_LINE = 0.16
 """Inches."""
 LEAST_SPAN = 0.05
+MOST_BESIDE, MOST_BELOW = 8, 60
+"""Words that stand beside each other on the horizontal axis; more stand below each other, the best so many."""
+ROW_HEIGHT = 0.17
+"""Inches."""
 LEAST_SEEDS = 3
 """For a band: the interval of two values is so wide that it would hide the figure."""
 
@@ -56,7 +60,7 @@ class Curve:
     """The numbers of a figure along one axis.
 
     `numbers` has a row for each point of each line: `panel`, `metric`, `line` (its text in the legend), `x`, `n`,
-    `mean`, `std`, `low` and `high` (the 95 % interval of the mean, Student's), `collapsed` (whether the trials there
+    `mean`, `std`, `low` and `high` (the 95 % interval of the mean), `collapsed` (whether the trials there
     show cluster collapse), and a column `seed <s>` for each seed. Baselines have no `x`. Where no seed has a value, `n`
     is 0 and `mean` is NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where
     neighbouring points differ in other axes too; `apart` says that the lines stand for points of the other axes.
@@ -85,7 +89,7 @@ def plots(result: SweepResult) -> list[Plot]:
         Plot(
             one.name,
             f"Metrics against {one.heading}" if one.heading else "Metrics of each row",
-            "Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean (Student's), from "
+            "Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean, from "
             f"{LEAST_SEEDS} seeds on. Grey lines: baselines. Shaded: cluster collapse (see the findings).",
             one.numbers,
             functools.partial(draw, one),
@@ -147,20 +151,26 @@ def draw(curve: Curve) -> Figure:
     """The figure of a curve, panels side by side: the mean, its 95 % interval where there are enough seeds, and each
     seed's value as a point. A cross on the axis marks a point without a result; cluster collapse is shaded."""
     panels = [panel for panel in PANELS if panel.title in set(curve.numbers["panel"])]
-    width = PANEL_WIDTH * len(panels)
+    width, height = PANEL_WIDTH * len(panels), PANEL_HEIGHT
     figure = Figure()
     grid = figure.add_gridspec(2, len(panels))
     drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
+    below_each_other = _best_words(curve) if len(curve.words) > MOST_BESIDE else []
+    if below_each_other:
+        height = max(height, ROW_HEIGHT * len(below_each_other) + 0.6)
     for axes, panel in zip(drawn, panels, strict=True):
-        _draw_panel(axes, curve, panel)
+        if below_each_other:
+            _draw_rows(axes, curve, panel, below_each_other, labelled=axes is drawn[0])
+        else:
+            _draw_panel(axes, curve, panel)
     # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
     if curve.apart:
         heights = [_draw_legend(figure.add_subplot(grid[1, :]), drawn[0], width)]
     else:
         below = [figure.add_subplot(grid[1, place]) for place in range(len(panels))]
         heights = [_draw_legend(legend, axes, PANEL_WIDTH) for legend, axes in zip(below, drawn, strict=True)]
-    grid.set_height_ratios([PANEL_HEIGHT, max(heights)])
-    figure.set_size_inches(width, PANEL_HEIGHT + max(heights))
+    grid.set_height_ratios([height, max(heights)])
+    figure.set_size_inches(width, height + max(heights))
     return figure
 
 
@@ -190,16 +200,15 @@ def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     """Columns `row`, `metric`, `n`, `mean`, `std`, `low`, `high`, `seed <s>`: one row for each table row and metric of
     the panels."""
     names = list(METRICS)
-    summary = aggregate.summarise(runs, names)
-    statistics = {name: getattr(summary, name).rename_axis(columns="metric").stack() for name in ("n", "mean", "std")}
     finished = runs[runs["status"] == "FINISHED"].reindex(columns=["row", "seed", *names])
     each = finished.melt(["row", "seed"], names, "metric").pivot_table("value", ["row", "metric"], "seed", sort=False)
-    each = each.reindex(columns=seeds).rename(columns=lambda seed: f"seed {seed}")
-    summarised = pd.DataFrame(statistics)
-    n = summarised["n"].where(summarised["n"] > 1)
-    radius = stats.t.isf(0.025, n - 1) * summarised["std"] / np.sqrt(n)
-    summarised = summarised.assign(low=summarised["mean"] - radius, high=summarised["mean"] + radius)
-    return summarised.join(each).reset_index()
+    places = pd.MultiIndex.from_product([sorted(set(runs["row"])), names], names=["row", "metric"])
+    each = each.reindex(index=places, columns=seeds).astype(float).replace([np.inf, -np.inf], np.nan)
+    found = statistics.summarise_each([[x for x in values if x == x] for values in each.to_numpy().tolist()])
+    parts = ("n", "mean", "std", "low", "high")
+    numbers = pd.DataFrame([[getattr(one, part, None) for part in parts] for one in found], places, list(parts))
+    numbers = numbers.astype(float).fillna({"n": 0}).astype({"n": int})
+    return numbers.join(each.rename(columns=lambda seed: f"seed {seed}")).reset_index()
 
 
 def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Series:
@@ -259,6 +268,45 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
         bottom, top = axes.get_ylim()
         if top - bottom < LEAST_SPAN:  # Lest noise in the fourth decimal fill the panel.
             axes.set_ylim((bottom + top - LEAST_SPAN) / 2, (bottom + top + LEAST_SPAN) / 2)
+
+
+def _best_words(curve: Curve) -> list[str]:
+    """The words of the axis in their order; of too many those with the best values of the first panel's leader."""
+    if len(curve.words) <= MOST_BELOW:
+        return list(curve.words)
+    leading = curve.numbers[(curve.numbers["metric"] == PANELS[0].lead) & curve.numbers["x"].notna()]
+    best = set(leading.groupby("x")["mean"].max().nlargest(MOST_BELOW).index)
+    return [word for word in curve.words if word in best]
+
+
+def _draw_rows(axes: Axes, curve: Curve, panel: Panel, words: Sequence[str], *, labelled: bool) -> None:
+    """A panel with the words below each other: the mean of each as a dot, its interval as a bar, collapse shaded."""
+    numbers = curve.numbers[curve.numbers["panel"] == panel.title]
+    points = numbers[numbers["x"].isin(list(words))]
+    lines = [line for _, line in points.groupby(["metric", "line"], sort=False)]
+    for place, line in enumerate(lines):
+        y = np.array([words.index(word) for word in line["x"]]) + (place - (len(lines) - 1) / 2) * 0.2
+        (drawn,) = axes.plot(line["mean"], y, linestyle="none", markersize=3.5, label=line["line"].iloc[0])
+        enough = line["n"] >= LEAST_SEEDS
+        axes.hlines(y, line["low"].where(enough), line["high"].where(enough), color=drawn.get_color(), linewidth=0.9)
+    for mean, name, dashes in zip(
+        numbers.loc[numbers["x"].isna(), "mean"],
+        numbers.loc[numbers["x"].isna(), "line"],
+        itertools.cycle(("--", ":", "-.")),
+        strict=False,
+    ):
+        axes.axvline(mean, color=GREY, linestyle=dashes, linewidth=0.9, label=name)
+    collapsed = points.groupby("x")["collapsed"].all()
+    for place, word in enumerate(words):
+        if collapsed.get(word, False):
+            axes.axhspan(place - 0.5, place + 0.5, color="0.5", alpha=0.15, linewidth=0, zorder=0)
+    left_out = len(curve.words) - len(words)
+    axes.set_title(panel.title + (f" (best {len(words)} of {len(curve.words)})" if left_out and labelled else ""))
+    axes.set_yticks(range(len(words)), list(words) if labelled else [""] * len(words))
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    if panel.log:
+        axes.set_xscale("log")
+        canvas.spell_ticks(axes.xaxis)
 
 
 def _draw_legend(below: Axes, axes: Axes, width: float) -> float:

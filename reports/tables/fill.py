@@ -12,7 +12,7 @@ import numpy as np
 from reports import statistics, text
 from reports.metrics import Metric
 from reports.statistics import Contest, Number
-from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Row, Source, Table
+from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Choice, Row, Source, Table
 
 Values = Mapping[str, Mapping[str, float]]
 """Run id to the metrics of the run."""
@@ -25,7 +25,7 @@ def fill(table: Table, values: Values) -> Table:
     """
     cells = [cell for row in table.all_rows for cell in row.cells]
     seen = [_values(cell.sources, cell.metric, values) for cell in cells]
-    numbers = _numbers([list(one.values()) for one in seen])
+    numbers = statistics.summarise_each([list(one.values()) for one in seen])
     best, contests = _contests(table, cells, seen)
     filled = iter(
         [
@@ -45,7 +45,8 @@ def fill(table: Table, values: Values) -> Table:
 
 
 def choose(choice: Choice, values: Values) -> Choice:
-    """The choice as its candidates' runs decide it: the best mean of the criterion over seeds, of equal ones the first.
+    """The choice as its candidates' runs decide it: the best mean of the criterion over seeds, of equal ones the first,
+    the others being `tied`.
 
     Only candidates over the largest number of seeds compete: a mean over fewer seeds is not comparable.
     """
@@ -54,12 +55,16 @@ def choose(choice: Choice, values: Values) -> Choice:
         found = list(_values(candidate.sources, choice.criterion, values).values())
         scored.append((len(found), dataclasses.replace(candidate, score=float(np.mean(found)) if found else None)))
     most = max((count for count, _ in scored), default=0)
-    sign = 1 if choice.better == "higher" else -1
-    full: list[tuple[float, Candidate]] = [
-        (sign * one.score, one) for count, one in scored if count == most and one.score is not None
+    rank = {"higher": lambda score: score, "lower": lambda score: -score, "nearest 1": lambda score: -abs(score - 1)}
+    full = [
+        (rank[choice.better](one.score), one.value)
+        for count, one in scored
+        if count == most and one.score is not None and not choice.barred
     ]
-    chosen = max(full, key=lambda pair: pair[0])[1].value if full else None
-    return dataclasses.replace(choice, candidates=tuple(one for _, one in scored), chosen=chosen)
+    best = max((worth for worth, _ in full), default=math.nan)
+    winners = [value for worth, value in full if worth == best]
+    candidates, chosen = tuple(one for _, one in scored), winners[0] if winners else None
+    return dataclasses.replace(choice, candidates=candidates, chosen=chosen, tied=tuple(winners[1:]))
 
 
 def _values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
@@ -71,15 +76,6 @@ def _values(sources: Sequence[Source], metric: str, values: Values) -> dict[int,
             if math.isfinite(value):
                 found[source.seed] = value
     return found
-
-
-def _numbers(seen: Sequence[Sequence[float]]) -> list[Number | None]:
-    numbers: list[Number | None] = [None] * len(seen)
-    for n in {len(values) for values in seen if values}:
-        places = [place for place, values in enumerate(seen) if len(values) == n]
-        for place, number in zip(places, statistics.summarise(np.array([seen[one] for one in places])), strict=True):
-            numbers[place] = number
-    return numbers
 
 
 def _contests(
@@ -120,7 +116,7 @@ def _print(cell: Cell, number: Number | None, bold: bool, metric: Metric | None)
         return dataclasses.replace(cell, mean=mean, std=None, n=None, bold=False, empty=True, number=None)
     spread = spell(number.std, metric) if metric.spread and number.std is not None else None
     difference = None
-    if cell.published is not None:
+    if cell.published is not None and cell.comparable:
         difference = spell(number.mean - cell.published, metric, sign="+")
     return dataclasses.replace(
         cell, mean=spell(number.mean, metric), std=spread, bold=bold, empty=False, number=number, difference=difference

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from reports.metrics import Metric
-from reports.statistics import Better, Number
+from reports.statistics import Number
 
 STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
 """How a trial without a result is called; in a cell without any result stands the first of these that applies."""
 UNDEFINED = "–"
+Preference = Literal["higher", "lower", "nearest 1"]
 FINISHED = "FINISHED"
 
 
@@ -28,7 +30,7 @@ class Cell:
     """One number of a table: first what it is made of, then, filled in from the runs, what it is.
 
     Cells of one `contest` are compared with each other; None does not compete. `expected` is the number of seeds of the
-    cell's column. `published` is the number printed elsewhere for it.
+    cell's column. `published` is the number printed elsewhere for it, `comparable` whether for the same setting.
 
     `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
     number of seeds behind the number where that is to be said, else None. `difference` is ours minus the published.
@@ -40,6 +42,7 @@ class Cell:
     contest: str | None = None
     expected: int = 0
     published: float | None = None
+    comparable: bool = True
     mean: str = ""
     std: str | None = None
     n: int | None = None
@@ -96,14 +99,16 @@ class Candidate:
 @dataclass(frozen=True)
 class Choice:
     """A value chosen by the mean of `criterion` over seeds: of a setting `over`, for the cells `where`. `chosen` is
-    None where no candidate has the criterion."""
+    None where no candidate has the criterion, or for the reason `barred`; `tied` are others that are as good."""
 
     where: str
     over: str
     criterion: str
-    better: Better
+    better: Preference
     candidates: tuple[Candidate, ...]
     chosen: str | None
+    barred: str = ""
+    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class _Layout:
         ]
         is_first = {id(row): row.head[0] in self.spec.baselines for row in rows}
         n = max(cell.expected for row in rows for cell in row.cells)
+        published = [cell for row in rows for cell in row.cells if cell.published is not None]
         return Table(
             sweep=self.spec.table,
             dataset="",
@@ -148,7 +149,9 @@ class _Layout:
             # With blocks the baselines stand in theirs.
             baselines=tuple(row for row in rows if is_first[id(row)]) if not in_rows else (),
             rows=tuple(row for row in rows if in_rows or not is_first[id(row)]),
-            caption=tuple(self._caption(shown, n, any(c.published is not None for row in rows for c in row.cells))),
+            caption=tuple(
+                self._caption(shown, n, bool(published), any(one.sources and not one.comparable for one in published))
+            ),
             notes=(),
             origin=(),
             metrics=shown,
@@ -206,6 +209,7 @@ class _Layout:
                     contest if competes else None,
                     expected=self._seeds(at),
                     published=group.find(settings, metric.name) if group else None,
+                    comparable=group is None or all(_matches(trial.settings, group.setting) for trial in found),
                     mean="no choice" if self._undecided(place, at) else "",
                 )
             )
@@ -232,7 +236,9 @@ class _Layout:
                 return False
         return True
 
-    def _caption(self, shown: Mapping[str, Metric], n: int, any_published: bool) -> Iterator[str]:
+    def _caption(
+        self, shown: Mapping[str, Metric], n: int, any_published: bool, any_incomparable: bool
+    ) -> Iterator[str]:
         yield f"{self.spec.title.rstrip('.')}."
         yield f"Mean ± sample standard deviation over n = {n} seeds." if n > 1 else "One seed, n = 1."
         if single := [metric.heading for metric in shown.values() if not metric.spread and n > 1]:
@@ -240,10 +246,10 @@ class _Layout:
         yield "All metrics are those of the test split after the last epoch."
         if self.spec.select:
             what = metrics.headings([self.spec.select.over])[0]
-            unit = "highest" if self.spec.select.better == "higher" else "lowest"
+            best = {"higher": "highest mean", "lower": "lowest mean", "nearest 1": "mean nearest to 1 of"}
             yield (
-                f"{what} was chosen for each cell by the {unit} mean {self.spec.select.by} over seeds, which never "
-                "sees the test split."
+                f"{what} was chosen for each cell by the {best[self.spec.select.better]} {self.spec.select.by} over "
+                "seeds, which never sees the test split."
             )
         else:
             yield "No model was selected by them."
@@ -254,6 +260,9 @@ class _Layout:
         if self.spec.published and any_published:
             group = spec.published(self.spec.published)
             yield f"Published: {group.source}; in brackets ours minus the published. {group.caveat}"
+            if any_incomparable:
+                told = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
+                yield f"Without a difference: our runs have another setting than {told}."
 
 
 SHORT = {"method.name", "dataset"}
@@ -283,7 +292,7 @@ def _trials(frame: pd.DataFrame) -> list[Trial]:
     return found
 
 
-def _matches(settings: Settings, where: Where) -> bool:
+def _matches(settings: Settings, where: Mapping[str, Any]) -> bool:
     return all(settings.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
 
 
@@ -359,7 +368,10 @@ def _choice(found: Sequence[Trial], select: spec.Selection, where: str) -> Choic
         return None
     ranked = sorted(groups, key=lambda one: (not isinstance(order[one], int | float), order[one], one))
     candidates = tuple(Candidate(one, tuple(sorted(groups[one], key=lambda source: source.seed))) for one in ranked)
-    return Choice(where, select.over, select.by, select.better, candidates, None)
+    barred = ""
+    if select.by.startswith("validation/") and any(one.settings.get("method.name") == "supervised" for one in found):
+        barred = "since a supervised backbone was trained on the labels of the validation split"
+    return Choice(where, select.over, select.by, select.better, candidates, None, barred)
 
 
 def _agree(table: TableSpec, where: str, found: Sequence[Trial], wanted: Where) -> None:
@@ -393,7 +405,9 @@ def _notes(table: Table, errors: Mapping[str, str | None], known: Sequence[Trial
     for choice in table.choices:
         what = metrics.headings([choice.over])[0]
         if choice.chosen is None:
-            yield f"{choice.where}: no choice of {what}, as no run has {choice.criterion}."
+            yield f"{choice.where}: no choice of {what}, {choice.barred or f'as no run has {choice.criterion}'}."
+        if choice.tied:
+            yield f"{choice.where}: {what} = {', '.join(choice.tied)} would do as well by {choice.criterion}."
     for (over, criterion), made in itertools.groupby(table.choices, lambda one: (one.over, one.criterion)):
         told = "; ".join(f"{choice.where}: {choice.chosen}" for choice in made if choice.chosen is not None)
         if told:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from reports import metrics
 from reports.errors import ReportError
 from reports.metrics import Metric
+from reports.tables.model import Preference
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
@@ -91,7 +92,7 @@ class Selection(_Strict):
 
     over: str = Field(description="The setting, method.beta for instance.")
     by: str = Field(description="A metric under validation/, select/ or train/.")
-    better: Literal["higher", "lower"] = Field("higher", description="Which direction wins.")
+    better: Preference = Field("higher", description="Which mean wins.")
 
     @model_validator(mode="after")
     def _honest(self) -> Selection:
@@ -100,6 +101,14 @@ class Selection(_Strict):
                 f"{self.by!r} is measured on the test split, so choosing by it would flatter the table; choose by "
                 "validation/..., select/... or train/..."
             )
+        is_loss = self.by.startswith("train/") and not self.by.startswith("train/online_")
+        if is_loss and not self.over.startswith("optimizer."):
+            raise ValueError(
+                f"{self.by!r} means another thing at each {self.over}, so its values do not compare; choose by "
+                "validation/... or select/..."
+            )
+        if self.by.endswith("/alpha_req") and self.better != "nearest 1":
+            raise ValueError(f"{self.by!r} is best where it is nearest to 1; write better: nearest 1")
         return self
 
 
@@ -169,6 +178,9 @@ class Published(_Strict):
 
     source: str = Field(description="Where they are printed.")
     caveat: str = Field(description="What a reader must know of them.")
+    setting: dict[str, Scalar] = Field(
+        default_factory=dict, description="Of all of them; with runs of another setting no difference is shown."
+    )
     numbers: list[dict[str, Scalar]] = Field(min_length=1)
 
     def find(self, settings: Mapping[str, Any], metric: str) -> float | None:
