@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from cplearn import augment, data, evaluate, streams
 from cplearn.config import Trial
@@ -121,8 +120,23 @@ def features(model: Model, images: Tensor | ImageFiles) -> Tensor:
 def _fitted(images: Tensor, model: Model) -> Tensor:
     channels, size = model.images["channels"], model.images["image_size"]
     if images.shape[1] != channels:
-        images = images.expand(-1, 3, -1, -1) if channels == 3 else transforms.rgb_to_grayscale(images)
-    return images if images.shape[-1] == size else transforms.resize(images, [size, size], antialias=True)
+        images = images.expand(-1, 3, -1, -1) if channels == 3 else _grey(images)
+    return images if images.shape[-1] == size else _resized(images, size)
+
+
+# Importing torchvision takes more than a second, which planning a sweep need not wait for.
+
+
+def _grey(images: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.rgb_to_grayscale(images)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.resize(images, [size, size], antialias=True)
 
 
 def _members(model: Model, dataset: Dataset) -> Iterator[_Member]:
@@ -363,7 +377,7 @@ def _thumbnails(split: Split, named: Sequence[np.ndarray]) -> dict[str, np.ndarr
     shown = shown[shown >= 0]
     images = split.images[torch.from_numpy(shown).long()]
     if images.shape[-1] > THUMBNAIL:
-        images = transforms.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True)
+        images = _resized(images, THUMBNAIL)
     return {"shown": shown, "thumbnails": images.numpy()}
 
 

@@ -57,7 +57,7 @@ T = TypeVar("T")
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
 LOOK_SECONDS = 5.0
-"""How often a driver makes sure that the Ray it has started is alive."""
+"""How often a driver makes sure that the Ray it has started is alive, and that its claims are."""
 
 
 def execute(
@@ -74,6 +74,7 @@ def execute(
     policy: Policy = Policy(),  # noqa: B008 (it is frozen)
     more: Callable[[], Job | None] | None = None,
     asha: Asha | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> str | None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
@@ -83,7 +84,8 @@ def execute(
     that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see `runner.checkpoints`),
     jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
     further job whenever a slot is free and no job waits; None from it means that there is none now. `asha` stops jobs
-    early; it compares single jobs, so it needs a `packing` of 1.
+    early; it compares single jobs, so it needs a `packing` of 1. `beat` is called every few seconds; what it raises
+    ends the sweep.
 
     Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
@@ -117,7 +119,7 @@ def execute(
         while (packs or (more and (bridge is None or bridge.interrupted))) and repeats.reached is None:
             for listener in listeners:
                 listener.planned(packs)
-            bridge = _Bridge(packs, listeners, policy, repeats, attempts, nodes, asha=asha)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts, nodes, asha=asha, beat=beat)
             gate = _Gate(packs, slots, bridge, admit, more) if admit or more or asha else None
             bundles, avoid = [resources.each] * resources.processes, nodes.selector(resources.processes)
             _tune(packs, bridge, config, scratch, tune.PlacementGroupFactory(bundles, **avoid), gate)
@@ -305,6 +307,7 @@ class _Bridge(tune.Callback):
         attempts: Counter[str],
         nodes: Nodes,
         asha: Asha | None = None,
+        beat: Callable[[], None] | None = None,
     ) -> None:
         self.packs, self.listeners, self.asha = packs, listeners, asha
         self.policy, self.repeats, self.attempts = policy, repeats, attempts
@@ -313,7 +316,7 @@ class _Bridge(tune.Callback):
         self.problems: dict[str, tuple[str, Kind]] = {}
         self.broken: Exception | None = None
         self.told: set[str] = set()
-        self.nodes, self.reduced = nodes, False
+        self.nodes, self.reduced, self.beat = nodes, False, beat
         self.deserted, self.looked = False, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -321,10 +324,13 @@ class _Bridge(tune.Callback):
         return {}
 
     def look_around(self) -> bool:
-        """Whether the driver's own Ray has lost its node."""
-        if not self.nodes.driver and time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked, self.deserted = time.monotonic(), not self.nodes.alive()
-        return self.deserted
+        """Whether the driver's own Ray has lost its node, or nobody can vouch any more for what the sweep may do."""
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            self.deserted = not self.nodes.driver and not self.nodes.alive()
+            if self.beat:
+                self.guarded(self.beat)
+        return self.deserted or self.broken is not None
 
     @property
     def interrupted(self) -> bool:
