@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,8 @@ from cplearn.errors import InputError
 from runner.companions import companion
 
 POLL_SECONDS = 1.0
+GRACE = 3.0
+"""Seconds in which a PostgreSQL server must have noticed that a lost connection has ended."""
 GATE = 0
 """The byte whose lock lets one driver at a time set up the store; trials have the others."""
 
@@ -69,6 +71,9 @@ class Claims:
         while not {key for key in keys if self.take(key)}:
             time.sleep(POLL_SECONDS)
 
+    def keep(self) -> None:
+        """Make sure that what is claimed still is, as should be done every few seconds; raises InputError if not."""
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Only one driver at a time is inside: a fresh store is made once."""
@@ -82,8 +87,9 @@ class Claims:
 class SharedClaims(Claims):
     """The same by advisory locks of the PostgreSQL database that is the store, so between any machines.
 
-    The server releases them when the driver's connection ends. Unlike locks on a file, they also keep two claims of
-    one process apart. `address` may hold a password; messages have `shown` in its place.
+    The server releases them when the driver's connection ends. One that is lost, because the server was restarted say,
+    is made anew and the claims are taken again, which `keep` looks after. Unlike locks on a file, they also keep two
+    claims of one process apart. `address` may hold a password; messages have `shown` in its place.
     """
 
     def __init__(self, address: str, shown: str) -> None:
@@ -98,13 +104,12 @@ class SharedClaims(Claims):
                 "a store in PostgreSQL needs its driver: pip install 'cplearn-sweeps[postgresql]'"
             ) from None
         try:
-            self.connection = psycopg2.connect(self.address, keepalives_idle=30, application_name="cplearn claims")
-        except psycopg2.OperationalError:
+            self._connect()
+        except psycopg2.Error:
             # Not the driver's own words, which can repeat parts of the address.
             raise InputError(
                 f"the PostgreSQL server of {self.shown} cannot be reached, or it refuses the user"
             ) from None
-        self.connection.autocommit = True
         return self
 
     def __exit__(
@@ -132,18 +137,69 @@ class SharedClaims(Claims):
         finally:
             self._ask("SELECT pg_advisory_unlock(%s)", GATE)
 
+    def keep(self) -> None:
+        import psycopg2
+
+        try:
+            self._rows("SELECT 1")
+        except psycopg2.Error:
+            # While the server is away, nobody else can claim anything; the next call tries again.
+            with suppress(psycopg2.Error):
+                self._connect()
+
     def _ask(self, query: str, number: int) -> Any:
         import psycopg2
 
         try:
-            with self.connection.cursor() as cursor:
-                cursor.execute(query, (number,))
-                return cursor.fetchone()[0]
+            try:
+                return self._rows(query, number)[0][0]
+            except psycopg2.Error:
+                self._connect()
+                return self._rows(query, number)[0][0]
         except psycopg2.Error:
             raise InputError(
                 f"the connection to the PostgreSQL server of {self.shown}, which keeps two sweeps apart, was lost; "
                 "run the same command again"
             ) from None
+
+    def _connect(self) -> None:
+        """Open a connection, and take what was held over another one; raises InputError if some of it has gone."""
+        import psycopg2
+
+        before = getattr(self, "session", None)
+        self.connection = psycopg2.connect(
+            self.address, connect_timeout=10, keepalives_idle=30, tcp_user_timeout=30000, application_name="cplearn"
+        )
+        self.connection.autocommit = True
+        try:
+            self._take_again(before)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _take_again(self, before: tuple[Any, ...] | None) -> None:
+        """Take what an earlier session, given by its pid and start, has held."""
+        own = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = "
+        if before:
+            # Of a connection that only this side has lost, the server still has the other end.
+            self._rows(f"SELECT pg_terminate_backend(pid) FROM ({own} %s) AS one WHERE backend_start = %s", *before)
+        (self.session,) = self._rows(f"{own} pg_backend_pid()")
+        missing, deadline = [_byte(key) for key in self.held], time.monotonic() + GRACE
+        while missing:
+            again = "SELECT key FROM unnest(%s::bigint[]) AS key WHERE NOT pg_try_advisory_lock(key)"
+            missing = [row[0] for row in self._rows(again, missing)]
+            if missing and time.monotonic() > deadline:
+                raise InputError(
+                    f"the connection to the PostgreSQL server of {self.shown} was lost, and another driver has claimed "
+                    f"{len(missing)} of the trials since; run the same command again"
+                )
+            time.sleep(0.1 if missing else 0)
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(query, values)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def claims_of(uri: str) -> Claims:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -38,6 +39,7 @@ from runner.checkpoints import Checkpoints
 from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
 from runner.faults import Kind, Policy, Repeats
+from runner.nodes import Nodes, environment, facts
 from runner.packing import MEMORY_SHARE, group
 from runner.plan import Job
 from runner.resources import Resources
@@ -55,7 +57,7 @@ T = TypeVar("T")
 UNSEEN_GPU_MEMORY = 8 * 2**30
 """Assumed where the driver's own machine has no GPU but the cluster's nodes do; a careful guess."""
 LOOK_SECONDS = 5.0
-"""How often a driver makes sure that the Ray it has started is alive."""
+"""How often a driver makes sure that the Ray it has started is alive, and that its claims are."""
 
 
 def execute(
@@ -72,6 +74,7 @@ def execute(
     policy: Policy = Policy(),  # noqa: B008 (it is frozen)
     more: Callable[[], Job | None] | None = None,
     asha: Asha | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> str | None:
     """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.packing`).
 
@@ -81,21 +84,24 @@ def execute(
     that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see `runner.checkpoints`),
     jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
     further job whenever a slot is free and no job waits; None from it means that there is none now. `asha` stops jobs
-    early; it compares single jobs, so it needs a `packing` of 1.
+    early; it compares single jobs, so it needs a `packing` of 1. `beat` is called every few seconds; what it raises
+    ends the sweep.
 
     Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
-    Raises InputError if no node can hold a pack, KeyboardInterrupt if the user stops the sweep; workers are gone then.
+    Raises InputError if no node can hold a pack, or none is left that can train (see `runner.nodes`), KeyboardInterrupt
+    if the user stops the sweep; workers are gone then.
     """
     if not jobs and more is None:
         return None
     if asha and packing != 1:
         raise ValueError("a scheduler stops single jobs, so they cannot share packs")
     with _ray() as own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
-        resources = _fit(resources)
-        slots = resources.slots(_nodes())
+        nodes = Nodes({} if own else facts())
+        resources, slots = _fit(resources, nodes)
         epochs = Checkpoints(checkpoints).epochs({job.key for job in jobs}) if checkpoints else {}
-        packs = group(jobs, packing, slots, lambda job: _fitting(job, resources, data_root), epochs, by_seed=by_seed)
+        fitting = functools.partial(_fitting, resources=resources, nodes=nodes, data_root=data_root)
+        packs = group(jobs, packing, slots, fitting, epochs, by_seed=by_seed)
         config: dict[str, Any] = {
             "data_root": data_root,
             "cpus": resources.cpus,
@@ -105,19 +111,24 @@ def execute(
             "checkpoints": checkpoints,
             "checkpoint_every": checkpoint_every,
             "rungs": [],
+            "driver": dict(nodes.driver),
         }
-        placed = tune.PlacementGroupFactory([resources.each] * resources.processes)
         repeats = Repeats(policy.stop_after)
         attempts: Counter[str] = Counter()
         bridge = None
-        while (packs or (more and (bridge is None or bridge.deserted))) and repeats.reached is None:
+        while (packs or (more and (bridge is None or bridge.interrupted))) and repeats.reached is None:
             for listener in listeners:
                 listener.planned(packs)
-            bridge = _Bridge(packs, listeners, policy, repeats, attempts, watched=own, asha=asha)
+            bridge = _Bridge(packs, listeners, policy, repeats, attempts, nodes, asha=asha, beat=beat)
             gate = _Gate(packs, slots, bridge, admit, more) if admit or more or asha else None
-            _tune(packs, bridge, config, scratch, placed, gate)
+            bundles, avoid = [resources.each] * resources.processes, nodes.selector(resources.processes)
+            _tune(packs, bridge, config, scratch, tune.PlacementGroupFactory(bundles, **avoid), gate)
             packs = bridge.again
-            if bridge.deserted:
+            if bridge.reduced:
+                packs = bridge.unfinished() + packs
+                nodes.ask(resources)
+                slots = nodes.require(resources)
+            elif bridge.deserted:
                 packs = bridge.abandoned() + packs
                 _stop_ray()
                 _start_ray()
@@ -142,6 +153,7 @@ def _tune(
             "index": tune.grid_search(list(range(len(packs)))),
             "members": tune.sample_from(lambda config: _members(packs[config["index"]])),
             "keys": tune.sample_from(lambda config: _keys(packs[config["index"]])),
+            "data": tune.sample_from(lambda config: _data(packs[config["index"]])),
         }
     tune.Tuner(
         tune.with_resources(PackTrainable, placed),
@@ -169,7 +181,8 @@ def _tune(
 
 
 class _Stop(tune.Stopper):
-    """Ends all trials once a failure has been repeated too often, nobody can be told of results, or Ray is dead."""
+    """Ends all trials once a failure has been repeated too often, nobody can be told of results, a node is left out, or
+    Ray is dead."""
 
     def __init__(self, bridge: _Bridge) -> None:
         self.bridge = bridge
@@ -179,7 +192,11 @@ class _Stop(tune.Stopper):
 
     def stop_all(self) -> bool:
         bridge = self.bridge
-        return bridge.repeats.reached is not None or bridge.broken is not None or bridge.look_around()
+        return bridge.repeats.reached is not None or bridge.broken is not None or bridge.reduced or bridge.look_around()
+
+
+def _data(pack: Sequence[Job]) -> list[list[str]]:
+    return [[pack[0].trial.dataset, pack[0].fingerprint], *map(list, pack[0].transfer)]
 
 
 def _members(pack: Sequence[Job]) -> list[dict[str, Any]]:
@@ -225,7 +242,8 @@ class _Gate(tune.search.Searcher):
                 self.waiting.remove(index)
                 self.running.add(trial_id)
                 rungs = self.bridge.asha.rungs(pack[0]) if self.bridge.asha else []
-                return {"index": index, "members": _members(pack), "keys": _keys(pack), "rungs": rungs}
+                described = {"members": _members(pack), "keys": _keys(pack), "data": _data(pack)}
+                return {"index": index, **described, "rungs": rungs}
         return None if self.running else self.FINISHED
 
     def _ask(self) -> None:
@@ -274,9 +292,10 @@ class _Bridge(tune.Callback):
     """Tune's callbacks, translated into events of single jobs.
 
     `again` collects what should be run in another round: the parts of packs that failed as a whole, and packs whose
-    worker was lost before it came to life, which Tune does not retry. `broken` is the error of a listener. `deserted`
-    says that the node of a `watched` Ray, which the driver has started itself, is dead: Tune would wait for another one
-    for ever.
+    worker was lost before it came to life, which Tune does not retry. `broken` is the error of a listener. `reduced`
+    says that a node has been left out: trials must be placed anew, or it would take one after the other, being the
+    first to be free. `deserted` says that the node of a Ray that the driver has started itself is dead: Tune would wait
+    for another one for ever.
     """
 
     def __init__(
@@ -286,8 +305,9 @@ class _Bridge(tune.Callback):
         policy: Policy,
         repeats: Repeats,
         attempts: Counter[str],
-        watched: bool,
+        nodes: Nodes,
         asha: Asha | None = None,
+        beat: Callable[[], None] | None = None,
     ) -> None:
         self.packs, self.listeners, self.asha = packs, listeners, asha
         self.policy, self.repeats, self.attempts = policy, repeats, attempts
@@ -296,25 +316,36 @@ class _Bridge(tune.Callback):
         self.problems: dict[str, tuple[str, Kind]] = {}
         self.broken: Exception | None = None
         self.told: set[str] = set()
-        self.watched, self.deserted, self.looked = watched, False, time.monotonic()
+        self.nodes, self.reduced, self.beat = nodes, False, beat
+        self.deserted, self.looked = False, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
         return {}
 
     def look_around(self) -> bool:
-        """Whether the watched Ray has lost its node."""
-        if self.watched and time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked, self.deserted = time.monotonic(), not _nodes()
-        return self.deserted
+        """Whether the driver's own Ray has lost its node, or nobody can vouch any more for what the sweep may do."""
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            self.deserted = not self.nodes.driver and not self.nodes.alive()
+            if self.beat:
+                self.guarded(self.beat)
+        return self.deserted or self.broken is not None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trials were ended that could go on."""
+        return self.reduced or self.deserted
+
+    def unfinished(self) -> list[list[Job]]:
+        """What has neither ended nor is to be tried again in other packs."""
+        left = ([job for job in pack if job.key not in self.told | self.problems.keys()] for pack in self.packs)
+        return [jobs for jobs in left if jobs]
 
     def abandoned(self) -> list[list[Job]]:
         """What the dead node leaves to be run; reports as failed what has been left by one too often."""
         packs = []
-        for pack in self.packs:
-            left = [job for job in pack if job.key not in self.told and job.key not in self.problems]
-            if not left:
-                continue
+        for left in self.unfinished():
             self.attempts[left[0].key] += 1
             if self.attempts[left[0].key] <= self.policy.retries:
                 self._tell("noted", left[0], "Ray's node on this machine has died; it is started again")
@@ -355,6 +386,8 @@ class _Bridge(tune.Callback):
         return self.packs[trial.config["index"]]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        for text in self.nodes.news():
+            self._tell("noted", self._jobs(trial)[0], text)
         for job in self._jobs(trial):
             self._tell("started", job)
 
@@ -378,7 +411,11 @@ class _Bridge(tune.Callback):
                 self._fail(job, outcome["failure"], "diverged")
             else:
                 self._tell("finished", job, outcome["metrics"], outcome["files"], result["hardware"])
-        if problem := result.pop("problem", None):
+        problem = result.pop("problem", None)
+        if problem and problem["kind"] == "unfit":
+            self.nodes.leave_out(problem["node"], problem["text"])
+            self.reduced = True
+        elif problem:
             self._divide(jobs, _tidy(problem["text"]), problem["kind"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -457,39 +494,39 @@ def _tidy(text: str) -> str:
 def cluster(resources: Resources) -> tuple[Resources, int]:
     """`resources` with the number of GPUs settled, and the slots of the cluster of RAY_ADDRESS.
 
-    Raises InputError if no node can hold a pack.
+    Raises InputError if no node can hold a pack, or those that could cannot train.
     """
-    with _ray():
-        resources = _fit(resources)
-        return resources, resources.slots(_nodes())
+    with _ray() as own:
+        return _fit(resources, Nodes({} if own else facts()))
 
 
-def _fit(resources: Resources) -> Resources:
-    nodes = _nodes()
-    resources = resources.settle(any(node.get("GPU", 0) for node in nodes))
-    if not resources.slots(nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise InputError(f"a trial asks for {resources}, but the nodes have {have}; ask for less")
-    return resources
+def _fit(resources: Resources, nodes: Nodes) -> tuple[Resources, int]:
+    resources = resources.settle(any(node.get("GPU", 0) for node in nodes.alive()))
+    nodes.require(resources)
+    nodes.ask(resources)
+    return resources, nodes.require(resources)
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _fitting(job: Job, resources: Resources, data_root: str | None) -> int:
+def _fitting(job: Job, resources: Resources, nodes: Nodes, data_root: str | None) -> int:
     """How many trials like this one fit into the memory of a slot, by the memory that one was measured to need."""
     root = Path(data_root) if data_root else None
     dataset = cplearn.data.load(**job.trial.data_request(), root=root)
-    return int(MEMORY_SHARE * _slot_memory(resources) / member_bytes(job.trial, dataset))
+    return int(MEMORY_SHARE * _slot_memory(resources, nodes) / member_bytes(job.trial, dataset))
 
 
-def _slot_memory(resources: Resources) -> float:
+def _slot_memory(resources: Resources, nodes: Nodes) -> float:
     """Bytes of the smallest slot: its part of a GPU as the driver sees it, or of a node's memory as Ray counts it."""
     if resources.gpus:
         seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
         return min(seen, default=UNSEEN_GPU_MEMORY) * min(resources.gpus, 1)
-    return min(node["memory"] * resources.cpus / node["CPU"] for node in _nodes() if node.get("CPU", 0))
+    return min(node["memory"] * resources.cpus / node["CPU"] for node in nodes.alive() if node.get("CPU", 0))
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager
@@ -530,10 +567,19 @@ def _start_ray() -> None:
     # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a driver-side check asks for.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    options: dict[str, Any] = {"runtime_env": environment()} if address else {"include_dashboard": False}
     # Ray would put its own handler in the place of the caller's, and dies by it.
     sigterm = signal.getsignal(signal.SIGTERM)
     # Without an address Ray would join any cluster that somebody has started on this machine.
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        if address:
+            _knock(address)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not address:
+            raise
+        ray.shutdown()
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"RAY_ADDRESS={address}: this cluster cannot be joined ({why})") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from runner.estimate import Kind, Timing, kind
@@ -29,6 +30,27 @@ class _State:
     seen: float = 0.0
     share: float = 0.0
     skipped: int = 0
+
+
+@dataclass
+class _Sums:
+    """Over packs, kept up to date as these change: with a budget they are asked for before every pack."""
+
+    passed: float = 0.0
+    """Seconds of those that have done a share of their work."""
+    expected: float = 0.0
+    """What was expected for these shares."""
+    moved: int = 0
+    """How many these are."""
+    prior: float = 0.0
+    """What was expected of all packs as a whole."""
+
+    def add(self, state: _State, sign: int = 1) -> None:
+        self.prior += sign * state.prior
+        if state.begun is not None and state.share > 0:
+            self.passed += sign * (state.seen - state.begun)
+            self.expected += sign * state.share * state.prior
+            self.moved += sign
 
 
 @dataclass
@@ -62,6 +84,7 @@ class Pace:
         self.of: dict[str, _State] = {}
         self.running: dict[int, _State] = {}
         self.took: dict[tuple[Kind, int], _Mean] = {}
+        self.sums, self.timed = _Sums(), False
 
     def planned(self, packs: Sequence[Sequence[Job]]) -> None:
         for jobs in packs:
@@ -77,11 +100,15 @@ class Pace:
         for state in self.packs:
             epochs = state.work[1]
             state.prior = state.timing.seconds(epochs) if state.timing else (epochs + 1) * unit
+        self.sums, self.timed = _Sums(), bool(known)
+        for state in self.packs:
+            self.sums.add(state)
 
     def started(self, job: Job) -> None:
         state = self.of[job.key]
         if state.begun is None:
-            state.begun = state.seen = self.clock()
+            with self._changing(state):
+                state.begun = state.seen = self.clock()
         if state.open:
             self.running[id(state)] = state
         self.slots = max(self.slots, len(self.running))
@@ -91,14 +118,16 @@ class Pace:
         state = self.of[job.key]
         if not state.skipped:
             whole, done = self._work(state, job.trial.epochs, epoch)
-            state.prior *= 1 - done / whole
+            with self._changing(state):
+                state.prior *= 1 - done / whole
             state.skipped = epoch
 
     def epoch(self, job: Job, epoch: int) -> None:
         state = self.of[job.key]
         whole, done = self._work(state, job.trial.epochs - state.skipped, max(0, epoch - state.skipped))
-        state.share = done / whole if whole else 0.0
-        state.seen = self.clock()
+        with self._changing(state):
+            state.share = done / whole if whole else 0.0
+            state.seen = self.clock()
 
     def _work(self, state: _State, epochs: int, done: int) -> tuple[float, float]:
         """All of so many epochs with the evaluation, and the part that is done, in one unit."""
@@ -110,11 +139,19 @@ class Pace:
     def ended(self, job: Job, *, failed: bool = False) -> None:
         state = self.of[job.key]
         self._close(state, job)
-        state.seen = self.clock()
-        if not state.open and state.begun is not None and not failed:
-            state.share = 1.0
-            if not state.skipped:
-                self.took.setdefault(state.work, _Mean()).add(state.seen - state.begun)
+        done = not state.open and state.begun is not None and not failed
+        with self._changing(state):
+            state.seen = self.clock()
+            state.share = 1.0 if done else state.share
+        if done and state.begun is not None and not state.skipped:
+            self.took.setdefault(state.work, _Mean()).add(state.seen - state.begun)
+
+    @contextmanager
+    def _changing(self, state: _State) -> Iterator[None]:
+        """Keeps the sums right while a pack changes."""
+        self.sums.add(state, -1)
+        yield
+        self.sums.add(state)
 
     def _close(self, state: _State, job: Job) -> None:
         state.open.discard(job.key)
@@ -170,11 +207,10 @@ class Pace:
 
     def _factor(self) -> float | None:
         """Seconds that have passed for each that was expected; None if nothing was expected and nothing has passed."""
-        moved = [state for state in self.packs if state.begun is not None and state.share > 0]
-        passed = sum(state.seen - (state.begun or 0.0) for state in moved)
-        expected = sum(state.share * state.prior for state in moved)
-        if not any(state.timing for state in self.packs):
+        # Of nothing, whatever rounding has left.
+        passed, expected = (self.sums.passed, self.sums.expected) if self.sums.moved else (0.0, 0.0)
+        if not self.timed:
             return passed / expected if expected else None
         # What was expected weighs as much as one pack that kept to it.
-        weight = statistics.fmean(state.prior for state in self.packs)
+        weight = self.sums.prior / len(self.packs)
         return (passed + weight) / (expected + weight)

@@ -29,6 +29,8 @@ class Job:
     role: str
     label: str
     point: dict[str, Any]
+    transfer: tuple[tuple[str, str], ...] = ()
+    """Name and fingerprint of each data set of `evaluation.transfer`."""
 
     @property
     def name(self) -> str:
@@ -141,6 +143,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
             role=declared.role,
             label=declared.label,
             point=declared.point,
+            transfer=tuple((other.name, other.fingerprint) for other in others),
         )
 
     jobs: dict[str, Job] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from runner import hardware
+from runner import hardware, nodes
 from runner.faults import Kind
 
 if TYPE_CHECKING:
@@ -22,22 +22,34 @@ if TYPE_CHECKING:
 
 
 def build(config: dict[str, Any], device: str, ranks: Ranks) -> Pack:
-    """The pack of a trainable's `config`, or the part of it that one of several processes trains."""
+    """The pack of a trainable's `config`, or the part of it that one of several processes trains.
+
+    Raises Unfit where this node has not the driver's code, libraries or data.
+    """
+    nodes.check(config["driver"])
     import cplearn.data
+    from cplearn import protocol
     from cplearn.config import Trial
+    from cplearn.errors import InputError
     from cplearn.training import Pack
 
     trials = [Trial.read(settings) for settings in config["members"]]
-    root = Path(config["data_root"]) if config["data_root"] else None
-    dataset = cplearn.data.load(**trials[0].data_request(), root=root)
+    root = nodes.data_root(config["data_root"], remote=bool(config["driver"]))
+    try:
+        dataset = cplearn.data.load(**trials[0].data_request(), root=root)
+        others = protocol.load_transfer(trials[0], dataset.image_size, root)
+    except InputError as error:
+        raise nodes.Unfit(nodes.own_id(), str(error)) from None
+    nodes.check_data(config["data"], [dataset, *others])
     return Pack(trials, dataset, device, compile=config["compile"], data_root=root, ranks=ranks)
 
 
 class PackTrainable(tune.Trainable):
     """Trains the pack in `config`: `members` (settings of each trial), `keys`, `data_root`, `cpus` and `gpus` of a
-    process, `ranks` (number of processes), `compile`, `checkpoints` (where they lie, or None), `checkpoint_every`
-    (seconds between them; 0: after every epoch) and `rungs` (epochs after which there is one in any case, as the pack
-    may be stopped there).
+    process, `ranks` (number of processes), `driver` (what a node must have, see `runner.nodes`), `data` (name and
+    fingerprint of each data set that a member uses), `compile`, `checkpoints` (where they lie, or None),
+    `checkpoint_every` (seconds between them; 0: after every epoch) and `rungs` (epochs after which there is one in any
+    case, as the pack may be stopped there).
 
     It goes on from the pack's checkpoints, if there are any; so Tune restarts a pack whose worker was lost by simply
     making a new one.
@@ -45,8 +57,9 @@ class PackTrainable(tune.Trainable):
     Every result has `epoch` and `members` (index to the epoch's metrics). The last has `outcomes` instead: for each
     member its final metrics, the reason of its failure or None, and its files as bytes by relative path. They travel
     in the result because a cluster's nodes need not share a disk; the driver takes them out at once. A pack that raises
-    has `problem` (kind and traceback) in its last result. Any result can have `notes`, sentences for the user, and the
-    first one `histories`: for each member (epoch, time in ms, metrics) of what it has trained before.
+    has `problem` in its last result: kind and traceback, or of an unfit node its id and the reason. Any result can have
+    `notes`, sentences for the user, and the first one `histories`: for each member (epoch, time in ms, metrics) of what
+    it has trained before.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -55,6 +68,8 @@ class PackTrainable(tune.Trainable):
         self._guarded(lambda: self._prepare(config))
 
     def _prepare(self, config: dict[str, Any]) -> None:
+        # Before torch is imported, which may be what is lacking.
+        nodes.check(config["driver"])
         import torch
 
         from runner.checkpoints import Checkpoints
@@ -137,7 +152,8 @@ class PackTrainable(tune.Trainable):
             self._checkpoint()
         else:
             result = {"epoch": self.training.epoch, "outcomes": self._outcomes(), "done": True, **before}
-        return result | {"hardware": hardware.describe(self.device, self.get_config()["ranks"])}
+        found = hardware.describe(self.device, self.get_config()["ranks"])
+        return result | {"hardware": found | ({"node": nodes.own_name()} if self.get_config()["driver"] else {})}
 
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due; after the last epoch one always is, so that no training can be lost."""
@@ -178,6 +194,11 @@ class PackTrainable(tune.Trainable):
         try:
             return call()
         except Exception as error:
+            # Of another process of the pack it comes wrapped.
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, nodes.Unfit):
+                self.problem = {"kind": "unfit", "text": cause.why, "node": cause.node}
+                return None
             self.problem = {"kind": _kind(error), "text": "".join(traceback.format_exception(error))}
             return None
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist, and it would wrap what commands print
 
+POSTGRESQL_PASSWORD = "sesame-postgres-4716"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +41,54 @@ def needs(program: str) -> pytest.MarkDecorator:
     """Skip where a program is missing on a user's machine; in CI its absence is a failure."""
     missing = shutil.which(program) is None and not os.environ.get("CI")
     return pytest.mark.skipif(missing, reason=f"{program} is not installed")
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[str], str]]:
+    """Makes an empty database of a name in a PostgreSQL server on the loopback and gives its address, which has
+    `POSTGRESQL_PASSWORD` in it."""
+    binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+    if binaries is None and os.environ.get("CI"):
+        pytest.fail("PostgreSQL is not installed, and CI must test a store in it: apt-get install postgresql")
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    psycopg2 = pytest.importorskip("psycopg2")
+    folder, port = Path(tempfile.mkdtemp(prefix="cplearn-pg-", dir="/tmp")), free_port()
+    # initdb refuses to be run by root.
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    cluster, secret = folder / "cluster", folder / "password"
+    made = [str(binaries / "initdb"), "-D", str(cluster), "-U", "sweeper", "--auth=scram-sha-256", "-E", "UTF8"]
+    control = [*user, str(binaries / "pg_ctl"), "-D", str(cluster), "-w"]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+
+    def create(name: str) -> str:
+        address = f"sweeper:{POSTGRESQL_PASSWORD}@127.0.0.1:{port}"
+        connection = psycopg2.connect(f"postgresql://{address}/postgres")
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.close()
+        return f"postgresql+psycopg2://{address}/{name}"
+
+    try:
+        secret.write_text(POSTGRESQL_PASSWORD)
+        if user:
+            for path in (folder, secret):
+                shutil.chown(path, "postgres")
+        subprocess.run([*user, *made, "--pwfile", str(secret)], check=True, capture_output=True, cwd=folder)
+        subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd=folder)
+        try:
+            yield create
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

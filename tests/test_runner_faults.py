@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from cplearn.config import Trial
@@ -127,9 +128,10 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without room for trials, and one node for two of them, which may be killed."""
+    """A head without room for trials, and two nodes for one of them each, which may be killed."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.add_node(num_cpus=2)
+    for name in ("first", "second"):
+        cluster.add_node(num_cpus=1, node_name=name)
     yield cluster
     cluster.shutdown()
 
@@ -143,6 +145,7 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> d
     numbers = place.numbers()
     assert numbers.keys() == {"beta=0.1", "beta=1"}
     assert len(numbers["beta=1"]) > 10
+    assert {run.data.tags["cplearn.node"] for run in place.trials()} == {"first", "second"}
     return numbers
 
 
@@ -171,11 +174,10 @@ def below(pid: int) -> set[int]:
     return found
 
 
-def workers(cluster: Cluster) -> list[int]:
-    """The processes in which a cluster trains: other tests may run on this machine."""
+def workers(*nodes: Node) -> list[int]:
+    """The processes in which nodes of a cluster train: other tests may run on this machine."""
     everyone = processes()
-    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
-    own = set.union(*(below(pid) for pid in raylets))
+    own = set.union(*(below(node.all_processes["raylet"][0].process.pid) for node in nodes))
     # Tune wraps the class; the title has its name while a step runs, and ours between two steps.
     names = ("ray::PackTrainable", "ray::ResourceTrainable")
     return sorted(pid for pid in own if everyone.get(pid, (0, ""))[1].startswith(names))
@@ -228,21 +230,25 @@ def test_the_death_of_the_drivers_own_ray_is_survived(undisturbed: dict[str, Any
 def test_a_lost_worker_and_a_lost_node_are_retried(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
+    """One trial on each of two nodes; the other node does the work of the lost one."""
     place = Workplace(tmp_path, address=cluster.address)
-    process = place.start()
+    process = place.start("--checkpoints", f"file://{tmp_path}/checkpoints")
+    first, second = sorted(cluster.worker_nodes, key=lambda node: str(node.node_id))
     try:
-        place.wait_for(lambda: place.reached(2) and workers(cluster), process)
-        os.kill(workers(cluster)[0], signal.SIGKILL)
-        place.wait_for(lambda: place.reached(6), process)
-        node = cluster.worker_nodes.copy().pop()
-        node.all_processes["raylet"][0].process.kill()
-        cluster.add_node(num_cpus=2)
+        place.wait_for(lambda: place.reached(2) and workers(first) and workers(second), process)
+        os.kill(workers(first)[0], signal.SIGKILL)
+        place.wait_for(lambda: workers(first) and place.reached(6), process)
+        killed = workers(second)
+        assert len(killed) == 1
+        cluster.remove_node(second, allow_graceful=False)
     finally:
         code, output = place.end(process)
+        cluster.add_node(num_cpus=1, node_name="third")
     assert code == 0, output
     assert "the worker was lost; it goes on from its last checkpoint (retry 1 of 3)" in output
     assert place.numbers() == undisturbed
     assert len(place.trials()) == 2
+    assert len({run.data.tags["cplearn.node"] for run in place.trials()}) == 1
 
 
 def test_retries_have_a_limit(cluster: Cluster, tmp_path: Path) -> None:
@@ -251,7 +257,7 @@ def test_retries_have_a_limit(cluster: Cluster, tmp_path: Path) -> None:
     process = place.start("--retries", "1")
     killed: set[int] = set()
     while process.poll() is None:
-        for worker in workers(cluster):
+        for worker in workers(*cluster.worker_nodes):
             # Not while it starts: a worker that has trained is a lost one.
             if worker not in killed and place.checkpoints():
                 killed.add(worker)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.estimate import Timing, kind
-from runner.pace import Pace
+from runner.pace import Pace, _Sums
 from runner.plan import SCHEMA, Job, make_plan
 from sweeps.spec import read_sweep
 
@@ -94,3 +94,26 @@ def test_the_next_pack_waits_for_a_slot(jobs: list[Job]) -> None:
     clock.now = 4.0
     pace.epoch(jobs[0], 4)
     assert pace.ends_in(packs[1]) == pytest.approx(6 + 10)
+
+
+def test_what_is_left_is_told_from_sums_that_follow_every_event(jobs: list[Job]) -> None:
+    clock = Clock()
+    packs = [[job] for job in jobs]
+    pace = Pace({kind(packs[0]): Timing(1.0, 1.0, 0.1, 0.1, "finished runs", 5)}, 2, clock)
+    pace.planned(packs)
+    pace.started(jobs[0])
+    pace.resumed(jobs[0], 3)
+    pace.started(jobs[1])
+    for now, epoch in ((1.5, 4), (3.7, 6), (9.1, 2), (11.3, 5)):  # as after a lost worker
+        clock.now = now
+        pace.epoch(jobs[0], epoch)
+        pace.epoch(jobs[1], epoch)
+    pace.ended(jobs[1], failed=True)
+    pace.started(jobs[2])
+    clock.now = 20.0
+    pace.ended(jobs[2])
+    anew = _Sums()
+    for state in pace.packs:
+        anew.add(state)
+    assert vars(pace.sums) == pytest.approx(vars(anew))
+    assert anew.moved == 3

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import POSTGRESQL_PASSWORD as PASSWORD
+from conftest import free_port
 from mlflow import MlflowClient
 
+from cplearn.errors import InputError
 from runner.claims import Claims, SharedClaims, claims_of
 
-PASSWORD = "sesame-postgres-4716"
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 SWEEP = """
 sweep: tiny
 settings:
@@ -31,46 +30,16 @@ settings:
 axes: {method.beta: [0.1, 1]}
 """
 KEYS = [f"{number:016x}" for number in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x8000000000000000)]
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not BINARIES and not os.environ.get("CI"), reason="PostgreSQL is not installed"),
-]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """The address of an empty database, with a password in it; initdb refuses to be run by root."""
-    folder, port = Path(tempfile.mkdtemp(prefix="cplearn-pg-", dir="/tmp")), free_port()
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    try:
-        (folder / "password").write_text(PASSWORD)
-        if user:
-            for path in (folder, folder / "password"):
-                shutil.chown(path, "postgres")
-        cluster = folder / "cluster"
-        made = [str(BINARIES[-1] / "initdb"), "-D", str(cluster), "-U", "sweeper", "--auth=scram-sha-256", "-E", "UTF8"]
-        subprocess.run(
-            [*user, *made, "--pwfile", str(folder / "password")], check=True, capture_output=True, cwd=folder
-        )
-        control = [*user, str(BINARIES[-1] / "pg_ctl"), "-D", str(cluster), "-w"]
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd=folder)
-        try:
-            yield f"postgresql+psycopg2://sweeper:{PASSWORD}@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
-    finally:
-        shutil.rmtree(folder)
+def database(postgresql: Callable[[str], str]) -> str:
+    return postgresql("sweeps")
 
 
-def command(folder: Path, uri: str, *arguments: str) -> str:
-    """What a command prints in a folder of its own; it must succeed."""
+def start(folder: Path, uri: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a folder of its own."""
     environment = {
         **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
         "MLFLOW_TRACKING_URI": uri,
@@ -78,9 +47,23 @@ def command(folder: Path, uri: str, *arguments: str) -> str:
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
     line = [sys.executable, "-m", "runner.cli", *arguments]
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def words(process: subprocess.Popen[str]) -> str:
+    """What a command has printed in the end; it must succeed."""
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return " ".join(output.split())
+
+
+def command(folder: Path, uri: str, *arguments: str) -> str:
+    return words(start(folder, uri, *arguments))
 
 
 @pytest.mark.parametrize("served", [False, True], ids=["directly", "behind a server"])
@@ -112,7 +95,10 @@ def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
                 except OSError:
                     assert time.monotonic() < deadline
                     time.sleep(0.2)
-        said = command(tmp_path, uri, "sweep", "tiny.yaml", "--gpus-per-trial", "0")
+        drivers = [
+            start(tmp_path, uri, "sweep", "tiny.yaml", "--gpus-per-trial", "0") for _ in range(1 if served else 2)
+        ]
+        said = " ".join([words(driver) for driver in drivers])
         again = command(tmp_path, uri, "sweep", "tiny.yaml", "--gpus-per-trial", "0")
         assert "0 trials to run, 2 finished before" in again
         said += again + command(tmp_path, uri, "report", "tiny")
@@ -169,3 +155,43 @@ def test_the_claims_of_a_store_are_where_all_its_drivers_see_them(tmp_path: Path
     assert isinstance(claims_of("postgresql+psycopg2://user:x@127.0.0.1/db"), SharedClaims)
     assert type(claims_of(f"sqlite:///{tmp_path}/mlflow.db")) is Claims
     assert type(claims_of("http://127.0.0.1:5000")) is Claims
+
+
+def end_sessions(database: str) -> None:
+    """End all connections to a database but one's own, as a restart of the server does."""
+    import psycopg2
+
+    connection = psycopg2.connect(database.replace("+psycopg2", ""))
+    mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = %s"
+    with connection, connection.cursor() as cursor:
+        cursor.execute(mine, (database.rpartition("/")[2],))
+    connection.close()
+
+
+def test_claims_are_taken_again_when_their_connection_is_lost(database: str) -> None:
+    keys = [KEYS[0], *KEYS[2:]]  # the first two share a lock
+    with SharedClaims(database, "file") as claims, SharedClaims(database, "file") as other:
+        assert claims.take(keys[0])
+        end_sessions(database)
+        claims.keep()
+        assert [other.take(key) for key in keys[:2]] == [False, True]
+        end_sessions(database)
+        assert [claims.take(key) for key in keys] == [True, True, True]
+        with pytest.raises(InputError, match=r"another driver has claimed 1 of the trials since; run the same"):
+            other.keep()
+        claims.release()
+        with SharedClaims(database, "file") as third:
+            assert all(third.take(key) for key in keys)
+
+
+def test_claims_survive_a_connection_that_only_the_driver_has_lost(database: str) -> None:
+    with SharedClaims(database, "file") as claims:
+        assert claims.take(KEYS[0])
+        abandoned = os.dup(claims.connection.fileno())  # keeps the other end from being told
+        os.dup2(os.open(os.devnull, os.O_RDWR), claims.connection.fileno())
+        try:
+            claims.keep()
+            with SharedClaims(database, "file") as other:
+                assert not other.take(KEYS[0])
+        finally:
+            os.close(abandoned)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -20,9 +15,6 @@ from runner.plan import SCHEMA, make_plan
 from runner.search import Search, beside
 from sweeps.spec import read_sweep
 
-pytest.importorskip("psycopg2")
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-pytestmark = pytest.mark.skipif(not BINARIES, reason="PostgreSQL is not installed")
 SWEEP = """
 sweep: tiny
 settings: {method: {codes: 16}}
@@ -32,27 +24,8 @@ search: {name: optuna, trials: 3}
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """The address of an empty database; initdb refuses to be run by root."""
-    folder = Path(tempfile.mkdtemp(prefix="cplearn-pg-", dir="/tmp"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres")
-    control = [*user, str(BINARIES[-1] / "pg_ctl"), "-D", str(folder / "cluster"), "-w"]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    made = [str(BINARIES[-1] / "initdb"), "-D", str(folder / "cluster"), "-U", "sweeper", "--auth=trust"]
-    try:
-        subprocess.run([*user, *made], check=True, capture_output=True, cwd=folder)
-        subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd=folder)
-        try:
-            yield f"postgresql+psycopg2://sweeper:not-asked-for@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
-    finally:
-        shutil.rmtree(folder)
+def database(postgresql: Callable[[str], str]) -> str:
+    return postgresql("searches")
 
 
 def begin(folder: Path, uri: str) -> Search:

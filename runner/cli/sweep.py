@@ -110,14 +110,16 @@ def sweep(
         check_places(results, uri)
         kept = Checkpoints(checkpoints)
         missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
-        searched, wanted, examples = look_at_search(plan, uri, force)
-        todo, failed, early = missing([job for job in plan.jobs if job.key in wanted])
-        ended = wanted - {job.key for job in todo} - early
-        before = len(ended) - len(failed)
-        reached = {} if force else kept.epochs({job.key for job in todo})
-        expected = forecast(
-            plan, todo + examples, resources, width, uri, data_root, by_seed=deadline.given, reached=reached
-        )
+        with claims_of(uri) as gate, gate.alone():
+            # Who reads a store that another driver is about to make would try to make it, too.
+            searched, wanted, examples = look_at_search(plan, uri, force)
+            todo, failed, early = missing([job for job in plan.jobs if job.key in wanted])
+            ended = wanted - {job.key for job in todo} - early
+            before = len(ended) - len(failed)
+            reached = {} if force else kept.epochs({job.key for job in todo})
+            expected = forecast(
+                plan, todo + examples, resources, width, uri, data_root, by_seed=deadline.given, reached=reached
+            )
         # In the order of a budget, if there is one. A search brings its jobs by itself.
         todo = [job for pack in expected.packs for job in pack if not searched or job.role == "baseline"]
         again = f", {before} finished before" if before else ""
@@ -164,7 +166,8 @@ def sweep(
                     if force:
                         kept.discard({job.key for job in mine})
                     run = functools.partial(_run, kept=kept, claims=claims, force=force, pace=pace, deadline=deadline)
-                    progress, stopped = run(plan, mine, before, uri, start, search=search)
+                    alive = functools.partial(start, beat=claims.keep)
+                    progress, stopped = run(plan, mine, before, uri, alive, search=search)
                     failed += progress.failures
                 # Not kept while waiting: two drivers that wait for each other would do so for ever.
                 claims.release()
