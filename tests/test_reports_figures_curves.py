@@ -128,9 +128,9 @@ def test_many_rows_stand_below_each_other_and_of_too_many_the_best(rows: int, sh
     (curve,) = curves.curves(result({"method.x": names}, trials))
     with matplotlib.style.context(canvas.STYLE):
         figure = curves.draw(curve)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == names[rows - shown :]
     assert (f"best {shown} of {rows}" in figure.axes[0].get_title()) == (rows > shown)
-    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes)), "labels overlap"
