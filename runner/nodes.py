@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cplearn.data import Dataset
@@ -132,11 +132,14 @@ class Nodes:
             if node["Alive"] and room and node["NodeID"] not in self.asked | self.out.keys():
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 calls[node["NodeID"]] = _answer.options(scheduling_strategy=place).remote(dict(self.driver))
-        ray.wait(list(calls.values()), num_returns=len(calls), timeout=PATIENCE) if calls else None
+        if calls:
+            ray.wait(list(calls.values()), num_returns=len(calls), timeout=PATIENCE)
         for node_id, call in calls.items():
             self.asked.add(node_id)
             try:
                 why = ray.get(call, timeout=0)
+            except GetTimeoutError:
+                why = f"it has not answered for {PATIENCE:.0f} seconds"
             except RayError as error:
                 why = f"it cannot run the code ({_last_line(error)})"
             if why:
