@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from cplearn import methods, stacked
 from cplearn.methods.base import Batch, Method, Progress
+from runner.cli import app
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -122,3 +124,22 @@ LONGEST = ("test_runner_faults", "test_runner_sweep", "test_runner_search", "tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that take longest come first, so that two processes end at about the same time."""
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
+
+
+def uri(folder: Path) -> str:
+    """The address of a folder's own tracking store."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def run_cli(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of `cplearn ARGUMENTS`, called in a folder with a tracking store and data of its own."""
+    environment = {"MLFLOW_TRACKING_URI": uri(folder), "CPLEARN_DATA": str(folder / "data")}
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(app, list(arguments), env=environment)
+    finally:
+        os.chdir(before)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output

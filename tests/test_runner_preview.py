@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from conftest import run_cli, uri
 
 from reports import store
 from runner import preview
-from runner.cli import app
 from runner.plan import SCHEMA, Plan, make_plan
 from runner.resources import Resources
 from runner.tracking import Tracker
@@ -32,25 +30,8 @@ seeds: 2
 METRICS = {"time/train_s": 20.0, "time/evaluation_s": 5.0, "probe/accuracy": 0.9}
 
 
-def uri(folder: Path) -> str:
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-def cli(folder: Path, *arguments: str) -> tuple[int, str]:
-    environment = {"MLFLOW_TRACKING_URI": uri(folder), "CPLEARN_DATA": str(folder / "data"), "COLUMNS": "160"}
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(arguments), env=environment)
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
 def as_json(folder: Path, *arguments: str) -> dict[str, Any]:
-    code, output = cli(folder, "plan", "tiny.yaml", "--json", "--gpus-per-trial", "0", *arguments)
+    code, output = run_cli(folder, "plan", "tiny.yaml", "--json", "--gpus-per-trial", "0", *arguments)
     assert code == 0, output
     answer: dict[str, Any] = json.loads(output)
     return answer
@@ -119,7 +100,7 @@ def test_a_budget_says_what_the_table_would_hold(folder: Path) -> None:
 
 
 def test_packs_are_shown_with_what_keeps_them_apart(folder: Path) -> None:
-    code, output = cli(
+    code, output = run_cli(
         folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--packing", "9", "--set", "method.codes=[16,32]"
     )
     assert code == 0, output
@@ -133,7 +114,7 @@ def test_packs_are_shown_with_what_keeps_them_apart(folder: Path) -> None:
 
 def test_what_no_run_tells_is_unknown_until_calibrated(tmp_path: Path) -> None:
     planned(tmp_path)
-    code, output = cli(tmp_path, "plan", "tiny.yaml", "--gpus-per-trial", "0")
+    code, output = run_cli(tmp_path, "plan", "tiny.yaml", "--gpus-per-trial", "0")
     assert code == 0, output
     assert "unknown time" in output
     answer = as_json(tmp_path, "--calibrate")
@@ -145,7 +126,7 @@ def test_what_no_run_tells_is_unknown_until_calibrated(tmp_path: Path) -> None:
 
 
 def test_the_listing_names_every_trial(folder: Path) -> None:
-    code, output = cli(folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--list")
+    code, output = run_cli(folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--list")
     assert code == 0
     for job in planned(folder).jobs:
         assert job.key in output
@@ -170,14 +151,14 @@ def test_a_resumable_trial_comes_with_its_epoch(tmp_path: Path) -> None:
 def test_a_sweep_stops_at_its_budget_and_goes_on_next_time(tmp_path: Path) -> None:
     """The trials of 100,000 epochs cannot end; the baselines can, and the table is made of them."""
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
-    code, output = cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "75s")
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "75s")
     assert code == 0, output
     assert "Budget used up:" in output
     assert "random backbone" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
     states = {key: run.status for key, run in store.known_runs(uri(tmp_path)).items()}
     assert "FINISHED" in states.values()
     assert "RUNNING" not in states.values()
-    code, output = cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1", "--budget", "1h")
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1", "--budget", "1h")
     assert code == 0, output
     assert "Budget used up" not in output
     assert as_json(tmp_path, "--epochs", "1")["counts"]["new"] == 0

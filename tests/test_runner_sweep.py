@@ -15,11 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import ray
+from conftest import run_cli, uri
 from mlflow import MlflowClient
-from typer.testing import CliRunner
 
 import cplearn
-from runner.cli import app
 from runner.execute import Resources, execute
 from runner.plan import SCHEMA, Job, make_plan
 from sweeps.spec import read_sweep
@@ -51,24 +50,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "tiny.yaml").write_text(SWEEP)
     return folder
-
-
-def uri(folder: Path) -> str:
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-def run_cli(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and output of `cplearn ARGUMENTS` against the folder's store and results."""
-    environment = {"MLFLOW_TRACKING_URI": uri(folder), "CPLEARN_DATA": str(folder / "data"), "COLUMNS": "120"}
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(arguments), env=environment)
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def trial_runs(folder: Path) -> list[Any]:
