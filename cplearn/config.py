@@ -210,6 +210,9 @@ class Evaluation(Settings):
         ["lbfgs"],
         description="Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper.",
     )
+    probe_augment: bool = Field(
+        False, description="sgd and adam see a random crop and flip of each training image, new in every epoch."
+    )
     probe_c: float = Field(1.0, gt=0, description="Inverse L2 penalty of the linear probe (scikit-learn's C).")
     knn_neighbours: Whole = Field(20, ge=1, description="k of the k-NN classifier.")
     knn_temperature: float = Field(0.07, gt=0, description="Temperature of the k-NN vote.")
@@ -240,6 +243,11 @@ class Evaluation(Settings):
             raise InputError(
                 "evaluation.online_lr has no effect without the online probe; set evaluation.online_probe too",
                 key="evaluation.online_lr",
+            )
+        if self.probe_augment and set(self.probe) == {"lbfgs"}:
+            raise InputError(
+                "evaluation.probe_augment has no effect on lbfgs; add sgd or adam to evaluation.probe",
+                key="evaluation.probe_augment",
             )
         slugs = [(catalogue.entry(name), catalogue.slug(name))[1] for name in self.transfer]
         if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):

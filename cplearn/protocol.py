@@ -6,6 +6,7 @@ training images only.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cplearn import augment, data, evaluate, streams
+from cplearn import augment, batches, data, evaluate, streams
 from cplearn.config import KEPT_COMPONENTS, Trial
 from cplearn.data import Dataset, Split, catalogue
 from cplearn.data.image_files import ImageFiles
@@ -165,6 +166,7 @@ def _members(model: Model, dataset: Dataset) -> Iterator[_Member]:
                 dataset.test.labels,
                 classes=dataset.n_classes,
                 generators=[streams.generator(streams.stream(trial), f"probe {name}") for trial in trials],
+                augmented=functools.partial(_augmented, model, dataset.train) if settings.probe_augment else None,
             )
             for own, result in zip(probes, results, strict=True):
                 own.update(result)
@@ -172,6 +174,31 @@ def _members(model: Model, dataset: Dataset) -> Iterator[_Member]:
         test_embeddings = None if embeddings is None else embeddings[k].cpu()
         parts = {name: None if x is None else x[k].cpu() for name, x in stacked.items()}
         yield _Member(train[k].cpu(), test[k].cpu(), test_embeddings, probes=probes[k], **parts)
+
+
+def _augmented(model: Model, split: Split, epoch: int) -> Tensor:
+    """Features (K, n, F) of the training images, each cropped and flipped as it is in an epoch of a linear probe.
+
+    In evaluation mode an image's features depend on it alone, so they are those of any order and batches.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    draws = [(streams.stream(trial), 1.0) for trial in model.trials]
+    distinct = list(dict.fromkeys(draws))
+    source = batches.source(split.images, {"probe": augment.LINEAR}, device, distinct)
+    generators = [streams.generator(stream, "probe views", epoch, device) for stream, _ in distinct]
+    recipe, rows = source.recipes["probe"], torch.arange(len(split.images), device=source.rows_on).split(BLOCK)
+    blocks = []
+    for own, found in zip(rows, source.batches([[own] * len(distinct) for own in rows], epoch), strict=True):
+        # Crops that were cut from files stand in a dimension of views.
+        images = found["probe"][0] if found["probe"].ndim == 5 else found["probe"]
+        images = _fitted(images, model)
+        size = images.shape[-1]
+        params = augment.stack_params([recipe.sample(len(own), size, generator) for generator in generators])
+        (views,) = recipe.apply(images, params, model.dtype)
+        parts = dict(zip(distinct, views.chunk(len(distinct)), strict=True))
+        joined = views if len(distinct) == 1 else torch.cat([parts[draw] for draw in draws], dim=1)
+        blocks.append(model.features(joined, BLOCK))
+    return torch.cat(blocks, dim=1)
 
 
 def _view_embeddings(model: Model, split: Split, count: int, copies: int, purpose: str) -> Tensor:

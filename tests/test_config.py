@@ -160,6 +160,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "optimizer.warmup_epochs": 0.0,
         "optimizer.warmup_lr": 3e-5,
         "evaluation.probe": ["lbfgs"],
+        "evaluation.probe_augment": False,
         "evaluation.probe_c": 1.0,
         "evaluation.knn_neighbours": 20,
         "evaluation.knn_temperature": 0.07,

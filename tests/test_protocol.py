@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_training import digits, run, trial  # noqa: F401 (digits is a fixture)
 from torchvision.transforms.v2 import functional as transforms
 
 from cplearn import protocol, training
 from cplearn.config import Trial
-from cplearn.data import Dataset, Split
+from cplearn.data import Dataset, Split, load
 from cplearn.errors import InputError
-from cplearn.evaluate import linear_probe
+from cplearn.evaluate import linear_probe, probe
 
 EVERYTHING = {
     "probe": ["lbfgs", "sgd", "adam"],
@@ -75,6 +76,44 @@ def test_what_is_asked_for_in_addition_changes_no_other_number(digits: Dataset) 
     assert {"probe_sgd/accuracy", "select/lidar", "gmm/entropy_10"} <= more.metrics.keys() - own.keys()
     assert not any(name.startswith("probe/") for name in settings_without(pack, digits, probe=["sgd"]))
     assert not any("validation" in name for name in settings_without(pack, digits, validation=0.0))
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_augmented_probes_of_a_member_are_those_of_the_trial_alone(
+    digits: Dataset,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    common: bool,
+) -> None:
+    brief = {name: dataclasses.replace(one, epochs=3) for name, one in probe.PROTOCOLS.items()}
+    monkeypatch.setattr(probe, "PROTOCOLS", brief)
+    asked: dict[str, Any] = {"probe": ["sgd"], "probe_augment": True}
+    trials = [
+        evaluated(evaluation=asked, seed=seed, common_random_numbers=common, precision="float64") for seed in (0, 1)
+    ]
+    together = [one.metrics for one in training.Pack(trials, digits).evaluate()]
+    for one, metrics in zip(trials, together, strict=True):
+        alone = training.Pack([one], digits).evaluate()[0].metrics
+        assert {k: v for k, v in metrics.items() if "probe" in k} == {k: v for k, v in alone.items() if "probe" in k}
+    plain = evaluated(evaluation={"probe": ["sgd"]}, common_random_numbers=common, precision="float64")
+    without = training.Pack([plain], digits).evaluate()[0].metrics
+    assert without["probe_sgd/train_accuracy"] != together[0]["probe_sgd/train_accuracy"]
+
+
+def test_images_of_a_probe_are_augmented_anew_in_each_epoch_and_alike_from_files(tmp_path: Path) -> None:
+    """The crops of one seed and epoch are the same in every call; a model of raw pixels shows them."""
+    folder, draw = tmp_path / "images", np.random.default_rng(0)
+    for name in (f"{split}/{kind}/{number}.png" for split in ("train", "test") for kind in "ab" for number in range(6)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (12, 12, 3), np.uint8)).save(folder / name)
+    for decode in ("cached", "on-demand"):
+        settings = {"dataset": f"folder:{folder}", "decode": decode, "image_size": 8}
+        trial = Trial.read(settings | {"method": "untrained", "backbone": {"name": "pixels"}})
+        dataset = load(**trial.data_request(), root=tmp_path)
+        model = training.Pack([trial], dataset).model
+        first, again, other = (protocol._augmented(model, dataset.train, epoch) for epoch in (0, 0, 1))
+        assert first.shape == protocol.features(model, dataset.train.images).shape
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
 
 
 def test_every_metric_and_setting_is_documented(digits: Dataset, root: Path) -> None:  # noqa: F811

@@ -16,10 +16,11 @@ from cplearn.augment.geometry import (
     RandomCrop,
     RandomResizedCrop,
 )
-from cplearn.augment.recipes import Draws, Recipe, local_crops, names, recipe, stack_params
+from cplearn.augment.recipes import LINEAR, Draws, Recipe, local_crops, names, recipe, stack_params
 from cplearn.augment.transform import Params, Transform
 
 __all__ = [
+    "LINEAR",
     "ColourJitter",
     "Draws",
     "GaussianBlur",

@@ -189,6 +189,9 @@ _DIGITS = (
     GaussianNoise(std=(0.05, 0.1)),
 )
 
+LINEAR = Recipe("linear", ((RandomResizedCrop(scale=(0.08, 1.0), interpolation="bilinear"), HorizontalFlip(0.5)),))
+"""What solo-learn's linear evaluation does to training images."""
+
 _RECIPES = {
     recipe.name: recipe
     for recipe in (

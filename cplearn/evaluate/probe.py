@@ -74,16 +74,18 @@ def gradient_probe(
     *,
     classes: int,
     generators: Sequence[torch.Generator],
+    augmented: Callable[[int], Tensor] | None = None,
 ) -> list[dict[str, float]]:
     """Train K linear classifiers at once by one of `PROTOCOLS`; the results of each, after the last epoch.
 
     train: (K, n, F), test: (K, m, F), labels (n,) and (m,) in 0..classes-1. Member k draws weights (as
-    `torch.nn.Linear` does) and orders of batches from the CPU generator `generators[k]` alone.
+    `torch.nn.Linear` does) and orders of batches from the CPU generator `generators[k]` alone. `augmented` gives the
+    features (K, n, F) of the training images as they are augmented in an epoch, counted from 0, to be fitted in place
+    of `train`.
 
     sgd -- solo-learn's linear evaluation: SGD at 0.1 with momentum 0.9, no weight decay, batches of 256, 100 epochs,
-        rate over 10 after 60 and 80; features neither normalised nor standardised; incomplete batches dropped.
-        One thing differs: solo-learn augments the training images (random resized crop and flip) in every epoch, here
-        features are those of the images as they are, computed once.
+        rate over 10 after 60 and 80; features neither normalised nor standardised; incomplete batches dropped. It
+        augments the training images anew in every epoch (random resized crop and flip); `augmented` is for that.
     adam -- our closest reading of the paper's own probe, whose optimiser could not be read: Adam at 1e-3, batches of
         64, 100 epochs, as the backbone is trained.
 
@@ -102,10 +104,11 @@ def gradient_probe(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.decay))
     batch = min(protocol.batch_size, n)
     member = torch.arange(members, device=device)[:, None]
-    for _ in range(protocol.epochs):
+    for epoch in range(protocol.epochs):
+        seen = train if augmented is None else augmented(epoch)
         order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(device)
         for rows in order[:, : n - n % batch].split(batch, dim=1):
-            logits = torch.baddbmm(bias, train[member, rows], weight)
+            logits = torch.baddbmm(bias, seen[member, rows], weight)
             # The mean is each member's own, the sum over members leaves their gradients apart.
             loss = F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="sum") / batch
             optimizer.zero_grad()
