@@ -102,7 +102,8 @@ def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
     trials = [run for run in runs if run.data.tags["cplearn.kind"] == "trial"]
     assert Counter(run.info.status for run in trials) == {"FINISHED": 4}
     assert len({run.data.tags["cplearn.key"] for run in trials}) == 4
-    assert {run.data.tags["cplearn.node"] for run in trials} == {"first", "second"}
+    # Both have begun some, see their caches; which of them ends these short trials depends on who starts first.
+    assert {run.data.tags["cplearn.node"] for run in trials} <= {"first", "second"}
 
 
 @pytest.mark.parametrize(
