@@ -107,7 +107,7 @@ class _Sum(torch.autograd.Function):
 def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
     """Let the layers of a backbone know of the other processes: norms, and stochastic depth, which must draw for all.
 
-    Raises InputError for a backbone with norms of its own over the batch, as some models of timm have.
+    Raises InputError for a backbone with other norms over the batch, as a few models of timm have.
     """
     if ranks.size == 1:
         return

@@ -8,6 +8,7 @@ that `tensor.unflatten(0, (K, -1))[k]` is what member k would own alone. Images 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,25 +81,29 @@ class BatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, K*C, ...); returns the same shape."""
-        if self.training and self.ranks.size > 1:
-            return self._over_ranks(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
+        return batch_norm(x, self, self.ranks)
 
-    def _over_ranks(self, x: Tensor) -> Tensor:
-        """Forward in training, with mean and variance over all processes (torch's SyncBatchNorm needs CUDA)."""
-        axes, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
-        wide = x.to(self.weight.dtype)  # under autocast the images may be half precision
-        count = x.numel() // x.shape[1] * self.ranks.size
-        mean = self.ranks.sum(wide.sum(axes)) / count
-        centred = wide - mean.view(shape)
-        variance = self.ranks.sum(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+def batch_norm(x: Tensor, norm: Any, ranks: Ranks) -> Tensor:
+    """What `norm`, a batch normalisation of (N, C, ...), makes of x.
+
+    In training mean and variance are those of the batches of all `ranks` (torch's SyncBatchNorm needs CUDA).
+    """
+    if not norm.training or ranks.size == 1:
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps
+        )
+    axes, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
+    wide = x.to(norm.weight.dtype)  # under autocast the images may be half precision
+    count = x.numel() // x.shape[1] * ranks.size
+    mean = ranks.sum(wide.sum(axes)) / count
+    centred = wide - mean.view(shape)
+    variance = ranks.sum(centred.square().sum(axes)) / count
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
 
 class BatchNorm1d(BatchNorm2d):

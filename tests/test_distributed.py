@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "supervised": {},
 }
 VIT = {"name": "timm", "model": "test_vit", "width": None, "drop_path": 0.4}
+RESNET = {**VIT, "model": "test_resnet", "drop_path": 0.0}
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
     ("swav", {"augment": {"local_views": 2}}),
     ("cplearn", {"method": {"codes": 2100, "embedding_dim": 8}}),  # streamed
@@ -41,6 +42,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
     ("cplearn", {"optimizer": {"lr": 1e200}}),  # of the second member, which diverges
     ("cplearn", {"dataset": "folder:", "image_size": 16, "decode": "on-demand", "augment": {"recipe": "imagenet"}}),
     ("dino", {"dataset": "folder:", "image_size": 32, "backbone": VIT}),
+    (
+        "cplearn",
+        {"dataset": "folder:", "image_size": 32, "backbone": RESNET},
+    ),
 ]
 DIVERGES = next(i for i, (_, changes) in enumerate(CASES) if changes == {"optimizer": {"lr": 1e200}})
 

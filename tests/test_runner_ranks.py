@@ -181,10 +181,6 @@ def test_what_another_process_raises_is_the_reason_and_nobody_waits_for_it(clust
     ("change", "message"),
     [
         ({"epochs: 2": "epochs: 2\n  batch_size: 15"}, "batch_size 15 cannot be split among 2 devices"),
-        (
-            {"{name: resnet8-slim, width: 4}": "{name: timm, width: null, model: test_resnet}"},
-            "layers BatchNorm2d of the backbone follow the batch of one device",
-        ),
     ],
 )
 def test_what_cannot_be_split_is_refused_before_anything_is_written(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cplearn import config
+from cplearn import config, stacked
 from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 
@@ -47,6 +47,36 @@ class DropPath(nn.Module):
         return x * (mask.div_(keep) if self.rescale else mask)
 
 
+class BatchNorm(nn.Module):
+    """A batch normalisation of timm or torch that can be shared by several processes.
+
+    It has the parameters and buffers of `norm` by the same names, and what timm lets follow within it: dropout and an
+    activation.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.momentum, self.eps = norm.weight, norm.bias, norm.momentum, norm.eps
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        for name, layer in norm.named_children():
+            self.add_module(name, layer)
+        self.ranks = Ranks()
+
+    def join(self, ranks: Ranks, batch_size: int) -> None:
+        """Take the statistics of training over the batches of all `ranks`."""
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W); returns the same shape."""
+        if self.training:
+            self.get_buffer("num_batches_tracked").add_(1)
+        x = stacked.batch_norm(x, self, self.ranks)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
 class TimmModel(nn.Module):
     """A timm model without its classifier: (N, C, H, W) to pooled features (1, N, F).
 
@@ -61,7 +91,7 @@ class TimmModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network: Any = _create(settings, channels, image_size)
-        _own_drop_paths(network)
+        _own_layers(network)
         self.network: nn.Module = network
         self.members = 1
         # Where the pooled features pass through a further layer, these differ in number from `num_features`.
@@ -111,13 +141,21 @@ def _create(settings: config.Backbone, channels: int, image_size: int) -> nn.Mod
     raise _refusal(settings, image_size, refused) from refused
 
 
-def _own_drop_paths(network: nn.Module) -> None:
-    """Replace timm's stochastic depth, which draws from the global generator, by ours."""
-    theirs = _timm().layers.DropPath
-    for module in network.modules():
+def _own_layers(network: nn.Module) -> None:
+    """Replace timm's stochastic depth, which draws from the global generator, by ours, and norms over the batch by such
+    as know of other processes. Other kinds of norms stay, and cannot be shared."""
+    layers = _timm().layers
+    for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, theirs):
+            if isinstance(child, layers.DropPath):
                 setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
+            elif isinstance(child, nn.BatchNorm2d) and _is_usual(child):
+                setattr(module, name, BatchNorm(child))
+
+
+def _is_usual(norm: nn.BatchNorm2d) -> bool:
+    known = type(norm) in (nn.BatchNorm2d, _timm().layers.BatchNormAct2d)
+    return known and norm.track_running_stats and norm.affine and norm.momentum is not None
 
 
 @functools.cache
