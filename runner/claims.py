@@ -209,6 +209,17 @@ def claims_of(uri: str) -> Claims:
     return Claims(companion(uri, "claims"))
 
 
+@contextmanager
+def looking_at(uri: str) -> Iterator[None]:
+    """Alone with a tracking store: who reads one that another driver is about to make would try to make it, too. Where
+    its file does not exist there is nothing to read, and nothing is left behind."""
+    if uri.startswith("sqlite:") and not companion(uri, "claims").with_suffix("").exists():
+        yield
+        return
+    with claims_of(uri) as gate, gate.alone():
+        yield
+
+
 def _byte(key: str) -> int:
     # Offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits.
     return 1 + (int(key, 16) >> 2)

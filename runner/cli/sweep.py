@@ -95,7 +95,7 @@ def sweep(
         from reports import store
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
-        from runner.claims import claims_of
+        from runner.claims import claims_of, looking_at
         from runner.faults import Policy
         from runner.pace import Pace
         from runner.plan import split
@@ -110,8 +110,7 @@ def sweep(
         check_places(results, uri)
         kept = Checkpoints(checkpoints)
         missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
-        with claims_of(uri) as gate, gate.alone():
-            # Who reads a store that another driver is about to make would try to make it, too.
+        with looking_at(uri):
             searched, wanted, examples = look_at_search(plan, uri, force)
             todo, failed, early = missing([job for job in plan.jobs if job.key in wanted])
             ended = wanted - {job.key for job in todo} - early
