@@ -23,10 +23,10 @@ def is_streamed(codes: int, length: int) -> bool:
     """Whether a dictionary is streamed unless it is said: where that is about as fast as the other way on a CPU.
 
     Streaming computes the logits twice, which costs the more the longer the codes are; the other way writes and reads
-    large matrices, which costs the more the more codes there are. So 16,384 codes are streamed at a length of 128, and
-    half a million at 384 (`make bench`). A fixed rule, because the two ways round differently.
+    large matrices, which costs the more the more codes there are. So 4,096 codes are streamed at a length of 128, and
+    110,592 at 384 (`make bench`). A fixed rule, because the two ways round differently.
     """
-    return 128 * codes >= length**3
+    return 512 * codes >= length**3
 
 
 def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:
