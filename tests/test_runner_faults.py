@@ -186,8 +186,10 @@ def workers(*nodes: Node) -> list[int]:
 def test_killed_at_random_moments_a_sweep_ends_with_the_same_numbers(
     undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """kill -9 and SIGTERM of a driver that has a Ray of its own (Ctrl-C: test_runner_sweep.py); then a checkpoint is cut
-    off, too."""
+    """kill -9 and SIGTERM of a driver that has a Ray of its own; then a checkpoint is cut off, too.
+
+    Ctrl-C is tried in test_runner_sweep.py.
+    """
     place, draw = Workplace(tmp_path), random.Random(3)
     for stop, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 130)):
         before = set(place.checkpoints())
