@@ -329,6 +329,7 @@ def broken_spec(tmp_path: Path, old: str, new: str) -> str:
         ("by: validation/accuracy", "by: collapse/effective_rank", "is measured on the test split"),
         ("by: validation/accuracy", "by: train/loss", "means another thing at each method.beta"),
         ("by: validation/accuracy", "by: select/alpha_req", "write better: nearest 1"),
+        ("method.beta, by: validation/accuracy", "optimizer.lr, by: train/loss", "write better: lower"),
         ("baselines:", "baseline:", "unknown key 'baseline'; did you mean 'baselines'"),
         ("{name: codes/ami, dec", "{name: codes/amy, dec", "metric 'codes/amy' is not known; did you mean 'codes/ami'"),
         ("{name: codes/ami, decimals", "{name: codes/ami, decimal", "did you mean 'decimals'"),
@@ -371,7 +372,7 @@ def validated(folder: Path, *, method: str, scores: dict[float, float], size: di
 
 
 def test_equal_candidates_are_named(tmp_path: Path) -> None:
-    writer = validated(tmp_path, method="cplearn", scores={0.1: 0.7, 1: 0.8, 5: 0.8})
+    writer = validated(tmp_path, method="cplearn", scores={0.1: 0.7, 1: 0.8, 5: 0.8 + 1e-16})
     made = build.build_table(writer.uri, "table1", tmp_path, ["t"])
     assert [(choice.chosen, choice.tied) for choice in made.table.choices] == [("1", ("5",))]
     assert "CPLearn, SVHN, 128: β = 5 would do as well by validation/accuracy." in made.table.notes
@@ -404,7 +405,7 @@ def test_only_runs_of_the_same_setting_are_compared_with_published_numbers(tmp_p
         cell = rows(made, "Linear acc.")["CPLearn"].cells[column(made, "SVHN, c = 16,384")]
         assert cell.published == 0.78
         assert (cell.difference is not None) == compared
-        told = "Without a difference: our runs have another setting than backbone.name = resnet8"
+        told = "in brackets ours minus the published, for runs with backbone.name = resnet8."
         assert any(told in line for line in made.table.caption) != compared
 
 

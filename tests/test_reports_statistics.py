@@ -98,7 +98,7 @@ def test_who_does_not_compete_is_not_best() -> None:
     assert contest([None, *CLEAR], "higher").best == (False, True, False, False)
 
 
-@pytest.mark.parametrize(("rows", "seeds"), [(5, 3), (9, 3), (5, 12)])
+@pytest.mark.parametrize(("rows", "seeds"), [(5, 3), (9, 3), (9, 5), (5, 12), (9, 10)])
 def test_equal_rows_are_told_apart_in_at_most_five_per_cent(rows: int, seeds: int) -> None:
     generator = np.random.default_rng(0)
     tries = 300

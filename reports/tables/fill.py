@@ -62,7 +62,8 @@ def choose(choice: Choice, values: Values) -> Choice:
         if count == most and one.score is not None and not choice.barred
     ]
     best = max((worth for worth, _ in full), default=math.nan)
-    winners = [value for worth, value in full if worth == best]
+    # Equal values added up in another order differ in their last digits.
+    winners = [value for worth, value in full if math.isclose(worth, best, rel_tol=1e-12, abs_tol=1e-15)]
     candidates, chosen = tuple(one for _, one in scored), winners[0] if winners else None
     return dataclasses.replace(choice, candidates=candidates, chosen=chosen, tied=tuple(winners[1:]))
 

@@ -259,10 +259,9 @@ class _Layout:
             yield f"Not compared with the rest: {', '.join(self.spec.baselines)}."
         if self.spec.published and any_published:
             group = spec.published(self.spec.published)
-            yield f"Published: {group.source}; in brackets ours minus the published. {group.caveat}"
-            if any_incomparable:
-                told = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
-                yield f"Without a difference: our runs have another setting than {told}."
+            told = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
+            compared = f", for runs with {told}" if any_incomparable else ""
+            yield f"Published: {group.source}; in brackets ours minus the published{compared}. {group.caveat}"
 
 
 SHORT = {"method.name", "dataset"}

@@ -107,6 +107,8 @@ class Selection(_Strict):
                 f"{self.by!r} means another thing at each {self.over}, so its values do not compare; choose by "
                 "validation/... or select/..."
             )
+        if self.by.endswith("loss") and self.better != "lower":
+            raise ValueError(f"{self.by!r} is best where it is lowest; write better: lower")
         if self.by.endswith("/alpha_req") and self.better != "nearest 1":
             raise ValueError(f"{self.by!r} is best where it is nearest to 1; write better: nearest 1")
         return self
