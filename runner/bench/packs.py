@@ -36,8 +36,8 @@ def run(quick: bool) -> Part:
         "Seconds of the whole command `cplearn sweep sweeps/beta.yaml` without a GPU (nine trials and two "
         "baselines; start of Ray, training, evaluation, tracking, tables), each time with a fresh tracking store. "
         f"One process a trial: `--packing off`, 1 CPU each, workers reused. The machine has {cpus} CPUs; the goal "
-        "was set for 2, and concerns `--packing auto`: as many packs as CPUs. A pack saves overhead, not arithmetic; with "
-        "`backbone.width=8` there is less of the latter.",
+        "was set for 2, and concerns `--packing auto`: as many packs as CPUs. A pack saves overhead, not arithmetic; "
+        "with `backbone.width=8` there is less of the latter.",
         [
             Pair(
                 " ".join([f"`--packing {packing} --cpus-per-trial {threads}`", *options[1:]]),
