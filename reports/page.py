@@ -46,7 +46,7 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
         shared=list(shared(result).items()),
         findings=findings.findings(runs, names, images),
         table=to_html_rows(table),
-        table_caption=" ".join(table.caption),
+        table_caption=" ".join(table.caption + table.statistics),
         table_notes=table.notes,
         plots=list(zip(plots, _pictures(plots, figures), strict=True)),
         gaps=list(findings.gaps(runs, names)),

@@ -18,7 +18,7 @@ from reports.errors import ReportError
 from reports.origin import Maker, Origin
 from reports.statistics import Number
 from reports.store import NothingThere
-from reports.tables.model import Cell, Choice, Row, Source, Table
+from reports.tables.model import FINISHED, Cell, Choice, Row, Source, Table
 
 TOLERANCE = 1e-9
 """Relative: numbers are recomputed from the same values, but another NumPy may add them in another order."""
@@ -127,7 +127,9 @@ def _check(maker: Maker, sidecar: Path) -> Checked:
 
 def _drift(then: Table, now: Table) -> Iterator[str]:
     """What of a table is no longer so: trials, rows and columns, numbers, choices; if none of these, words."""
-    found = [*_moved(_sources(then), _sources(now)), *_changed(then, now), *_chosen_otherwise(then, now)]
+    was, is_now = _sources(then), _sources(now)
+    found = [*_finished_since(was, is_now), *_moved(was, is_now)]
+    found += [*_changed(then, now), *_chosen_otherwise(then, now)]
     yield from found
     if not found:
         for part in ("title", "headings", "caption", "statistics", "notes", "origin"):
@@ -141,6 +143,14 @@ def _sources(table: Table) -> dict[str, Source]:
     groups += [cell.sources for row in table.all_rows for cell in row.cells]
     groups += [one.sources for choice in table.choices for one in choice.candidates]
     return {source.key: source for group in groups for source in group}
+
+
+def _finished_since(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[str]:
+    """How many trials have a result now and had none when the table was made, as while its sweep goes on."""
+    finished, known = ({one.key for one in sources.values() if one.status == FINISHED} for sources in (now, then))
+    if more := len(finished - known):
+        runs = "1 run has" if more == 1 else f"{more} runs have"
+        yield f"{runs} finished that the table does not have; cplearn report writes it anew"
 
 
 def _moved(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -119,11 +120,12 @@ def test_the_same_runs_give_the_same_page(written: Writer, content: str, tmp_pat
 
 def test_runs_are_linked_where_mlflow_has_a_server(written: Writer, tmp_path: Path) -> None:
     (result,) = store.read_sweep(written.uri, "pages")
-    table = build.make_table(result)
+    table = replace(build.make_table(result), statistics=("What bold means.",))
     shown = page.render(result, table, [], tmp_path, "https://mlflow.example/#/experiments/1/runs/")
     run = written.runs["slug/β=1/0"]
     assert f'href="https://mlflow.example/#/experiments/1/runs/{run}"' in shown
     assert "cplearn ui" not in shown
+    assert "What bold means." in shown
     assert store.runs_at(written.uri) == ""  # a file has no pages
 
 

@@ -6,7 +6,9 @@ import io
 import json
 import math
 import os
+import signal
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ def test_a_worker_has_its_environment_and_leaves_ours_alone(monkeypatch: pytest.
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     assert in_worker(environment, "MALLOC_TRIM_THRESHOLD_") == str(2**30)
     assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "told"),
+    [(signal.raise_signal, signal.SIGKILL, "was killed by SIGKILL; .* memory"), (os._exit, 3, "ended with status 3")],
+)
+def test_a_worker_that_dies_says_by_what(function: Callable[[int], None], argument: int, told: str) -> None:
+    with pytest.raises(RuntimeError, match=told):
+        in_worker(function, argument)
 
 
 @pytest.mark.parametrize(
