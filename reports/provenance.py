@@ -234,7 +234,7 @@ def _same(first: Number | None, second: Number | None) -> bool:
         return first is second
     for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True):
         if isinstance(a, float) and isinstance(b, float):
-            if not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12):
+            if not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12) and not (math.isnan(a) and math.isnan(b)):
                 return False
         elif a != b:
             return False

@@ -299,6 +299,17 @@ def test_a_sweep_that_was_enlarged_or_is_gone_is_drift(own: Writer, tmp_path: Pa
     assert any("cannot be made any more: no sweep 't1'" in line for line in drift(own, report.folder))
 
 
+def test_equal_values_of_many_seeds_do_not_drift(tmp_path: Path) -> None:
+    """As of a metric that no seed changes: the mean of ten times 0.6 differs from it in the last digit."""
+    writer = Writer(sqlite(tmp_path), tmp_path / "artifacts")
+    trials = [declare("svhn", "β=1", {"method.beta": 1}, seed) for seed in range(10)]
+    for trial in trials:
+        writer.trial("many", trial, metrics={"knn/accuracy": 0.6})
+    writer.sweep("many", "", {"method.beta": [1]}, "svhn", trials)
+    (report,) = build.build(writer.uri, "many", tmp_path / "results")
+    assert not drift(writer, report.folder)
+
+
 def test_a_table_of_an_earlier_version_is_said(made: build.Report, written: Writer, tmp_path: Path) -> None:
     shutil.copytree(made.folder, tmp_path / "table1")
     path = tmp_path / "table1" / "table.json"
