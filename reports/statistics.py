@@ -44,10 +44,13 @@ def summarise(values: Floats) -> list[Number]:
     if n == 1:
         return [Number(float(mean), None, 1, None, None, None) for mean in means]
     spreads = values.std(axis=1, ddof=1)
+    # Equal values differ from their mean in its last digits, and resampling those gives no number.
+    spreads = np.where(spreads <= 1e-12 * np.abs(means), 0.0, spreads)
     if n < FEW:
         half = stats.t.isf(LEVEL / 2, n - 1) * spreads / np.sqrt(n)
     else:
-        half = np.array([np.quantile(_resampled(row), 1 - LEVEL) for row in values]) * spreads / np.sqrt(n)
+        varied = [np.quantile(_resampled(row), 1 - LEVEL) if s else 0.0 for row, s in zip(values, spreads, strict=True)]
+        half = np.array(varied) * spreads / np.sqrt(n)
     method: Any = "t" if n < FEW else "bootstrap-t"
     parts = zip(means.tolist(), spreads.tolist(), half.tolist(), strict=True)
     return [Number(mean, std, n, mean - radius, mean + radius, method) for mean, std, radius in parts]

@@ -21,7 +21,6 @@ from runner.cli import app
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.pop("COLUMNS", None)  # set by pytest-xdist, and it would wrap what commands print
 
 POSTGRESQL_PASSWORD = "sesame-postgres-4716"
 ROOT = Path(__file__).resolve().parent.parent

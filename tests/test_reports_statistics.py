@@ -118,3 +118,10 @@ def test_many_rows_over_many_seeds_still_have_a_best() -> None:
     outcome = contest(values.tolist(), "higher")
     assert [place for place, best in enumerate(outcome.best) if best] == [7]
     assert outcome.method == "t", "pairs too many for the resamples"
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_equal_values_have_an_interval_of_one_point(n: int) -> None:
+    """Though their mean differs from them in its last digits."""
+    (number,) = statistics.summarise(np.full((1, n), 0.1 + 0.2 + 1 / 3))
+    assert (number.std, number.low, number.high) == (0, number.mean, number.mean)

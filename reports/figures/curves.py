@@ -140,7 +140,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
         name=re.sub(r"[^A-Za-z0-9_-]+", "-", name),
         heading=heading,
         words=() if has_scale else tuple(dict.fromkeys(x.tolist())),
-        log=has_scale and min(values) > 0 and max(values) >= 10 * min(values),
+        log=has_scale and min(values, default=0) > 0 and max(values) >= 10 * min(values),
         joined=has_scale and series.nunique() <= MOST_SERIES,
         apart=apart,
         numbers=numbers.drop(columns=["row", "metric_order", "along"]).reset_index(drop=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from rich.markup import escape
 def _console(stderr: bool = False) -> Console:
     """Where the output is no terminal, lines are as long as they are: what reads them is a file or grep."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=250)
+    return console if console.is_terminal else Console(stderr=stderr, width=250)
 
 
 out, err = _console(), _console(stderr=True)
