@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import free_port
 from mlflow import MlflowClient
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
@@ -346,12 +347,6 @@ def test_a_sweep_stops_at_equal_exceptions_and_mended_trials_run_again(cluster: 
     code, output = place.run("--packing", "2")
     assert code == 0, output
     assert len(place.numbers()) == 5
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ast
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cplearn", "sweeps", "runner", "reports")
@@ -66,13 +65,6 @@ def test_checkpoints_are_read_as_tensors_and_yaml_as_data() -> None:
     from sweeps.loading import Loader
 
     assert issubclass(Loader, yaml.SafeLoader)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def listeners(port: int) -> set[str]:

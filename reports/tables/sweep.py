@@ -14,11 +14,9 @@ from reports.metrics import Metric
 from reports.store import SweepResult
 from reports.tables import fill, spec
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Source, Table
-from reports.tables.spec import TableSpec
+from reports.tables.spec import UNSEEN, TableSpec
 
 REASON_LENGTH = 100
-UNSEEN = ("validation/", "select/", "train/", "time/")
-"""What metrics that never see the test split start with."""
 MOST_SUGGESTED = 20
 """Points of a search in its table, which has the best ones first; all are in runs.csv."""
 
@@ -161,7 +159,7 @@ def _caption(result: SweepResult, columns: Sequence[Metric]) -> Iterator[str]:
 def _chosen(objectives: Mapping[str, str], which: str) -> Iterator[str]:
     aims = " and ".join(f"{direction} {name}" for name, direction in objectives.items())
     yield f"Points were suggested by Optuna (TPE) to {aims}, and stand best first by that."
-    if seen := [name for name in objectives if not name.startswith(UNSEEN)]:
+    if seen := [name for name in objectives if not name.startswith((*UNSEEN, "time/"))]:
         yield (
             f"The search has seen the test split ({', '.join(seen)}), so the best rows are too good; other metrics are "
             f"those {which}."
