@@ -461,7 +461,7 @@ def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> Method
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):  # quicker than Mapping by far, and a plan flattens thousands of trials
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -40,8 +40,9 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings by dotted names."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}
+        if isinstance(value, dict):  # quicker than Mapping by far, and a plan flattens thousands of trials
+            for inner, leaf in flat(value).items():
+                found[f"{key}.{inner}"] = leaf
         else:
             found[key] = value
     return found

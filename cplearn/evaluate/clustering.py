@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
 from cplearn.evaluate.inputs import Array, standardise, to_float64, to_indices
@@ -35,6 +32,8 @@ def clustering(
     One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there is also only one class.
     Raises ValueError if the lengths differ or `shuffles` is below 1.
     """
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+
     classes, clusters = _compact(labels), _compact(assignments)
     if len(classes) != len(clusters):
         raise ValueError(f"{prefix}: {len(clusters)} assignments for {len(classes)} labels")
@@ -54,6 +53,8 @@ def kmeans(features: Array, n_clusters: int, *, restarts: int, seed: int) -> np.
     Of `restarts` runs the one with the lowest inertia counts. There are fewer than `n_clusters` clusters where there
     are fewer distinct rows.
     """
+    from sklearn.cluster import KMeans
+
     (x,) = standardise(to_float64(features, "features"))
     distinct = len(np.unique(x, axis=0))
     model = KMeans(min(n_clusters, distinct), n_init=restarts, random_state=seed)
@@ -88,6 +89,8 @@ def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.rando
 
 
 def _matched_accuracy(classes: np.ndarray, clusters: np.ndarray) -> float:
+    from scipy.optimize import linear_sum_assignment
+
     shape = (classes.max() + 1, clusters.max() + 1)
     table = np.bincount(classes * shape[1] + clusters, minlength=shape[0] * shape[1]).reshape(shape)
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(classes))

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from cplearn.evaluate.inputs import Array, to_float64
@@ -30,6 +28,9 @@ def mixture_entropy(embeddings: Array, components: Sequence[int], *, seed: int) 
 
     The fit depends on `seed` alone. Raises NonFiniteFeatures, and ValueError if there are fewer images than components.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     z = to_float64(embeddings, "embeddings")
     length = np.linalg.norm(z, axis=1, keepdims=True)
     z = z * (math.sqrt(z.shape[1]) / np.maximum(length, np.finfo(np.float64).tiny))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from cplearn.evaluate.inputs import Array, standardise, to_float64, to_indices
@@ -33,6 +31,9 @@ def linear_probe(
     than 5 classes in `train`, `probe/top5`: test images whose class is among the five likeliest. A class that is
     missing in `train` is never predicted. Raises ValueError if `train` has only one class.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     x_train, x_test = standardise(to_float64(train, "training features"), to_float64(test, "test features"))
     y_train, y_test = to_indices(train_labels), to_indices(test_labels)
     with warnings.catch_warnings(record=True) as caught:

@@ -6,9 +6,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.linalg
-from sklearn.metrics import mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from cplearn.evaluate.collapse import RANKME_EPSILON, perplexity
 from cplearn.evaluate.inputs import RESOLUTION, Array, to_float64, to_indices
@@ -28,6 +25,9 @@ def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
 
     Raises ValueError if the lengths differ.
     """
+    from sklearn.metrics import mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
     a, b = to_indices(first), to_indices(second)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} codes for two views of the same images")
@@ -56,6 +56,8 @@ def lidar(embeddings: np.ndarray) -> float:
 
     Raises NonFiniteFeatures; ValueError if there is one view only.
     """
+    import scipy.linalg
+
     n, q, f = embeddings.shape
     if q < 2:
         raise ValueError("LiDAR needs at least two views of each image")
