@@ -6,6 +6,7 @@ This package knows no trainer: what a trial's settings may be is said by a `Sche
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -292,7 +293,7 @@ def _expand(
                 drawn = {key: value for part in parts for key, value in part.items()}
                 trial = _trial(arm.name, arm.settings, {key: drawn[key] for key in order}, placed, seed, read)
                 # 1 and 1.0, or two draws of one choice, are the same trial.
-                identity = repr(sorted(flat(trial.settings).items()))
+                identity = json.dumps(trial.settings, sort_keys=True)
                 if identity not in once:
                     once.add(identity)
                     yield trial

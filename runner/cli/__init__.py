@@ -36,6 +36,6 @@ def main() -> None:
     """Entry point of the console script."""
     # Importing torch and mlflow makes a million objects that live until the end. With Python's own thresholds the
     # collector walks through them again and again, and once more at the end: 3 of the 8 s of a plan of 10,000 trials.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(200_000, 20, 20)
     atexit.register(gc.freeze)
     app()
