@@ -7,8 +7,9 @@ import dataclasses
 import io
 import itertools
 import json
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ FORMAT = 1
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub-flavoured markdown, with caption, notes and the runs behind each row or cell."""
+    """GitHub-flavoured markdown, with caption, notes and the runs behind the numbers."""
     environment = _environment()
     environment.filters.update(md=text.markdown, cell=_markdown_cell, published=_published)
     return environment.get_template("table.md.j2").render(
-        table=table, behind=list(_behind(table)), source=lambda source: _markdown_source(source, table)
+        table=table,
+        behind=list(_behind(table)),
+        source=lambda source: _markdown_source(source, table),
     )
 
 
@@ -62,8 +65,7 @@ def to_latex(table: Table) -> str:
         cells=lambda row: [column.cell(cell) for column, cell in zip(columns, row.cells, strict=True)],
         published=lambda row: [column.published(cell, table) for column, cell in zip(columns, row.cells, strict=True)],
         has_published=_has_published,
-        behind=_row_behind,
-        described=described,
+        behind=list(_behind(table)),
         size=r"\scriptsize" if dense and table.n > 1 else r"\footnotesize",
         anchor=re.sub(r"[^A-Za-z0-9]+", "-", f"{table.sweep}-{table.slug}").strip("-"),
         blocks=any(row.block for row in table.all_rows),
@@ -73,7 +75,7 @@ def to_latex(table: Table) -> str:
 def to_html(table: Table) -> str:
     """A page of its own without scripts, light or dark as the reader prefers; each number leads to its runs."""
     behind = list(_behind(table))
-    anchors = {place: number for number, (_, places, _, _) in enumerate(behind) for place in places}
+    anchors = {place: number for number, one in enumerate(behind) for place in one.places}
     return _html(
         "table.html.j2",
         table,
@@ -204,30 +206,53 @@ def _fields(one: Any) -> dict[str, Any]:
     return {part.name: getattr(one, part.name) for part in dataclasses.fields(one)}
 
 
-Behind = tuple[str, tuple[tuple[int, int], ...], str, tuple[Source, ...]]
+@dataclasses.dataclass(frozen=True)
+class _Behind:
+    """Trials and the cells that they are behind: `places` are rows and columns, `label` is what these have in common,
+    and `numbers` says the cells in words; it is empty where the trials are behind a whole row."""
+
+    label: str
+    places: tuple[tuple[int, int], ...]
+    numbers: str
+    sources: tuple[Source, ...]
 
 
-def _behind(table: Table) -> Iterator[Behind]:
-    """What is behind the numbers, row by row, or cell by cell where a row's cells have different runs: a label, the
-    places it speaks for, what the number is, and its trials."""
+def _behind(table: Table) -> Iterator[_Behind]:
+    """What is behind the numbers: row by row, or where a row's cells have different trials, together all cells of the
+    table that share theirs."""
+    shared: dict[tuple[Source, ...], list[tuple[int, int]]] = {}
     for place, row in enumerate(table.all_rows):
         if row.sources:
             where = tuple((place, column) for column in range(len(row.cells)))
-            yield ", ".join(filter(None, [row.block, row.label])), where, "", row.sources
+            yield _Behind(_join([row.block, row.label]), where, "", row.sources)
             continue
         for column, cell in enumerate(row.cells):
             if cell.sources:
-                label = ", ".join(filter(None, [row.block, row.label, table.columns[column].heading]))
-                yield label, ((place, column),), described(cell, table), cell.sources
+                shared.setdefault(cell.sources, []).append((place, column))
+    for sources, places in shared.items():
+        names = [_name(table, *place) for place in places]
+        same = [len(set(parts)) == 1 for parts in zip(*names, strict=True)]
+        told = [
+            " ".join(filter(None, [_join(itertools.compress(name, map(operator.not_, same))), words]))
+            for name, (place, column) in zip(names, places, strict=True)
+            if (words := described(table.all_rows[place].cells[column], table))
+        ]
+        yield _Behind(_join(itertools.compress(names[0], same)), tuple(places), "; ".join(told), sources)
 
 
-def _row_behind(row: Row, table: Table) -> Iterator[tuple[str, Cell | None, tuple[Source, ...]]]:
-    if row.sources:
-        yield row.label, None, row.sources
-        return
-    for column, cell in zip(table.columns, row.cells, strict=True):
-        if cell.sources:
-            yield f"{row.label}, {column.heading}", cell, cell.sources
+def _name(table: Table, place: int, column: int) -> tuple[str, ...]:
+    """The parts that name a cell: block and label of its row, headings of its column from the top."""
+    row, heading = table.all_rows[place], table.columns[column]
+    told, lowest = [], heading.heading
+    for group in heading.groups:
+        # Short forms, "Accuracy" above "Linear" say, are not part of the heading in full.
+        told.append(group if lowest.startswith(f"{group}, ") else "")
+        lowest = lowest.removeprefix(f"{group}, ")
+    return row.block, row.label, *told, lowest
+
+
+def _join(parts: Iterable[str]) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def described(cell: Cell | None, table: Table) -> str:

@@ -130,6 +130,20 @@ def test_the_validation_split_chooses_and_not_the_test_split(made: build.Report)
     assert any("CPLearn, SVHN, 16,384: 0.1" in note for note in made.table.notes)
 
 
+def test_runs_are_listed_once_with_every_number_they_are_behind(made: build.Report) -> None:
+    listed = (made.folder / "table.md").read_text().partition("<summary>Runs behind the numbers</summary>")[2]
+    lines = [line for line in listed.splitlines() if "key `" in line]
+    cells = [cell for row in made.table.all_rows for cell in row.cells if cell.sources]
+    assert len(lines) == len({cell.sources for cell in cells}) < len(cells) / 2
+    (line,) = [line for line in lines if line.startswith("- SwAV, SVHN, c = 16,384:")]
+    for block, number in {"NMI (codes)": "0.32", "NMI (chance)": "0.20", "Linear acc.": "0.45"}.items():
+        assert f"{block} {number}" in line
+    assert line.count("key `") == len(SEEDS)
+    latex = (made.folder / "table.tex").read_text()
+    keys = re.findall(r"^% .*, seed \d+: .*, key (.+), \w+$", latex, re.MULTILINE)
+    assert sorted(keys) == sorted({source.key for cell in cells for source in cell.sources}), "each trial once"
+
+
 def test_what_is_missing_is_marked_and_never_averaged_away(made: build.Report) -> None:
     linear = rows(made, "Linear acc.")
     failed = linear["SwAV"].cells[column(made, "SVHN, c = 128")]
