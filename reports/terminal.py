@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -25,14 +28,28 @@ def render(report: Report, width: int = 100, table: TableSpec | None = None) -> 
     while True:
         kept = [column for column in report.table.columns if any(column.name in group for group in groups)]
         drawn = _draw(report.table, kept)
-        if len(groups) == 1 or Console(width=10_000).measure(drawn).maximum <= width:
+        if len(groups) == 1 or _width(drawn) <= width:
             return drawn
         groups.pop()
 
 
-def render_table(table: Table) -> RichTable:
-    """A table with all of its columns, however wide."""
-    return _draw(table, list(table.columns))
+def render_table(table: Table, width: int = 100) -> Group:
+    """A table with all of its columns. Where they do not fit in `width` characters, it is printed in parts below each
+    other, each of which begins with the heads of the rows; columns under one heading stay together if they can."""
+    parts: list[list[Column]] = [[]]
+
+    def fits(more: Sequence[Column]) -> bool:
+        return _width(_grid(table, [*parts[-1], *more])) <= width
+
+    for _, group in itertools.groupby(table.columns, key=lambda column: column.groups[:1]):
+        together = list(group)
+        if parts[-1] and not fits(together):
+            parts.append([])
+        for column in together:
+            if parts[-1] and not fits([column]):
+                parts.append([])
+            parts[-1].append(column)
+    return Group(_title(table), *(_grid(table, part) for part in parts), _hints(table, []))
 
 
 def render_trace(traced: Traced) -> Text:
@@ -61,22 +78,29 @@ def render_trace(traced: Traced) -> Text:
 
 
 def _draw(table: Table, kept: list[Column]) -> RichTable:
+    drawn = _grid(table, kept)
+    drawn.title, drawn.title_justify = _title(table), "left"
+    drawn.caption, drawn.caption_justify = _hints(table, [one for one in table.columns if one not in kept]), "left"
+    return drawn
+
+
+def _width(drawn: RichTable) -> int:
+    return Console(width=10_000).measure(drawn).maximum
+
+
+def _title(table: Table) -> Text:
     seeds = f"mean ± std over {table.n} seeds" if table.n > 1 else "one seed"
-    left_out = [column.heading for column in table.columns if column not in kept]
-    hints = [
-        *table.statistics,
-        *table.notes,
-        *([f"Not shown here, but in table.md: {', '.join(left_out)}."] if left_out else []),
-    ]
-    drawn = RichTable(
-        title=Text(f"{table.title}, {seeds}", style="bold"),
-        title_justify="left",
-        caption=Text("\n".join(hints), style="dim"),
-        caption_justify="left",
-        box=SIMPLE,
-        pad_edge=False,
-        header_style="bold",
-    )
+    return Text(f"{table.title}, {seeds}", style="bold")
+
+
+def _hints(table: Table, left_out: Sequence[Column]) -> Text:
+    missing = f"Not shown here, but in table.md: {', '.join(column.heading for column in left_out)}."
+    return Text("\n".join([*table.statistics, *table.notes, *([missing] if left_out else [])]), style="dim")
+
+
+def _grid(table: Table, kept: Sequence[Column]) -> RichTable:
+    """Heads, headings and numbers of some of the columns."""
+    drawn = RichTable(box=SIMPLE, pad_edge=False, header_style="bold")
     for heading in table.headings:
         drawn.add_column(Text(heading), no_wrap=True, vertical="bottom")
     for column in kept:

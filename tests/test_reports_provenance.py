@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import needs
+from rich.console import Console
 from test_reports_build import Writer, declare, sqlite
 from typer.testing import CliRunner
 
-from reports import build, provenance, store
+from reports import build, provenance, store, terminal
 from reports.errors import ReportError
 from reports.tables import Row, spec
 from runner.cli import app
@@ -142,6 +144,21 @@ def test_runs_are_listed_once_with_every_number_they_are_behind(made: build.Repo
     latex = (made.folder / "table.tex").read_text()
     keys = re.findall(r"^% .*, seed \d+: .*, key (.+), \w+$", latex, re.MULTILINE)
     assert sorted(keys) == sorted({source.key for cell in cells for source in cell.sources}), "each trial once"
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_a_wide_table_is_printed_in_parts_that_fit_the_terminal(made: build.Report, width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(terminal.render_table(made.table, width))
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert "…" not in told, "nothing is cut"
+    assert told.count("Barlow Twins") >= 4 * (1 if width == 200 else 2), "each part has the heads of the rows"
+    for number in {cell.mean for row in made.table.all_rows for cell in row.cells if not cell.empty}:
+        assert number in told
+    tops = [set(line.split()) for line in told.splitlines() if line.strip() and {*line.split()} <= {"SVHN", "CIFAR-10"}]
+    assert tops, "headings of the columns"
+    assert all(len(top) == (2 if width == 200 else 1) for top in tops), "parts break between data sets"
 
 
 def test_what_is_missing_is_marked_and_never_averaged_away(made: build.Report) -> None:

@@ -46,7 +46,7 @@ def report(
                 )
             kept = dict(parse_override(text) for text in where)
             written = build.build_table(uri, table, results, sweeps, kept)
-            out.print(terminal.render_table(written.table))
+            out.print(terminal.render_table(written.table, out.width))
             out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
             return
         if sweeps or where:
