@@ -318,6 +318,8 @@ def _coordinate(dim: Dimension, value: Any) -> Coordinate:
     words = str(value) if not isinstance(value, str) else value
     usual = SHOWN_AS.get(words) if dim.key in SHORT and isinstance(value, str) else None
     plain = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else text.values([value])[0]
+    if dim.key == "dataset":
+        plain = plain.removeprefix("folder-")
     shown = dim.names.get(words) or usual or plain
     return Coordinate(value if isinstance(value, Hashable) else words, shown, {dim.key: value})
 
