@@ -91,6 +91,22 @@ def check_store(uri: str, shown: str) -> None:
         raise InputError(f"--tracking-uri {shown!r}: cannot write there ({reason})") from None
 
 
+def make_store(uri: str) -> None:
+    """Make the tables of a SQLite store that does not exist yet; one driver at a time may do so.
+
+    They are made under another name: a reader that met a file with some of its tables would try to make the rest.
+    """
+    address, colon, rest = uri.partition(":///")
+    name, mark, options = rest.partition("?")
+    path = Path(name)
+    if not address.startswith("sqlite") or (path.exists() and path.stat().st_size):
+        return
+    draft = path.with_name(f"{path.name}.making")
+    draft.unlink(missing_ok=True)  # of a driver that was killed
+    MlflowClient(f"{address}{colon}{draft}{mark}{options}").search_experiments(max_results=1)
+    draft.replace(path)
+
+
 PAGE = 1000
 REFUSALS = {
     "BAD_REQUEST",
@@ -128,6 +144,7 @@ class Tracker:
         forget: Callable[[str], None] = lambda key: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        make_store(uri)
         self.client = MlflowClient(uri)
         self.plan, self.claim, self.anew, self.forget = plan, claim, anew, forget
         self.experiment = self._experiment()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from reports import store
 from runner.plan import SCHEMA, Plan, make_plan
-from runner.tracking import Tracker
+from runner.tracking import Tracker, make_store
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -45,6 +48,37 @@ def uri(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     shutil.copy(fresh, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_who_reads_while_a_store_is_made_meets_none_or_all_of_it(tmp_path: Path) -> None:
+    uri, ready, seen = f"sqlite:///{tmp_path / 'mlflow.db'}", threading.Event(), []
+
+    def read() -> None:
+        while True:
+            last = ready.is_set()
+            seen.append(store.known_runs(uri, {"0" * 16}))
+            if last:
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        make_store(uri)
+        ready.set()
+        reader.result()
+    assert len(seen) > 1
+    assert not any(seen)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    made = (tmp_path / "mlflow.db").read_bytes()
+    make_store(uri)
+    assert (tmp_path / "mlflow.db").read_bytes() == made, "a store that is there stays as it is"
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlflow.db.making").write_bytes(b"half of a table")
+    make_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
 
 
 def runs(uri: str, kind: str = "trial") -> list[Any]:

@@ -159,7 +159,8 @@ def sweep(
                 mine = [job for job in todo if claims.take(job.key)]
                 todo = [job for job in todo if job.key not in claims.held]
                 # Another driver may have finished some since they were looked up.
-                mine, given_up, _ = missing(mine)
+                with claims.alone():
+                    mine, given_up, _ = missing(mine)
                 failed += given_up
                 if mine or not begun or (search and search.to_come):
                     if force:
