@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
-from runner.companions import companion
+from runner.companions import companion, store_file
 
 POLL_SECONDS = 1.0
 GRACE = 3.0
@@ -213,7 +213,7 @@ def claims_of(uri: str) -> Claims:
 def looking_at(uri: str) -> Iterator[None]:
     """Alone with a tracking store: who reads one that another driver is about to make would try to make it, too. Where
     its file does not exist there is nothing to read, and nothing is left behind."""
-    if uri.startswith("sqlite:") and not companion(uri, "claims").with_suffix("").exists():
+    if uri.startswith("sqlite:") and not store_file(uri).exists():
         yield
         return
     with claims_of(uri) as gate, gate.alone():

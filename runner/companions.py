@@ -7,11 +7,16 @@ import os
 from pathlib import Path
 
 
+def store_file(uri: str) -> Path:
+    """The file of a tracking store in SQLite."""
+    return Path(uri.partition(":///")[2].partition("?")[0])
+
+
 def companion(uri: str, kind: str) -> Path:
     """The file `kind` of the tracking store at `uri`: beside its own file if it is SQLite, else in the user's cache
     folder."""
     if uri.startswith("sqlite:"):
-        path = Path(uri.partition(":///")[2].partition("?")[0])
+        path = store_file(uri)
         return path.with_name(f"{path.name}.{kind}")
     name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn", f"{name}.{kind}")

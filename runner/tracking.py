@@ -39,6 +39,7 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from cplearn import config
 from cplearn.errors import InputError
+from runner.companions import store_file
 from runner.faults import Kind
 from runner.outbox import Outbox
 from runner.plan import DatasetUse, Job, Plan, command, spell
@@ -78,7 +79,7 @@ def check_store(uri: str, shown: str) -> None:
         )
     if scheme != "sqlite":
         return
-    path = Path(uri.partition(":///")[2].partition("?")[0])
+    path = store_file(uri)
     existing = path if path.exists() else path.parent
     try:
         if path.exists():
@@ -96,14 +97,13 @@ def make_store(uri: str) -> None:
 
     They are made under another name: a reader that met a file with some of its tables would try to make the rest.
     """
-    address, colon, rest = uri.partition(":///")
-    name, mark, options = rest.partition("?")
-    path = Path(name)
-    if not address.startswith("sqlite") or (path.exists() and path.stat().st_size):
+    path = store_file(uri)
+    if not uri.startswith("sqlite") or (path.exists() and path.stat().st_size):
         return
     draft = path.with_name(f"{path.name}.making")
     draft.unlink(missing_ok=True)  # of a driver that was killed
-    MlflowClient(f"{address}{colon}{draft}{mark}{options}").search_experiments(max_results=1)
+    scheme, options = uri.partition(":///")[0], "".join(uri.partition("?")[1:])
+    MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
     draft.replace(path)
 
 
