@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from cplearn.errors import InputError
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
 from cplearn.online import OnlineProbe
+from cplearn.products import counts
 from cplearn.protocol import Outcome
 
-__all__ = ["Outcome", "Pack", "check", "member_bytes", "train"]
+__all__ = ["Footprint", "Outcome", "Pack", "check", "footprint", "train"]
 
 Log = Callable[[int, int, dict[str, float]], None]
 """log(member, epoch, metrics): called once an epoch for each member that is still alive."""
@@ -272,12 +273,20 @@ class Pack:
             self.online.load_member_states([s["online"] for s in states], self.epoch * self.steps_per_epoch)
 
 
-def member_bytes(trial: Trial, dataset: Dataset) -> int:
-    """Memory in bytes that one more member adds to a pack in training, measured on one step of the trial alone.
+class Footprint(NamedTuple):
+    """What one more member costs a pack in training."""
 
-    Counted are weights, gradients, the optimiser's moments, buffers, and what the step keeps for its backward pass;
-    not what all members share (data, views).
-    """
+    memory: int
+    """Bytes of weights, gradients, the optimiser's moments, buffers, and what a step keeps for its backward pass; not
+    of what all members share (data, views)."""
+    operations: int
+    """Floating-point operations of the products and convolutions of a step, forward and backward."""
+
+
+def footprint(trial: Trial, dataset: Dataset) -> Footprint:
+    """The footprint of a member like this trial, measured on one step of it alone."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports a compiler
+
     # Data sets of the evaluation have no part in it, and may lie elsewhere.
     evaluation = trial.evaluation.model_copy(update={"transfer": []})
     pack = Pack([trial.model_copy(update={"evaluation": evaluation})], dataset)
@@ -285,7 +294,7 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
     averages = sum(p.nbytes for p in pack.model.parameters()) - weights
     state = 4 * weights + averages + sum(b.nbytes for b in pack.model.buffers())
     if not trial.method.trains:
-        return state
+        return Footprint(state, 0)
     moments = len(pack.optimizer.moments)
     # A scaled loss needs a copy of weights and moments, to take a member's update back.
     state += (moments - 2 + (1 + moments if pack.optimizer.loss_scale else 0)) * weights
@@ -296,9 +305,10 @@ def member_bytes(trial: Trial, dataset: Dataset) -> int:
         kept.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        pack._step(*next(pack.views.epoch(0)), 0)
-    return state + sum(kept.values())
+    batch, counter = next(pack.views.epoch(0)), FlopCounterMode(display=False, custom_mapping=counts())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
+        pack._step(*batch, 0)
+    return Footprint(state + sum(kept.values()), counter.get_total_flops())
 
 
 def _local_size(trial: Trial, image_size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,9 @@ import torch
 import cplearn.data
 from cplearn.data import Dataset
 from cplearn.data.subset import limit
+from cplearn.errors import InputError
 from cplearn.training import Pack
+from runner.environment import WorkerLost, in_worker
 from runner.estimate import Kind, Timing, calibrated, kind
 from runner.plan import Job
 
@@ -25,22 +27,29 @@ IMAGES = 1_000
 
 
 def calibrate(
-    packs: Iterable[Sequence[Job]], device: str, threads: int, data_root: Path | None, limit: float = 60.0
+    packs: Sequence[Sequence[Job]], device: str, threads: int, data_root: Path | None, limit: float = 60.0
 ) -> dict[Kind, Timing]:
     """Timings of the kinds among `packs`, at least of the first, until `limit` seconds have passed.
 
-    The process computes with `threads` threads meanwhile, as a trial does.
+    They are taken in a process like that of a trial, with `threads` threads. Raises InputError where a trial's data
+    cannot be used, or the process is lost.
     """
-    end, before = time.monotonic() + limit, torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        found: dict[Kind, Timing] = {}
-        for pack in packs:
-            if kind(pack) not in found and (not found or time.monotonic() < end):
-                found[kind(pack)] = _calibrate(pack, device, data_root)
-        return found
-    finally:
-        torch.set_num_threads(before)
+        return in_worker(_calibrate_all, packs, device, threads, data_root, limit)
+    except WorkerLost as error:
+        raise InputError(f"the calibration ended without a result: {error}; plan without --calibrate") from None
+
+
+def _calibrate_all(
+    packs: Sequence[Sequence[Job]], device: str, threads: int, data_root: Path | None, limit: float
+) -> dict[Kind, Timing]:
+    end = time.monotonic() + limit
+    torch.set_num_threads(threads)
+    found: dict[Kind, Timing] = {}
+    for pack in packs:
+        if kind(pack) not in found and (not found or time.monotonic() < end):
+            found[kind(pack)] = _calibrate(pack, device, data_root)
+    return found
 
 
 def _calibrate(jobs: Sequence[Job], device: str, data_root: Path | None) -> Timing:

@@ -34,13 +34,13 @@ from ray.tune.schedulers import FIFOScheduler
 
 import cplearn.data
 from cplearn.errors import InputError
-from cplearn.training import member_bytes
+from cplearn.training import footprint
 from runner.checkpoints import Checkpoints
 from runner.environment import WORKER_ENVIRONMENT
 from runner.events import Listener
 from runner.faults import Kind, Policy, Repeats
 from runner.nodes import Nodes, environment, facts
-from runner.packing import MEMORY_SHARE, group
+from runner.packing import group, widest
 from runner.plan import Job
 from runner.resources import Resources
 from runner.scheduler import Asha
@@ -508,10 +508,10 @@ def _fit(resources: Resources, nodes: Nodes) -> tuple[Resources, int]:
 
 
 def _fitting(job: Job, resources: Resources, nodes: Nodes, data_root: str | None) -> int:
-    """How many trials like this one fit into the memory of a slot, by the memory that one was measured to need."""
+    """How many trials like this one a pack should have at most, by what one was measured to cost."""
     root = Path(data_root) if data_root else None
     dataset = cplearn.data.load(**job.trial.data_request(), root=root)
-    return int(MEMORY_SHARE * _slot_memory(resources, nodes) / member_bytes(job.trial, dataset))
+    return widest(footprint(job.trial, dataset), _slot_memory(resources, nodes), bool(resources.gpus))
 
 
 def _slot_memory(resources: Resources, nodes: Nodes) -> float:

@@ -6,12 +6,22 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cplearn.errors import InputError
 from runner.plan import Job
 
+if TYPE_CHECKING:
+    from cplearn.training import Footprint
+
 MEMORY_SHARE = 0.6
 """Part of a slot's memory that a pack may fill; the rest is for data, evaluation and fragmentation."""
+
+BUSY = 4e9
+"""Operations of a training step from which on a pack is no faster on a CPU than its members one after the other.
+
+Arithmetic takes most of such a step, of which a pack saves none; its grouped convolutions and the members' activations,
+which no longer fit the caches together, make it slower (`make bench PARTS=widths` measures both sides of the limit)."""
 
 
 def parse(text: str | int) -> int | None:
@@ -44,7 +54,8 @@ def group(
     """Jobs in packs that can be trained as one model, in the order of the jobs.
 
     A `width` fixes the largest pack. With None, packs are as wide as leaves work for each of the `slots` that run at
-    once, and as `fitting` (asked once for each kind of job: how many such members fit into a slot's memory) allows.
+    once, and as `fitting` (asked once for each kind of job: how many such members a pack should have, see `widest`)
+    allows.
     Trials that cannot be stacked stay alone whatever the width. `by_seed` keeps seeds apart, so that work cut short has
     one seed everywhere first.
     `epochs` says from which epoch the jobs of some keys go on; those of a pack must agree.
@@ -67,6 +78,13 @@ def group(
             most = max(1, min(most, fitting(members[0])))
         packs += _even(members, math.ceil(len(members) / most))
     return sorted(packs, key=lambda pack: place[pack[0].key])
+
+
+def widest(footprint: Footprint, memory: float, on_gpu: bool) -> int:
+    """How many members of a `footprint` a pack should have at most: as many as fit into a slot of `memory` bytes, and
+    on a CPU one alone where its steps are busy with arithmetic. 0 where not even one fits."""
+    fitting = int(MEMORY_SHARE * memory / footprint.memory)
+    return fitting if on_gpu or footprint.operations < BUSY else min(fitting, 1)
 
 
 def _even(jobs: Sequence[Job], parts: int) -> list[list[Job]]:

@@ -309,4 +309,4 @@ def test_what_cannot_be_evaluated_is_refused_before_the_training(digits: Dataset
         training.Pack([trial(evaluation={"gmm_components": [97]})], digits)
     with pytest.raises(InputError, match="nowhere"):
         training.Pack([trial(evaluation={"transfer": ["folder:/nowhere"]})], digits)
-    assert training.member_bytes(trial(evaluation={"transfer": ["folder:/nowhere"]}), digits) > 0
+    assert training.footprint(trial(evaluation={"transfer": ["folder:/nowhere"]}), digits).memory > 0

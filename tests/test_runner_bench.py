@@ -19,8 +19,21 @@ from rich.console import Console
 from cplearn.errors import InputError
 from reports import store
 from runner import bench
-from runner.bench import augmentation, commands, dictionary, first_metric, gpu, growth, render, report, step, sweep
-from runner.bench.measure import Goal, Growth, Measured, Pair, Part, alternate, exponent, in_worker, summary
+from runner.bench import (
+    augmentation,
+    commands,
+    dictionary,
+    first_metric,
+    gpu,
+    growth,
+    render,
+    report,
+    step,
+    sweep,
+    widths,
+)
+from runner.bench.measure import Goal, Growth, Measured, Pair, Part, alternate, exponent, summary
+from runner.environment import WorkerLost, in_worker
 
 
 def test_ratios_are_those_of_the_medians_and_of_each_turn() -> None:
@@ -92,7 +105,7 @@ def test_a_worker_has_its_environment_and_leaves_ours_alone(monkeypatch: pytest.
     [(signal.raise_signal, signal.SIGKILL, "was killed by SIGKILL; .* memory"), (os._exit, 3, "ended with status 3")],
 )
 def test_a_worker_that_dies_says_by_what(function: Callable[[int], None], argument: int, told: str) -> None:
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(WorkerLost, match=told):
         in_worker(function, argument)
 
 
@@ -258,6 +271,17 @@ def test_the_gpu_part_measures_on_any_device_but_is_skipped_without_cuda() -> No
         part = gpu.run(True)
         assert part.skipped
         assert gpu.UNTRIED in part.notes
+
+
+def test_packs_are_compared_with_lone_trials_on_both_sides_of_the_limit() -> None:
+    rows = widths.compare((4, 16), 1, 64)
+    assert [(row.label.partition(" (")[0], row.label.rpartition(", ")[2]) for row in rows] == [
+        ("digits, width 4", "packed)"),
+        ("digits, width 16", "packed)"),
+        ("random 32x32, width 4", "packed)"),
+        ("random 32x32, width 16", "alone)"),
+    ]
+    assert all(min(*row.first, *row.second) > 0 for row in rows)
 
 
 def test_every_number_has_its_spread() -> None:

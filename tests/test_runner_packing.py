@@ -9,7 +9,8 @@ import pytest
 
 from cplearn.config import Trial
 from cplearn.errors import InputError
-from runner.packing import describe, group, parse
+from cplearn.training import Footprint
+from runner.packing import BUSY, MEMORY_SHARE, describe, group, parse, widest
 from runner.plan import SCHEMA, Job, make_plan
 from sweeps.spec import read_sweep
 
@@ -61,6 +62,14 @@ def test_auto_keeps_within_memory_and_asks_once_for_each_kind(jobs: list[Job]) -
     assert len(asked) == 2
     # Where not even one fits, one is tried all the same: the measure is an estimate.
     assert sorted(map(len, group(jobs, None, 1, lambda job: 0))) == [1] * 12
+
+
+def test_a_pack_fits_its_memory_and_on_a_cpu_saves_time() -> None:
+    small, busy = Footprint(memory=10, operations=int(BUSY / 2)), Footprint(memory=10, operations=int(2 * BUSY))
+    room = 75 / MEMORY_SHARE
+    assert [widest(one, room, on_gpu=on_gpu) for one in (small, busy) for on_gpu in (False, True)] == [7, 7, 1, 7]
+    # Not even one fits, whatever the steps are.
+    assert [widest(one, 5, on_gpu=False) for one in (small, busy)] == [0, 0]
 
 
 def test_a_packing_is_read_and_refused() -> None:

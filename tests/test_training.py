@@ -13,7 +13,7 @@ from conftest import needs
 
 import cplearn
 import cplearn.data
-from cplearn import methods, stacked, training
+from cplearn import cost, methods, stacked, training
 from cplearn.config import Trial
 from cplearn.data import Dataset
 from cplearn.errors import InputError
@@ -309,14 +309,26 @@ def test_a_missing_or_damaged_model_is_one_sentence(digits: Dataset, tmp_path: P
 
 
 def test_the_memory_of_a_member_is_that_of_its_weights_and_of_what_a_step_keeps(digits: Dataset) -> None:
-    small, large = (training.member_bytes(trial(batch_size=n), digits) for n in (16, 64))
+    small, large = (training.footprint(trial(batch_size=n), digits).memory for n in (16, 64))
     weights = sum(p.nbytes for p in training.Pack([trial()], digits).model.parameters())
     assert small > 4 * weights
     # What the step keeps grows with the batch; weights, gradients, moments and dictionary do not.
     fixed = 4 * weights + 32 * 16
     assert (large - fixed) == pytest.approx(4 * (small - fixed), rel=0.1)
     untrained = Trial.read({"method": "untrained", "backbone": {"name": "resnet8-slim", "width": 4}})
-    assert training.member_bytes(untrained, digits) < small
+    assert training.footprint(untrained, digits).memory < small
+
+
+@pytest.mark.parametrize(("codes", "products"), [(16, 2), (1_000, 4)])
+def test_the_operations_of_a_step_are_those_of_its_convolutions_and_products(
+    digits: Dataset, codes: int, products: int
+) -> None:
+    settings = trial(method={"codes": codes, "embedding_dim": 64})
+    model = cost.parts(settings, digits.channels, digits.image_size)
+    layers = model["backbone"].flops + model["projector"].flops
+    # Both views and the dictionary: logits and gradient, or with a streamed one logits twice and a gradient of two.
+    dictionary = products * 2 * 2 * settings.batch_size * codes * 64
+    assert training.footprint(settings, digits).operations == layers + dictionary
 
 
 @pytest.mark.parametrize("backbone", ["pixels", "resnet8-slim"])

@@ -26,6 +26,7 @@ from runner.bench import (
     report,
     step,
     sweep,
+    widths,
 )
 from runner.bench.measure import Part
 
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[bool], Part]] = {
     "dictionary": dictionary.run,
     "first-metric": first_metric.run,
     "packs": packs.run,
+    "widths": widths.run,
     "growth": growth.run,
     "report": report.run,
     "gpu": gpu.run,

@@ -13,7 +13,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cplearn import augment
-from runner.bench.measure import Goal, Pair, Part, alternate, calls_lasting, in_worker, seconds
+from runner.bench.measure import Goal, Pair, Part, alternate, calls_lasting, seconds
+from runner.environment import in_worker
 
 GOAL = Goal("at least", 12)
 SIZE = 32

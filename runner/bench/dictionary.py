@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from cplearn import codes
 from cplearn.methods.cplearn import embedding, temperature
-from runner.bench.measure import Goal, Pair, Part, alternate, calls_lasting, in_worker, seconds
+from runner.bench.measure import Goal, Pair, Part, alternate, calls_lasting, seconds
+from runner.environment import in_worker
 
 SIZES = (128, 1024, 4096, 8192, 16384, 32768, 65536, 524288)
 LENGTHS = (128, 384)

@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from cplearn import data
 from cplearn.config import Trial
 from cplearn.training import Pack
-from runner.bench.measure import Measured, Pair, Part, alternate, in_worker, seconds
+from runner.bench.measure import Measured, Pair, Part, alternate, seconds
+from runner.environment import in_worker
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 UNTRIED = "This part has never been run on a GPU so far; take its first numbers with care."
@@ -37,7 +38,7 @@ def compare(widths: tuple[int, ...], repeats: int, device: str) -> list[Pair | M
     for width in widths:
         settings = {"dataset": "digits", "epochs": repeats + 2, "method": {"codes": 2048}}
         packs[width] = Pack([Trial.read({**settings, "seed": seed}) for seed in range(width)], dataset, device)
-    speeds = alternate({str(width): partial(_speed, pack) for width, pack in packs.items()}, repeats + 1)
+    speeds = alternate({str(width): partial(speed, pack) for width, pack in packs.items()}, repeats + 1)
     # The first turn warms up.
     numbers = [values[1:] for values in speeds.values()]
     rows: list[Pair | Measured] = [
@@ -48,7 +49,8 @@ def compare(widths: tuple[int, ...], repeats: int, device: str) -> list[Pair | M
     return rows
 
 
-def _speed(pack: Pack) -> float:
+def speed(pack: Pack) -> float:
+    """Steps a second of an epoch, times the members."""
     return len(pack.trials) * pack.steps_per_epoch / seconds(pack.train_epoch)
 
 

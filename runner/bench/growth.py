@@ -12,7 +12,8 @@ from cplearn import data, training
 from cplearn.config import Trial
 from cplearn.data import Dataset, Split
 from runner.bench.commands import workplace
-from runner.bench.measure import Growth, Part, alternate, in_worker, seconds
+from runner.bench.measure import Growth, Part, alternate, seconds
+from runner.environment import in_worker
 
 SETTINGS: dict[str, Any] = {"dataset": "digits", "epochs": 2, "method": {"codes": 2048}}
 

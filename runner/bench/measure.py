@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-from runner.environment import WORKER_ENVIRONMENT
-
-T = TypeVar("T")
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -184,41 +174,3 @@ def calls_lasting(call: Callable[[], object], duration: float) -> int:
     """How many calls in a row take about `duration` seconds, at least one; the first call warms up."""
     first = seconds(call)
     return 1 if first > 5 * duration else max(1, math.ceil(duration / max(seconds(call), 1e-9)))
-
-
-def in_worker(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a module's function in a fresh process with the environment of a sweep's worker, and return its result.
-
-    One part of the benchmark thus leaves no threads, memory or random state to the next. Raises RuntimeError, which
-    says how the process ended, if it did so without a result.
-    """
-    others = multiprocessing.active_children()
-    with (
-        _environment({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"}),  # The profiler's own news is left out.
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
-        future = pool.submit(function, *arguments)
-        (worker,) = (child for child in multiprocessing.active_children() if child not in others)
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            worker.join()
-            code = worker.exitcode or 0
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
-            raise RuntimeError(f"the process of {function.__name__} {how}{hint}") from None
-
-
-@contextmanager
-def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Variables for processes that start within the block; glibc reads its own before any Python runs."""
-    before = {key: os.environ.get(key) for key in added}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

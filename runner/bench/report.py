@@ -10,7 +10,8 @@ import yaml
 
 from cplearn import data, training
 from runner.bench.commands import Workplace, workplace
-from runner.bench.measure import Goal, Measured, Part, in_worker
+from runner.bench.measure import Goal, Measured, Part
+from runner.environment import in_worker
 from runner.plan import SCHEMA, Plan, make_plan
 from runner.tracking import Tracker
 from sweeps.spec import read_sweep

@@ -13,7 +13,8 @@ from cplearn.data import Dataset, Split
 from cplearn.methods.base import Batch, Progress
 from cplearn.products import product
 from cplearn.training import Pack
-from runner.bench.measure import Goal, Pair, Part, alternate, in_worker, seconds
+from runner.bench.measure import Goal, Pair, Part, alternate, seconds
+from runner.environment import in_worker
 
 GOAL = Goal("at least", 0.95)
 

@@ -20,8 +20,9 @@ from cplearn import data, training
 from cplearn.config import Trial
 from runner import resources
 from runner.bench.commands import CommandFailed, Workplace, workplace
-from runner.bench.measure import Goal, Measured, Pair, Part, in_worker, seconds
+from runner.bench.measure import Goal, Measured, Pair, Part, seconds
 from runner.bench.report import fill
+from runner.environment import in_worker
 from runner.plan import SCHEMA, make_plan
 from sweeps.spec import read_sweep
 

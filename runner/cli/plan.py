@@ -173,7 +173,7 @@ def forecast(
 ) -> Forecast:
     """How the missing jobs would run, and for how long; with `by_seed` in the order of a budget."""
     import cplearn.data
-    from cplearn.training import member_bytes
+    from cplearn.training import footprint
     from reports import store
     from runner import budget, packing, preview
     from runner import resources as places
@@ -188,7 +188,7 @@ def forecast(
 
     def fitting(job: Job) -> int:
         dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
-        return int(packing.MEMORY_SHARE * places.local_memory(resources) / member_bytes(job.trial, dataset))
+        return packing.widest(footprint(job.trial, dataset), places.local_memory(resources), bool(resources.gpus))
 
     if not jobs:
         return preview.forecast([], {}, resources, slots, 0, {})
