@@ -65,8 +65,10 @@ class Ranks:
         self._reduce(parameters, self.size)
 
     def _reduce(self, parameters: Iterable[nn.Parameter], divisor: int) -> None:
+        if self.size == 1:
+            return  # Even to list the parameters would be felt in a small step.
         grads = [p.grad for p in parameters if p.grad is not None]
-        if self.size == 1 or not grads:
+        if not grads:
             return
         # In one message: most gradients are so small that their number would decide the time.
         flat = torch.cat([grad.reshape(-1) for grad in grads])

@@ -170,14 +170,12 @@ class Intensity:
         return 2
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
-        """`gain` and `gamma` (n,)."""
-        return {
-            "gain": between(u[:, 0], *power(self.gain, strength)),
-            "gamma": between(u[:, 1], *power(self.gamma, strength)),
-        }
+        """`gain` (n,), and `gamma` (n,) unless it is always 1."""
+        ranges = {"gain": self.gain} | ({} if self.gamma == (1.0, 1.0) else {"gamma": self.gamma})
+        return {name: between(u[:, k], *power(bounds, strength)) for k, (name, bounds) in enumerate(ranges.items())}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        if self.gamma != (1.0, 1.0):  # The power takes longer than all the rest of a recipe of small images.
+        if "gamma" in params:  # The power takes longer than all the rest of a recipe of small images.
             images = images ** per_image(params["gamma"], images)
         return (per_image(params["gain"], images) * images).clamp_(0, 1)
 
