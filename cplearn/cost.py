@@ -30,7 +30,7 @@ VIEWS = 2
 """Views of an image; every recipe of `cplearn.augment` makes two."""
 
 RECIPES: dict[str, dict[int, tuple[int, int]]] = {
-    "digits": {1: (55, 33), 3: (55, 23)},
+    "digits": {1: (50, 33), 3: (50, 23)},
     "paper": {1: (114, 92), 3: (162, 111)},
     "paper-noflip": {1: (109, 87), 3: (157, 106)},
     "solo-cifar": {1: (180, 154), 3: (228, 125)},

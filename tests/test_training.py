@@ -319,6 +319,18 @@ def test_the_memory_of_a_member_is_that_of_its_weights_and_of_what_a_step_keeps(
     assert training.footprint(untrained, digits).memory < small
 
 
+def test_views_made_ahead_are_those_made_one_batch_at_a_time(digits: Dataset) -> None:
+    views = training.Pack([trial(batch_size=32)], digits).views
+    assert views.ahead > 1
+    ahead = list(views.epoch(1))
+    views.ahead = 1
+    alone = list(views.epoch(1))
+    assert len(ahead) == len(alone) == 5
+    for (some, labels), (others, other_labels) in zip(ahead, alone, strict=True):
+        assert torch.equal(some[0], others[0])
+        assert torch.equal(labels, other_labels)
+
+
 @pytest.mark.parametrize(("codes", "products"), [(16, 2), (1_000, 4)])
 def test_the_operations_of_a_step_are_those_of_its_convolutions_and_products(
     digits: Dataset, codes: int, products: int
