@@ -1,0 +1,193 @@
+"""What tables are made of: the trials that a sweep declares, with the runs that count for them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from reports.errors import ReportError
+from reports.store.connection import open_experiment, readable, search, shown
+from reports.store.trials import newest, placed, record
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MANIFEST_VERSION = 1
+SWEEP_RUNS = "tags.`cplearn.kind` = 'sweep'"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep has given on one data set.
+
+    `axes` maps dotted settings to their values in the order of the table. `runs` has one row for each trial that the
+    sweep declares, run or not, in the order of the manifest, with the columns
+
+    - `run_id`, `key`, `status`: FINISHED, FAILED, KILLED, RUNNING, or MISSING where no run has the trial's key. Of
+      several runs of a key the newest finished one counts, else the newest;
+    - `sweep`: the sweep under which that run was made, which may be another; `started`: UTC, ISO 8601;
+    - `dataset`, `fingerprint`, `role` (trial or baseline), `label`, `seed`;
+    - one column for each axis under its dotted name, None for baselines;
+    - `error`: the end of the failure's message;
+    - `params.*` and `tags.*`: text, as logged (of the tags, those that start with `cplearn.`);
+    - each metric under its own name, `probe/accuracy` for instance: the last value that was logged.
+
+    `search` is what the sweep file says of a search, None where a grid or random draws were run.
+    """
+
+    sweep: str
+    description: str
+    dataset: str
+    slug: str
+    axes: dict[str, list[Any]]
+    seeds: list[int]
+    about: dict[str, Any]
+    parent: str
+    runs: pd.DataFrame = field(repr=False)
+    search: dict[str, Any] | None = None
+
+
+def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
+    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (slugs).
+
+    Raises ReportError if the store cannot be read or holds no sweep.
+    """
+
+    def used(run: Run) -> set[str]:
+        return set(run.data.tags.get("cplearn.dataset", "").split(", "))
+
+    client, experiment = open_experiment(uri)
+    with readable(uri):
+        parents = _parents(client, experiment, uri)
+    return [name for name, runs in parents.items() if datasets is None or any(used(r) & set(datasets) for r in runs)]
+
+
+def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
+    """The results of a sweep, one for each data set it was run on, or for those whose slugs are given.
+
+    Where several parent runs have the sweep's name, each data set is taken from the newest one that declares it.
+
+    Raises ReportError for an unknown name or data set (with the known ones), and if the store cannot be read.
+    """
+    client, experiment = open_experiment(uri)
+    with readable(uri):
+        known = _parents(client, experiment, uri)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ReportError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
+        declared: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for parent in known[name]:
+            manifest = _manifest(client, parent.info.run_id)
+            for slug in dict.fromkeys(dataset["slug"] for dataset in manifest.get("datasets", [])):
+                declared.setdefault(slug, (parent.info.run_id, manifest))
+        if not declared:
+            raise ReportError(f"sweep {name!r} in {shown(uri)} has no manifest.json; run the sweep again to write it")
+        if unknown := sorted(set(datasets or ()) - declared.keys()):
+            raise ReportError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
+        wanted = {slug: found for slug, found in declared.items() if datasets is None or slug in datasets}
+        keys = {t["key"] for slug, (_, manifest) in wanted.items() for t in manifest["trials"] if t["dataset"] == slug}
+        runs = newest(client, experiment, keys, record)
+    return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in sorted(wanted.items())]
+
+
+def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.DataFrame:
+    """One row for each trial of the experiment, or of some sweeps: the columns of `SweepResult.runs`, axes apart.
+
+    Of the whole experiment these are the trials that have a run. Of sweeps also those that were declared and have none:
+    their settings are those of the same point at another seed, or if no seed has a run, unknown.
+
+    Raises ReportError as `read_sweep` does, and where the experiment holds no trial.
+    """
+    if sweeps is not None:
+        frames = []
+        for result in (result for name in sweeps for result in read_sweep(uri, name)):
+            settings = [name for name in result.runs if str(name).startswith("params.") and name != "params.seed"]
+            known = result.runs.groupby("label")[settings].transform("first")
+            frames.append(result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(known)))
+        trials = pd.concat(frames, ignore_index=True)
+        # A trial that several sweeps share is one trial.
+        return trials.drop_duplicates("key", ignore_index=True)
+    client, experiment = open_experiment(uri)
+    with readable(uri):
+        found = newest(client, experiment, None, lambda run: placed(run) | record(run))
+    if not found:
+        raise ReportError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
+    return pd.DataFrame.from_records([{"key": key, **record} for key, record in found.items()])
+
+
+def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:
+    """The parent runs of each sweep's name; raises ReportError if there is none.
+
+    The one that was worked on last comes first: a parent goes on when its sweep is invoked again.
+    """
+    parents: dict[str, list[Run]] = {}
+    runs = search(client, experiment, SWEEP_RUNS)
+    for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
+        parents.setdefault(run.data.tags.get("cplearn.sweep", ""), []).append(run)
+    if not parents:
+        raise ReportError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
+    return parents
+
+
+def _manifest(client: MlflowClient, run_id: str) -> Mapping[str, Any]:
+    """The manifest of a parent run; empty if the sweep was stopped before it was written."""
+    if "manifest.json" not in {file.path for file in client.list_artifacts(run_id)}:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run_id, "manifest.json", folder)
+        manifest: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    if manifest.get("version") != MANIFEST_VERSION:
+        raise ReportError(
+            f"the manifest of run {run_id} has version {manifest.get('version')!r}, this program reads "
+            f"{MANIFEST_VERSION}; use the version of the program that wrote it"
+        )
+    return manifest
+
+
+def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[str, dict[str, Any]]) -> SweepResult:
+    about = next(dataset for dataset in manifest["datasets"] if dataset["slug"] == slug)
+    axes: dict[str, list[Any]] = manifest["axes"]
+    declared = [
+        {
+            "run_id": None,
+            "key": trial["key"],
+            "status": "MISSING",
+            "sweep": None,
+            "started": None,
+            "dataset": slug,
+            "fingerprint": about["fingerprint"],
+            "role": trial["role"],
+            "label": trial["label"],
+            "seed": trial["seed"],
+            **{axis: trial["point"].get(axis) for axis in axes},
+            "error": None,
+        }
+        for trial in manifest["trials"]
+        if trial["dataset"] == slug
+    ]
+    frame = pd.DataFrame.from_records([{**trial, **runs.get(trial["key"], {})} for trial in declared])
+    for axis in axes:  # Beside the None of the baselines pandas would turn integers into floats.
+        frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
+    logged = [name for name in map(str, frame.columns) if name not in declared[0]]
+    logged.sort(key=lambda name: (not name.startswith("params."), not name.startswith("tags."), name))
+    return SweepResult(
+        sweep=manifest["sweep"],
+        description=manifest["description"],
+        dataset=about["name"],
+        slug=slug,
+        axes=axes,
+        seeds=manifest["seeds"],
+        about=about,
+        parent=parent,
+        runs=frame[[*declared[0], *logged]],
+        search=manifest.get("search"),
+    )
