@@ -1,1 +1,10 @@
 """Running a sweep: plan, execution on Ray, tracking in MLflow, progress, and the command line that joins them."""
+
+import os
+
+# Ray and Tune read these when they are imported or a sweep starts. Tune's own handler of Ctrl-C ends `fit` as if all
+# were done; of its two displays, only the older one can be silenced.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
