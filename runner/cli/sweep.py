@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,12 +52,14 @@ if TYPE_CHECKING:
     from runner.faults import Kind
     from runner.pace import Pace
     from runner.plan import Job, Plan
+    from runner.preview import Forecast, Searched
     from runner.progress import Progress
     from runner.scheduler import Asha
     from runner.search import Search
     from runner.tracking import Tracker
 
     Failed = tuple[Job, str, Kind]
+    Missing = Callable[[list[Job]], tuple[list[Job], list[Failed], set[str]]]
 
 AT_STOP_SECONDS = 10
 """How long a stopped sweep waits for the tracking store."""
@@ -95,11 +98,9 @@ def sweep(
         from reports import store
         from runner.budget import Deadline
         from runner.checkpoints import Checkpoints
-        from runner.claims import claims_of, looking_at
         from runner.faults import Policy
         from runner.pace import Pace
         from runner.plan import split
-        from runner.preview import line
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
@@ -110,29 +111,12 @@ def sweep(
         check_places(results, uri)
         kept = Checkpoints(checkpoints)
         missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
-        with looking_at(uri):
-            searched, wanted, examples = look_at_search(plan, uri, force)
-            todo, failed, early = missing([job for job in plan.jobs if job.key in wanted])
-            ended = wanted - {job.key for job in todo} - early
-            before = len(ended) - len(failed)
-            reached = {} if force else kept.epochs({job.key for job in todo})
-            expected = forecast(
-                plan, todo + examples, resources, width, uri, data_root, by_seed=deadline.given, reached=reached
-            )
-        # In the order of a budget, if there is one. A search brings its jobs by itself.
-        todo = [job for pack in expected.packs for job in pack if not searched or job.role == "baseline"]
-        again = f", {before} finished before" if before else ""
-        again += f", {len(failed)} diverged before" if failed else ""
-        again += f", {len(early)} stopped early before" if early else ""
-        data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
-        out.print(
-            f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(todo)} trials to run{again}.", highlight=False
+        look_ahead = functools.partial(
+            forecast, resources=resources, width=width, uri=uri, data_root=data_root, by_seed=deadline.given
         )
-        for one in searched:
-            out.print(escape(str(one)), highlight=False, soft_wrap=True)
-        if todo or examples:
-            out.print(escape(line(expected)), highlight=False, soft_wrap=True)
-        pace = Pace(expected.timings, expected.slots)
+        work = _survey(plan, uri, kept, force, missing, look_ahead)
+        _announce(plan, work)
+        pace = Pace(work.expected.timings, work.expected.slots)
 
         from runner.execute import execute
 
@@ -148,38 +132,113 @@ def sweep(
             checkpoint_every=checkpoint_every,
             policy=policy,
         )
-        stopped, begun = False, False
-        waited_for: list[Job] = []
-        with claims_of(uri) as claims:
-            with suppress(InputError):
-                # Of a trial that finished just before its driver was killed.
-                kept.discard(ended)
-            while not begun or (waited_for and not stopped):
-                search = _search(plan, uri, claims, kept, force, anew=force and not begun) if searched else None
-                mine = [job for job in todo if claims.take(job.key)]
-                todo = [job for job in todo if job.key not in claims.held]
-                # Another driver may have finished some since they were looked up.
-                with claims.alone():
-                    mine, given_up, _ = missing(mine)
-                failed += given_up
-                if mine or not begun or (search and search.to_come):
-                    if force:
-                        kept.discard({job.key for job in mine})
-                    run = functools.partial(_run, kept=kept, claims=claims, force=force, pace=pace, deadline=deadline)
-                    alive = functools.partial(start, beat=claims.keep)
-                    progress, stopped = run(plan, mine, before, uri, alive, search=search)
-                    failed += progress.failures
-                # Not kept while waiting: two drivers that wait for each other would do so for ever.
-                claims.release()
-                begun = True
-                waited_for = todo + (search.elsewhere if search else [])
-                if waited_for and not stopped:
-                    _wait(claims, waited_for)
+        run = functools.partial(_run, kept=kept, force=force, pace=pace, deadline=deadline)
+        failed = _run_unclaimed(plan, work, uri, kept, force, missing, run, start)
         _explain(plan, failed)
         if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
             write_reports(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
     if failed:
         raise typer.Exit(FAILED)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a call finds to do: the jobs to run (in the order of a budget, if there is one), how far searches are and
+    jobs that stand for what they will suggest, what is to be expected of both; of the others those that diverged, and
+    the keys of those that were stopped early and of all that have ended in another way."""
+
+    todo: list[Job]
+    searched: list[Searched]
+    examples: list[Job]
+    expected: Forecast
+    diverged: list[Failed]
+    early: set[str]
+    ended: set[str]
+
+    @property
+    def before(self) -> int:
+        """How many have finished before."""
+        return len(self.ended) - len(self.diverged)
+
+
+def _survey(
+    plan: Plan, uri: str, kept: Checkpoints, force: bool, missing: Missing, look_ahead: Callable[..., Forecast]
+) -> _Work:
+    """Look at the store; `look_ahead` forecasts jobs of the plan that have reached some epochs."""
+    from runner.claims import looking_at
+
+    with looking_at(uri):
+        searched, wanted, examples = look_at_search(plan, uri, force)
+        todo, diverged, early = missing([job for job in plan.jobs if job.key in wanted])
+        reached = {} if force else kept.epochs({job.key for job in todo})
+        expected = look_ahead(plan, todo + examples, reached=reached)
+    ended = wanted - {job.key for job in todo} - early
+    # A search brings its jobs by itself.
+    in_order = [job for pack in expected.packs for job in pack if not searched or job.role == "baseline"]
+    return _Work(in_order, searched, examples, expected, diverged, early, ended)
+
+
+def _announce(plan: Plan, work: _Work) -> None:
+    from runner.preview import line
+
+    again = f", {work.before} finished before" if work.before else ""
+    again += f", {len(work.diverged)} diverged before" if work.diverged else ""
+    again += f", {len(work.early)} stopped early before" if work.early else ""
+    data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
+    out.print(
+        f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(work.todo)} trials to run{again}.", highlight=False
+    )
+    for one in work.searched:
+        out.print(escape(str(one)), highlight=False, soft_wrap=True)
+    if work.todo or work.examples:
+        out.print(escape(line(work.expected)), highlight=False, soft_wrap=True)
+
+
+def _run_unclaimed(
+    plan: Plan,
+    work: _Work,
+    uri: str,
+    kept: Checkpoints,
+    force: bool,
+    missing: Missing,
+    run: Callable[..., tuple[Progress, bool]],
+    start: Callable[..., str | None],
+) -> list[Failed]:
+    """Run what no other driver is at work on, and wait for what one is, until nothing is left; returns the failures.
+
+    `run` and `start` are `_run` and `execute` for this call.
+    """
+    from cplearn.errors import InputError
+    from runner.claims import claims_of
+
+    todo, failed = work.todo, list(work.diverged)
+    stopped, begun = False, False
+    waited_for: list[Job] = []
+    with claims_of(uri) as claims:
+        with suppress(InputError):
+            # Of a trial that finished just before its driver was killed.
+            kept.discard(work.ended)
+        while not begun or (waited_for and not stopped):
+            search = _search(plan, uri, claims, kept, force, anew=force and not begun) if work.searched else None
+            mine = [job for job in todo if claims.take(job.key)]
+            todo = [job for job in todo if job.key not in claims.held]
+            # Another driver may have finished some since they were looked up.
+            with claims.alone():
+                mine, given_up, _ = missing(mine)
+            failed += given_up
+            if mine or not begun or (search and search.to_come):
+                if force:
+                    kept.discard({job.key for job in mine})
+                alive = functools.partial(start, beat=claims.keep)
+                progress, stopped = run(plan, mine, work.before, uri, alive, claims=claims, search=search)
+                failed += progress.failures
+            # Not kept while waiting: two drivers that wait for each other would do so for ever.
+            claims.release()
+            begun = True
+            waited_for = todo + (search.elsewhere if search else [])
+            if waited_for and not stopped:
+                _wait(claims, waited_for)
+    return failed
 
 
 def _missing(
