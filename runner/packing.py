@@ -22,6 +22,7 @@ BUSY = 4e9
 
 Arithmetic takes most of such a step, of which a pack saves none; its grouped convolutions and the members' activations,
 which no longer fit the caches together, make it slower (`make bench PARTS=widths` measures both sides of the limit)."""
+AUTO_ON_CPUS = f"on a CPU, --packing auto packs steps of less than {BUSY / 1e9:g} GFLOP only"
 
 
 def parse(text: str | int) -> int | None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from cplearn.errors import InputError
 from runner import estimate
 from runner.estimate import Estimate, Interval, Kind, Timing
-from runner.packing import describe
+from runner.packing import AUTO_ON_CPUS, describe
 from runner.plan import Job, Plan
 from runner.progress import duration
 from runner.resources import Resources
@@ -210,12 +210,12 @@ def render(
     plan: Plan,
     placed: Sequence[Placed],
     shown: Forecast,
-    packed: bool,
+    width: int | None,
     budget: float | None,
     every: bool,
     searched: Sequence[Searched] = (),
 ) -> RenderableType:
-    """The whole answer for a terminal; `every` lists each trial."""
+    """The whole answer for a terminal; `width` is that of packs (see `runner.packing`), `every` lists each trial."""
     counts = Counter((one.job.dataset, one.state) for one in placed)
     table = Table("data set", *STATES, "all", box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -235,7 +235,7 @@ def render(
     if not missing:
         parts.append("Nothing is left to run.")
     else:
-        parts += [escape(text) for text in _outlook(shown, packed)]
+        parts += [escape(text) for text in _outlook(shown, width)]
     if budget is not None and missing:
         parts += [escape(text) for text in _table_within(shown, placed, budget)]
     if every:
@@ -282,7 +282,7 @@ def as_dict(
     return result
 
 
-def _outlook(shown: Forecast, packed: bool) -> list[str]:
+def _outlook(shown: Forecast, width: int | None) -> list[str]:
     total, (unit, each) = shown.estimate, shown.devices
     lines = [line(shown)]
     if total.unknown < len(shown.packs):
@@ -293,9 +293,9 @@ def _outlook(shown: Forecast, packed: bool) -> list[str]:
         basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
         kinds = len({estimate.kind(pack) for pack in shown.packs})
         lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
-    if packed:
-        text = describe(shown.packs)
-        lines.append(f"Trained together in {text}." if text else "Every trial is trained alone.")
+    if width != 1:
+        alone = "Every trial is trained alone" + (f"; {AUTO_ON_CPUS}." if width is None else ".")
+        lines.append(describe(shown.packs) or alone)
         if kept := apart([job for pack in shown.packs for job in pack]):
             lines.append(f"Kept in separate packs by: {', '.join(kept)}.")
     return lines

@@ -5,14 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import needs
+from conftest import mlflow_server, needs
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from rich.console import Console
@@ -432,34 +427,8 @@ def test_reports_load_neither_torch_nor_ray(root: Path) -> None:
 @pytest.fixture
 def server(written: Writer, tmp_path: Path) -> Iterator[str]:
     """The address of a tracking server on the same database, with artifacts of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    places = ["--backend-store-uri", written.uri, "--artifacts-destination", str(tmp_path / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", port]
-    command += ["--workers", "1"]
-    # Seven idle job workers would start otherwise, which takes longer than the rest.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 100
-    try:
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except OSError:
-        return False
-    return True
+    with mlflow_server(written.uri, tmp_path / "server") as address:
+        yield address
 
 
 def test_a_remote_server_serves_as_well_as_a_file(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

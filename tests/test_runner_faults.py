@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
+from conftest import free_port, mlflow_server
 from mlflow import MlflowClient
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from cplearn.config import Trial
-from runner.execute import _stop_ray
+from runner import session
 from runner.faults import Repeats, normalise
 from runner.plan import command
 from sweeps.loading import parse_override
@@ -349,56 +348,26 @@ def test_a_sweep_stops_at_equal_exceptions_and_mended_trials_run_again(cluster: 
     assert len(place.numbers()) == 5
 
 
-def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    process = subprocess.Popen(
-        [*command, "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        cwd=folder,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return process
-    raise AssertionError("the server did not start")
-
-
-def shut(server: subprocess.Popen[bytes]) -> None:
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
 def test_results_wait_for_a_tracking_server_that_is_away(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    port = free_port()
-    server = serve(tmp_path / "server", port)
-    try:
-        place = Workplace(tmp_path / "place", uri=f"http://127.0.0.1:{port}", address=cluster.address)
+    folder, port = tmp_path / "server", free_port()
+    database = f"sqlite:///{folder}/mlflow.db"
+    place = Workplace(tmp_path / "place", uri=f"http://127.0.0.1:{port}", address=cluster.address)
+    with mlflow_server(database, folder, port):
         process = place.start()
         place.wait_for(place.checkpoints, process)
-        shut(server)
-        # Away until the training is over and only the store is waited for.
-        place.wait_for(lambda: len([p for p in place.checkpoints() if "000040" in p.name]) == 2, process)
-        time.sleep(8)
-        assert process.poll() is None
-        server = serve(tmp_path / "server", port)
+    # Away until the training is over and only the store is waited for.
+    place.wait_for(lambda: len([p for p in place.checkpoints() if "000040" in p.name]) == 2, process)
+    time.sleep(8)
+    assert process.poll() is None
+    with mlflow_server(database, folder, port):
         code, output = place.end(process)
         assert code == 0, output
         assert "the tracking store is away" in output
         assert "the tracking store is back" in output
         assert place.numbers() == undisturbed
         assert len(place.trials()) == 2
-    finally:
-        shut(server)
 
 
 def test_two_drivers_of_one_sweep_share_the_work(cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path) -> None:
@@ -469,6 +438,6 @@ def test_no_garbage_is_collected_while_ray_shuts_down(monkeypatch: pytest.Monkey
     gc.enable()
     seen: list[tuple[bool, bool]] = []
     monkeypatch.setattr("ray.shutdown", lambda: seen.append((gc.isenabled(), garbage() is None)))
-    _stop_ray()
+    session.stop()
     assert seen == [(False, True)]
     assert gc.isenabled()

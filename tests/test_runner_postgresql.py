@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from conftest import POSTGRESQL_PASSWORD as PASSWORD
-from conftest import free_port
+from conftest import mlflow_server
 from mlflow import MlflowClient
 
 from cplearn.errors import InputError
@@ -73,28 +71,7 @@ def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
     name = f"served-{served}"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
     (tmp_path / "tiny.yaml").write_text(SWEEP)
-    uri, server = database, None
-    try:
-        if served:
-            port = free_port()
-            uri = f"http://127.0.0.1:{port}"
-            line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
-            server = subprocess.Popen(
-                [*line, "--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                cwd=tmp_path,
-                start_new_session=True,
-            )
-            deadline = time.monotonic() + 100
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
+    with mlflow_server(database, tmp_path / "server") if served else nullcontext(database) as uri:
         drivers = [
             start(tmp_path, uri, "sweep", "tiny.yaml", "--gpus-per-trial", "0") for _ in range(1 if served else 2)
         ]
@@ -112,10 +89,6 @@ def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
         assert PASSWORD not in said + verified + str([run.to_dictionary() for run in runs])
         for path in (one for one in tmp_path.rglob("*") if one.is_file()):
             assert PASSWORD.encode() not in path.read_bytes(), path
-    finally:
-        if server:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 HOLD = """

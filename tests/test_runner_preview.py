@@ -104,12 +104,21 @@ def test_packs_are_shown_with_what_keeps_them_apart(folder: Path) -> None:
         folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--packing", "9", "--set", "method.codes=[16,32]"
     )
     assert code == 0, output
-    assert "Trained together in packs" in output
+    assert output.count("Trained together in packs: ") == output.count("Trained together") == 1
     assert "Kept in separate packs by: method.codes." in output
     together = as_json(folder, "--packing", "9")["packs"]
     apart = as_json(folder, "--packing", "9", "--budget", "1h")["packs"]
     assert max(map(len, together)) == 5
     assert max(map(len, apart)) == 3, "under a budget a pack holds one seed"
+
+
+def test_the_plan_says_why_a_cpu_gets_no_packs(folder: Path) -> None:
+    code, output = run_cli(
+        folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--packing", "auto", "--set", "backbone.width=128"
+    )
+    assert code == 0, output
+    alone = "Every trial is trained alone; on a CPU, --packing auto packs steps of less than 4 GFLOP only."
+    assert alone in " ".join(output.split())
 
 
 def test_what_no_run_tells_is_unknown_until_calibrated(tmp_path: Path) -> None:
@@ -137,7 +146,7 @@ def test_the_listing_names_every_trial(folder: Path) -> None:
 def test_a_file_and_a_server_would_tell_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = store.known_runs(uri(folder))
     assert len(quick) == 5
-    monkeypatch.setattr(store, "_known_in_file", lambda uri, experiment: None)
+    monkeypatch.setattr(store.trials, "_known_in_file", lambda uri, experiment: None)
     assert store.known_runs(uri(folder)) == quick
     assert store.known_runs(uri(folder), set(quick)) == quick
 

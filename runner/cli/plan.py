@@ -95,7 +95,7 @@ def plan(
         if as_json:
             print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds, searched)))
         else:
-            shown = preview.render(planned, placed, expected, width != 1, deadline.seconds, every, searched)
+            shown = preview.render(planned, placed, expected, width, deadline.seconds, every, searched)
             out.print(shown, highlight=False, soft_wrap=True)
 
 
