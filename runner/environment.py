@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,8 +45,7 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
         try:
             return future.result()
         except BrokenProcessPool:
-            worker.join()
-            code = worker.exitcode or 0
+            code = _exit_code(worker)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
             raise WorkerLost(f"the process of {function.__name__} {how}{hint}") from None
@@ -52,6 +53,16 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
             # The terminal has interrupted the driver alone, as the worker takes no notice.
             worker.kill()
             raise
+
+
+def _exit_code(worker: BaseProcess) -> int:
+    """That of a dead process. If the pool's own thread was told of the death, it keeps the code a moment later."""
+    worker.join()
+    for _ in range(500):
+        if worker.exitcode is not None:
+            break
+        time.sleep(0.01)
+    return worker.exitcode or 0
 
 
 @contextmanager

@@ -8,7 +8,11 @@ import math
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +252,28 @@ def test_commands_run_in_a_workplace_of_their_own_and_their_failure_is_told() ->
         with pytest.raises(commands.CommandFailed, match=r"status 2.*nowhere\.yaml"):
             place.seconds("sweep", "nowhere.yaml")
     assert not place.folder.exists()
+
+
+def test_a_terminated_benchmark_ends_the_command_that_it_times(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "runner.cli", "bench", "first-metric", "--results", str(tmp_path)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (timed := sweeps_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 130, output
+    assert output.strip() == "Stopped; bench.md holds the parts that were through."
+    assert not any(path.exists() for path in timed)
+
+
+def sweeps_of(pid: int) -> list[Path]:
+    """The folders in /proc of the commands `cplearn sweep` that a process has started."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [Path("/proc", child)] * (b"\0sweep\0" in Path("/proc", child, "cmdline").read_bytes())
+    return found
 
 
 def test_the_store_of_the_report_is_one_that_reports_can_read(tmp_path: Path) -> None:

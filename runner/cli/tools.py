@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.console import FAILED, out, plain_errors
+from runner.cli.console import FAILED, out, plain_errors, stoppable
 from runner.cli.options import DataRoot, DatasetName, Results
 
 
@@ -80,13 +80,7 @@ def bench(
     results: Results = Path("results"),
 ) -> None:
     """Measure this program's speed on this machine as ratios within one run; write bench.md and bench.json."""
-    with plain_errors():
-        from runner import bench as benchmark
-
-        path, failed = benchmark.run(results / "bench", parts, quick, out)
-        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
-    if failed:
-        raise typer.Exit(FAILED)
+    _measure(results, quick, parts)
 
 
 def bench_sweep(
@@ -94,10 +88,16 @@ def bench_sweep(
     results: Results = Path("results"),
 ) -> None:
     """Measure what a sweep of 2,000 trials costs beside the training, for minutes; write bench-sweep.md and .json."""
+    _measure(results, quick, sweep=True)
+
+
+def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
     with plain_errors():
         from runner import bench as benchmark
 
-        path, failed = benchmark.run(results / "bench", None, quick, out, benchmark.SWEEP, "bench-sweep")
+        known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
+        with stoppable(f"Stopped; {name}.md holds the parts that were through."):
+            path, failed = benchmark.run(results / "bench", parts, quick, out, known, name)
         out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(FAILED)
