@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from cplearn import methods
 from cplearn.data import catalogue
@@ -429,8 +430,16 @@ def per_member_keys(trial: Trial) -> list[str]:
 
 def known_keys(method: str | None = None) -> dict[str, str]:
     """Every dotted key that a trial accepts, with its sentence; of one method, or of all."""
+    return {key: field.description or "" for key, field in _fields(method)}
 
-    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+
+def list_keys() -> set[str]:
+    """The dotted keys whose values are lists."""
+    return {key for key, field in _fields() if get_origin(field.annotation) is list}
+
+
+def _fields(method: str | None = None) -> Iterator[tuple[str, FieldInfo]]:
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
         for name, field in model.model_fields.items():
             if prefix == "" and name == "method":
                 for one in [method] if method else methods.names():
@@ -438,9 +447,9 @@ def known_keys(method: str | None = None) -> dict[str, str]:
             elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 yield from walk(field.annotation, f"{prefix}{name}.")
             else:
-                yield prefix + name, field.description or ""
+                yield prefix + name, field
 
-    return dict(walk(Trial, ""))
+    return walk(Trial, "")
 
 
 def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:

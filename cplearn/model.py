@@ -122,10 +122,12 @@ def _per_channel(numbers: float | list[float], images: Tensor) -> float | Tensor
 
 
 def load_folder(folder: Path) -> Model:
-    """The model (of one member, in evaluation mode) that `Model.save_member` wrote.
+    """The model (of one member, in evaluation mode) that `Model.save_member` wrote there, or to `model` in there.
 
     Raises InputError if the folder holds no model or a damaged one. Weights are read as plain tensors, never as code.
     """
+    if not (folder / CONFIG_FILE).exists() and (folder / "model").is_dir():
+        folder /= "model"
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not config.is_file() or not weights.is_file():
         raise InputError(f"{folder}: no model here; expected {CONFIG_FILE} and {WEIGHTS_FILE}")

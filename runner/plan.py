@@ -110,7 +110,9 @@ class Plan:
         }
 
 
-SCHEMA = spec.Schema(lambda settings: config.Trial.read(settings).canonical(), tuple(config.known_keys()))
+SCHEMA = spec.Schema(
+    lambda settings: config.Trial.read(settings).canonical(), tuple(config.known_keys()), config.list_keys()
+)
 """What `sweeps` must know of a trial's settings; the two packages meet only here."""
 
 

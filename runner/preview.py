@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from runner.plan import Job, Plan
 from runner.progress import duration
 from runner.resources import Resources
 
-State = Literal["new", "reused", "resumable", "failed", "running", "stopped"]
-STATES: tuple[State, ...] = ("new", "reused", "resumable", "failed", "running", "stopped")
+State = Literal["new", "reused", "resumable", "failed", "running", "stopped", "diverged"]
+STATES: tuple[State, ...] = ("new", "reused", "resumable", "failed", "running", "stopped", "diverged")
+LEFT_ALONE: tuple[State, ...] = ("reused", "stopped", "diverged")
+"""Trials in these states are not run."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def place(
     reached: Mapping[str, int],
     force: bool = False,
     stopper: str = "",
+    diverged: Collection[str] = (),
 ) -> list[Placed]:
     """Each job with its state; `known` maps keys to run_id, status, started, sweep, error and stopped_by, `reached` to
-    epochs. What `stopper`, the sweep's own scheduler, has stopped early is not run again."""
+    epochs. What `stopper`, the sweep's own scheduler, has stopped early is not run again, nor are the keys of
+    `diverged`, whose loss was no longer finite."""
 
     def state(job: Job) -> tuple[State, str]:
         run = known.get(job.key, {})
@@ -92,15 +96,21 @@ def place(
             return "reused", f"from {run['sweep']}"
         if status == "KILLED" and not force and stopper and run["stopped_by"] == stopper:
             return "stopped", "early, by this sweep's scheduler"
+        if job.key in diverged:
+            return "diverged", _last_line(run["error"])
         if job.key in reached:
             return "resumable", f"at epoch {reached[job.key]} of {job.trial.epochs}"
         if status == "RUNNING":
             return "running", f"in {run['sweep']} since {run['started']}, or lost"
         if status == "FAILED":
-            return "failed", (run["error"].strip().splitlines() or ["without a message"])[-1]
+            return "failed", _last_line(run["error"])
         return "new", ""
 
     return [Placed(job, *state(job)) for job in jobs]
+
+
+def _last_line(error: str) -> str:
+    return (error.strip().splitlines() or ["without a message"])[-1]
 
 
 def forecast(

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,11 +41,12 @@ class Schema:
     """What the settings of a trial may be.
 
     `read` returns the settings written out in full, or raises ValueError with one sentence that names the key.
-    `known_keys` are the dotted names of all settings.
+    `known_keys` are the dotted names of all settings, `list_keys` of those whose values are lists.
     """
 
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
     known_keys: Sequence[str]
+    list_keys: Collection[str] = ()
 
 
 ARM = "arm"
@@ -142,8 +143,9 @@ def read_sweep(
     """The sweep of a YAML file.
 
     `overrides` maps dotted settings to values; a value replaces the axis of that name, a list of values becomes the
-    axis. In a sweep of several arms they go to the arms that have the setting or axis, or if none has it, to all.
-    `seeds` counts seeds from 0. `scale` is full, or one of the file's scales; the sweep's name then ends with it.
+    axis, but for settings that are lists themselves. In a sweep of several arms they go to the arms that have the
+    setting or axis, or if none has it, to all. `seeds` counts seeds from 0. `scale` is full, or one of the
+    file's scales; the sweep's name then ends with it.
 
     Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
     known one), a wrong type, or leads to a trial that the schema refuses.
@@ -158,7 +160,7 @@ def read_sweep(
         raise SweepError(f"{path}: {explain(error)}") from None
     if scale != "full":
         file = _scaled(path, file, scale, keep_seeds=seeds is not None)
-    settings, arms = _merge(path, file, overrides)
+    settings, arms = _merge(path, file, overrides, schema.list_keys)
     for arm in arms:
         unknown = [key for key in flat(arm.settings) | arm.axes.keys() if not is_known(key, schema.known_keys)]
         if unknown:
@@ -237,7 +239,9 @@ class _Merged:
     axes: Axes
 
 
-def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Merged]]:
+def _merge(
+    path: Path, file: SweepFile, overrides: Mapping[str, Any], lists: Collection[str]
+) -> tuple[dict[str, Any], list[_Merged]]:
     """The shared settings, and each arm; overrides applied."""
     shared = nested(file.settings)
     arms = []
@@ -247,9 +251,11 @@ def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[d
     for key, value in overrides.items():
         having = [one for one in arms if key in one.axes or key in flat(one.settings)] or arms
         if len(having) == len(arms):
-            _override(shared, {}, key, value)
+            _override(shared, {}, key, value, lists)
         for one in having:
-            _override(one.settings, one.axes, key, value)
+            _override(one.settings, one.axes, key, value, lists)
+    if whole := next((key for arm in arms for key in arm.axes if key in lists), None):
+        raise SweepError(f"{path}: {whole!r} is a list itself, so it cannot be an axis; write it under settings")
     if any(isinstance(arm.axes.get("dataset"), Range) for arm in arms):
         raise SweepError(f"{path}: axis 'dataset' must be a list of names")
     if any("dataset" in arm.axes for arm in file.arms.values()):
@@ -257,8 +263,8 @@ def _merge(path: Path, file: SweepFile, overrides: Mapping[str, Any]) -> tuple[d
     return shared, arms
 
 
-def _override(settings: dict[str, Any], axes: Axes, key: str, value: Any) -> None:
-    if isinstance(value, list):
+def _override(settings: dict[str, Any], axes: Axes, key: str, value: Any, lists: Collection[str]) -> None:
+    if isinstance(value, list) and key not in lists:
         try:
             axes[key] = read_axis(key, value)
         except ValueError as error:

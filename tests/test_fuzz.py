@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import random
+import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -36,7 +37,8 @@ KEYS = [
     "sweep", "settings", "axes", "seeds", "samples", "sample_seed", "packing", "baselines", "description", "dataset",
     "epochs", "epoch", "method", "method.beta", "method.codes", "method.name", "method.", ".", "..", "", "optimizer.lr",
     "seed", "optimizer", "backbone", "backbone.name", "backbone.width", "image_size", "batch_size", "precision",
-    "evaluation", "augment.strength", "evaluation.knn_neighbours", "Epochs", "method.beta.gamma", "__class__", "α",
+    "evaluation", "augment.strength", "evaluation.knn_neighbours", "evaluation.probe", "evaluation.gmm_components",
+    "evaluation.transfer", "Epochs", "method.beta.gamma", "__class__", "α",
 ]  # fmt: skip
 
 
@@ -308,12 +310,20 @@ def test_overrides_are_planned_or_refused(workplace: Workplace) -> None:
         ["settings", "../config"],
         ["bench", "none"],
         ["ui", "--tracking-uri", "gopher://example"],
+        ["verify", "--tracking-uri", "http://127.0.0.1:9"],
+        ["plan", "good.yaml", "--checkpoints", "file/checkpoints"],
     ],
 )
 def test_other_commands_refuse_as_plainly(workplace: Workplace, arguments: list[str]) -> None:
     before = workplace.left() | {"data"}
     one_sentence(*workplace.run(*arguments))
     assert workplace.left() <= before
+
+
+def test_a_port_that_is_taken_is_refused(workplace: Workplace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = one_sentence(*workplace.run("ui", "--port", str(taken.getsockname()[1])))
+    assert "Address already in use; choose another" in said
 
 
 @pytest.mark.parametrize("name", ["aliases", "negative beta", "unknown data set", "deep groups"])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import mlflow_server, needs
+from conftest import mlflow_server, needs, run_cli
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from rich.console import Console
@@ -422,6 +422,15 @@ def test_reports_load_neither_torch_nor_ray(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] []"
+
+
+def test_a_sweep_without_results_does_not_keep_the_others_from_theirs(written: Writer, tmp_path: Path) -> None:
+    code, output = run_cli(tmp_path, "report", "--tracking-uri", written.uri)
+    assert code == 0, output
+    assert "sweep 'broken' has no finished trial to report on" in output
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"beta", "mixed"}
+    code, output = run_cli(tmp_path, "report", "broken", "--tracking-uri", written.uri)
+    assert code == 2, output
 
 
 @pytest.fixture

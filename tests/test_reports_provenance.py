@@ -477,7 +477,7 @@ def test_the_commands_say_yes_no_and_what_was_wrong(written: Writer, tmp_path: P
     assert (code, "CPLearn over" in (tmp_path / "r/tables/beta/table.md").read_text()) == (0, True), told
     table = tmp_path / "r" / "tables" / "beta" / "table.md"
     code, told = run("verify", str(tmp_path / "r"), *store_)
-    assert (code, "numbers in 1 tables agree with the tracking store" in told) == (0, True), told
+    assert (code, "numbers in 1 table agree with the tracking store" in told) == (0, True), told
     code, told = run("trace", str(table), "SVHN", "0.1", "linear", *store_)
     assert (code, written.runs["svhn/cplearn method.codes=128 method.beta=0.1/2"] in told) == (0, True), told
     code, told = run("trace", str(table), "MNIST", *store_)

@@ -27,6 +27,7 @@ axes: {method.beta: [0.1, 0.5, 1]}
 baselines: {random backbone: {method: untrained}}
 seeds: 2
 """
+NONE = dict.fromkeys(preview.STATES, 0)
 METRICS = {"time/train_s": 20.0, "time/evaluation_s": 5.0, "probe/accuracy": 0.9}
 
 
@@ -65,7 +66,15 @@ def planned(folder: Path) -> Plan:
 
 def test_states_are_counted_and_explained(folder: Path) -> None:
     answer = as_json(folder)
-    assert answer["counts"] == {"new": 4, "reused": 2, "resumable": 0, "failed": 1, "running": 1, "stopped": 0}
+    assert answer["counts"] == {
+        "new": 4,
+        "reused": 2,
+        "resumable": 0,
+        "failed": 1,
+        "running": 1,
+        "stopped": 0,
+        "diverged": 0,
+    }
     told = {(trial["state"], trial["detail"].partition(" since")[0]) for trial in answer["trials"]}
     assert told == {
         ("new", ""),
@@ -86,8 +95,31 @@ def test_times_are_those_of_finished_runs(folder: Path) -> None:
     assert answer["device"] == "CPU core"
     longer = as_json(folder, "--epochs", "20")
     # The baselines do not train, so epochs change nothing about them: one is reused, one was stopped before.
-    assert longer["counts"] == {"new": 7, "reused": 1, "resumable": 0, "failed": 0, "running": 0, "stopped": 0}
+    assert longer["counts"] == {
+        "new": 7,
+        "reused": 1,
+        "resumable": 0,
+        "failed": 0,
+        "running": 0,
+        "stopped": 0,
+        "diverged": 0,
+    }
     assert longer["device_s"]["middle"] == pytest.approx(6 * 205 + 5, rel=0.2)
+
+
+def test_what_has_diverged_is_left_alone_as_by_a_sweep(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    tracker = Tracker(uri(tmp_path), plan)
+    tracker.started(plan.jobs[2])
+    tracker.failed(plan.jobs[2], "the loss became nan in epoch 1", "diverged")
+    tracker.outbox.close()
+    answer = as_json(tmp_path)
+    assert answer["counts"] == NONE | {"new": 7, "diverged": 1}
+    assert sum(map(len, answer["packs"])) == 7
+    assert ("diverged", "the loss became nan in epoch 1") in {(t["state"], t["detail"]) for t in answer["trials"]}
+    again = as_json(tmp_path, "--retry-failed")
+    assert again["counts"] == NONE | {"new": 7, "failed": 1}
+    assert sum(map(len, again["packs"])) == 8
 
 
 def test_a_budget_says_what_the_table_would_hold(folder: Path) -> None:

@@ -134,7 +134,7 @@ def test_running_again_repeats_nothing_and_an_enlarged_grid_runs_what_is_new(fin
     code, output = run_cli(folder, "sweep", "tiny.yaml", "--set", "method.beta=[0.1, 1, 5]", "--gpus-per-trial", "0")
     assert code == 0, output
     assert list(left.parent.iterdir()) == []
-    assert "1 trials to run, 3 finished before" in output
+    assert "1 trial to run, 3 finished before" in output
     after = {run.info.run_id for run in trial_runs(folder)}
     assert before < after
     assert len(after) == len(before) + 1

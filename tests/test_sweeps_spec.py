@@ -133,6 +133,16 @@ def test_overrides_fix_an_axis_make_one_or_change_a_setting(tmp_path: Path) -> N
     assert parse_override("method.beta=[1, 2e-1]") == ("method.beta", [1, 0.2])
 
 
+def test_a_setting_that_is_a_list_is_a_value_and_no_axis(tmp_path: Path) -> None:
+    sweep = read(tmp_path, BASE, {"evaluation.probe": ["lbfgs", "sgd"], "evaluation.gmm_components": [10, 20]})
+    assert sweep.axes == {}
+    (trial,) = sweep.trials
+    assert trial.settings["evaluation"]["probe"] == ["lbfgs", "sgd"]
+    assert trial.settings["evaluation"]["gmm_components"] == [10, 20]
+    with pytest.raises(SweepError, match=r"'evaluation.probe' is a list itself, so it cannot be an axis"):
+        read(tmp_path, BASE + "axes: {evaluation.probe: [lbfgs, sgd]}\n")
+
+
 ARMS = (
     "sweep: s\nsettings: {dataset: digits, epochs: 9}\naxes: {batch_size: [16, 32]}\nseeds: 2\narms:\n"
     "  Plain: {settings: {method: {name: cplearn, codes: 8, beta: 5}}}\n"

@@ -233,6 +233,7 @@ def test_outcome_and_files(digits: Dataset, tmp_path: Path) -> None:
     assert len(written["singular_values"]) == 16
     assert sum(written["code_counts"]) == 96
     assert sum(count > 0 for count in written["code_counts"]) == outcome.metrics["collapse/codes_used"]
+    assert cplearn.load(tmp_path).trials == cplearn.load(tmp_path / "model").trials == [trial()]
 
 
 def test_the_teacher_follows_the_backbone_and_is_what_is_evaluated(digits: Dataset, tmp_path: Path) -> None:

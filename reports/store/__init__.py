@@ -5,7 +5,7 @@ run, and works on a local SQLite file and on a remote tracking server alike.
 """
 
 from reports.store.artifacts import artifact_reader, download_model
-from reports.store.connection import NothingThere, experiment_name, resolve, runs_at, without_secrets
+from reports.store.connection import NothingThere, check, experiment_name, resolve, runs_at, without_secrets
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import (
     LOOKUPS,
@@ -25,6 +25,7 @@ __all__ = [
     "NothingThere",
     "SweepResult",
     "artifact_reader",
+    "check",
     "diverged_runs",
     "download_model",
     "experiment_name",

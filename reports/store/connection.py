@@ -36,6 +36,11 @@ def resolve(uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
+def check(uri: str | None) -> None:
+    """Raise ReportError if the store cannot be read, or holds no experiment."""
+    open_experiment(uri)
+
+
 def experiment_name() -> str:
     """The MLflow experiment that is read."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -88,13 +89,31 @@ def usable_device(name: str) -> str:
     return name
 
 
-def check_places(results: Path, uri: str) -> None:
-    """Raise InputError unless tables and runs can be written to where they should go; creates nothing."""
+def check_places(results: Path, uri: str, checkpoints: str) -> None:
+    """Raise InputError unless tables, runs and checkpoints can be written to where they should go; creates nothing."""
     from reports import store
     from runner.tracking import check_store
 
     check_folder("--results", results)
+    if "://" not in checkpoints:
+        check_folder("--checkpoints", Path(checkpoints))
     check_store(uri, store.without_secrets(uri))
+
+
+def check_port(port: int) -> None:
+    """Raise InputError if another program listens at a port of the loopback."""
+    from cplearn.errors import InputError
+
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    except OSError as error:
+        raise InputError(f"--port {port}: {error.strerror}; choose another") from None
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 table`, `2 tables`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def check_folder(option: str, folder: Path) -> None:

@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 
 from runner.cli.console import FAILED, check_folder, err, out, overridden, plain_errors, print_metrics, usable_device
-from runner.cli.options import DataRoot, DatasetName, Device, Epochs, Setting
+from runner.cli.options import DataRoot, DatasetName, Device, Epochs, OneSetting
 
 
 def train(
     dataset: DatasetName = None,
     epochs: Epochs = None,
-    settings: Setting = [],  # noqa: B006
+    settings: OneSetting = [],  # noqa: B006
     device: Device = "",
     save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
     data_root: DataRoot = None,
@@ -42,6 +42,8 @@ def train(
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
             raise typer.Exit(FAILED)
+        if save:
+            out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
 
 
 def import_solo(
@@ -76,7 +78,7 @@ def import_solo(
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run id of the tracking store, or a folder that holds a model.")],
     dataset: DatasetName = None,
-    settings: Setting = [],  # noqa: B006
+    settings: OneSetting = [],  # noqa: B006
     device: Device = "",
     data_root: DataRoot = None,
 ) -> None:

@@ -9,7 +9,12 @@ import typer
 
 Setting = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting, epochs=50 say; a list [0.1,1] makes an axis. Can be repeated."
+    ),
+]
+OneSetting = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting, method.beta=0.1 say. Can be repeated.")
 ]
 DatasetName = Annotated[
     str | None, typer.Option("--dataset", "-d", metavar="NAME", help="A name `cplearn data` lists, or folder:PATH.")
@@ -45,7 +50,11 @@ Ranks = Annotated[
 ]
 Packing = Annotated[
     str | None,
-    typer.Option("--packing", metavar="auto|off|N", help="Train trials that differ in numbers as one model."),
+    typer.Option(
+        "--packing",
+        metavar="auto|off|N",
+        help="Train trials that differ in numbers as one model; default: off, or what the sweep file says.",
+    ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")]
 Force = Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")]
@@ -64,3 +73,4 @@ Budget = Annotated[
         "command goes on.",
     ),
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run trials again that have diverged.")]

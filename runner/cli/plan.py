@@ -23,6 +23,7 @@ from runner.cli.options import (
     Packing,
     Ranks,
     Results,
+    RetryFailed,
     Scale,
     Seeds,
     Setting,
@@ -50,6 +51,7 @@ def plan(
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
+    retry_failed: RetryFailed = False,
     checkpoints: CheckpointPlace = "checkpoints",
     budget: Budget = None,
     calibrate: Annotated[
@@ -74,13 +76,15 @@ def plan(
         planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
         width = pack_width(planned, packing)
         uri = store.resolve(tracking_uri)
-        check_places(results, uri)
+        check_places(results, uri, checkpoints)
         searched, wanted, examples = look_at_search(planned, uri, force)
         keys = {job.key for job in planned.jobs}
         known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
         reached = {} if force else Checkpoints(checkpoints).epochs(keys)
-        placed = preview.place(planned.jobs, known, reached, force, planned.stopper)
-        todo = [one.job for one in placed if one.state not in ("reused", "stopped") and one.job.key in wanted]
+        unfinished = {key for key, run in known.items() if run["status"] != "FINISHED"}
+        diverged = {} if force or retry_failed or not unfinished else store.diverged_runs(uri, unfinished)
+        placed = preview.place(planned.jobs, known, reached, force, planned.stopper, diverged)
+        todo = [one.job for one in placed if one.state not in preview.LEFT_ALONE and one.job.key in wanted]
         expected = forecast(
             planned,
             todo + examples,

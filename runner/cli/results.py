@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, err, out, plain_errors
+from runner.cli.console import FAILED, check_port, counted, err, out, plain_errors
 from runner.cli.options import Results, Uri
 
 
@@ -56,7 +56,13 @@ def report(
         if not names:
             raise ReportError(f"no sweep in the store was run on {dataset}")
         for one in names:
-            write_reports(uri, one, results, only)
+            try:
+                write_reports(uri, one, results, only)
+            except ReportError as error:
+                if name or len(names) == 1:
+                    raise
+                # Of many sweeps, one without results must not keep the others from theirs.
+                out.print(f"[yellow]note[/]   {escape(str(error))}\n", highlight=False, soft_wrap=True)
 
 
 def verify(
@@ -67,7 +73,9 @@ def verify(
     with plain_errors():
         from reports import provenance, store
 
-        checked = provenance.verify(store.resolve(tracking_uri), path)
+        uri = store.resolve(tracking_uri)
+        store.check(uri)
+        checked = provenance.verify(uri, path)
         for one in checked:
             for sentence in one.drift:
                 err.print(
@@ -76,9 +84,12 @@ def verify(
         numbers = sum(one.numbers for one in checked)
         drifted = sum(bool(one.drift) for one in checked)
         if drifted:
-            out.print(f"{drifted} of {len(checked)} tables have drifted; write them again with: cplearn report")
+            tables = counted(len(checked), "table")
+            out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
             raise typer.Exit(FAILED)
-        out.print(f"{numbers:,} numbers in {len(checked)} tables agree with the tracking store.", highlight=False)
+        out.print(
+            f"{numbers:,} numbers in {counted(len(checked), 'table')} agree with the tracking store.", highlight=False
+        )
 
 
 def trace(
@@ -95,7 +106,7 @@ def trace(
 
 
 def ui(
-    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
@@ -105,6 +116,7 @@ def ui(
 
         uri = store.resolve(tracking_uri)
         check_store(uri, store.without_secrets(uri))
+        check_port(port)
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
         # Without job execution MLflow starts in half the time; only its tools for language models need it.

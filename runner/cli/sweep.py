@@ -16,6 +16,7 @@ from runner.cli.console import (
     FAILED,
     INTERRUPTED,
     check_places,
+    counted,
     err,
     out,
     plain_errors,
@@ -35,6 +36,7 @@ from runner.cli.options import (
     Packing,
     Ranks,
     Results,
+    RetryFailed,
     Scale,
     Seeds,
     Setting,
@@ -79,7 +81,7 @@ def sweep(
     packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials again that have diverged.")] = False,
+    retry_failed: RetryFailed = False,
     retries: Annotated[int, typer.Option(help="Attempts after a lost worker or lack of memory.")] = 3,
     stop_after: Annotated[int, typer.Option(help="Stop at so many failures that are the same; 0: never.")] = 3,
     checkpoints: CheckpointPlace = "checkpoints",
@@ -108,7 +110,7 @@ def sweep(
         if retry_failed and plan.sweep.search:
             raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
         uri = store.resolve(tracking_uri)
-        check_places(results, uri)
+        check_places(results, uri, checkpoints)
         kept = Checkpoints(checkpoints)
         missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
         look_ahead = functools.partial(
@@ -186,7 +188,8 @@ def _announce(plan: Plan, work: _Work) -> None:
     again += f", {len(work.early)} stopped early before" if work.early else ""
     data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
     out.print(
-        f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {len(work.todo)} trials to run{again}.", highlight=False
+        f"Sweep [bold]{plan.sweep.name}[/] on {escape(data)}: {counted(len(work.todo), 'trial')} to run{again}.",
+        highlight=False,
     )
     for one in work.searched:
         out.print(escape(str(one)), highlight=False, soft_wrap=True)
