@@ -46,8 +46,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-plan: $(STAMP) ## say what a sweep would run, for how long and with how much disk (SWEEP=beta)
-	@$(BIN)/cplearn plan sweeps/$(SWEEP).yaml $(OPTIONS)
+plan: $(STAMP) ## say what a sweep would run, for how long and with how much disk (SWEEP=beta, table1, ...)
+	@$(BIN)/cplearn plan $(firstword $(wildcard sweeps/$(SWEEP).yaml sweeps/presets/$(SWEEP).yaml) sweeps/$(SWEEP).yaml) $(OPTIONS)
 
 sweep-beta: $(STAMP) ## the main job: CPLearn over β, then table and figure
 	@$(BIN)/cplearn sweep sweeps/beta.yaml $(OPTIONS)

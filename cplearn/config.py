@@ -130,7 +130,9 @@ class Backbone(Settings):
 
 class Augment(Settings):
     recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
-        "paper", description="Named list of transforms; the default depends on the data set."
+        "paper",
+        description="Named list of transforms: digits, paper, paper-noflip, solo-cifar, imagenet or none; the default "
+        "depends on the data set.",
     )
     strength: Annotated[float, PerMember()] = Field(
         1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
@@ -186,7 +188,9 @@ class Optimizer(Settings):
     )
     momentum: Annotated[float, PerMember()] = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
     eta: Annotated[float, PerMember()] = Field(0.02, gt=0, description="Trust coefficient of lars.")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="Learning rate after the warm-up.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="Learning rate after the warm-up: constant or cosine."
+    )
     warmup_epochs: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Epochs of linear warm-up.")
     warmup_lr: Annotated[float, PerMember()] = Field(
         3e-5, ge=0, description="Learning rate at the start of the warm-up."

@@ -158,10 +158,13 @@ def _moved(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[st
     for key, seed in sorted({(one.key, one.seed) for one in (*then.values(), *now.values())}):
         was, found = then.get(key), now.get(key)
         if was != found:
-            states = (
-                f"{one.run_id or 'no run'} ({one.status.lower()})" if one else "no such trial" for one in (was, found)
-            )
-            yield "trial {}, seed {}: the table has {}, MLflow now {}".format(key, seed, *states)
+            had = _state(was) if was else "no such trial"
+            has = _state(found) if found else "none that its sweep declares"
+            yield f"trial {key}, seed {seed}: the table has {had}, MLflow now {has}"
+
+
+def _state(source: Source) -> str:
+    return f"{source.run_id or 'no run'} ({source.status.lower()})"
 
 
 def _changed(then: Table, now: Table) -> Iterator[str]:

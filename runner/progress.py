@@ -133,7 +133,8 @@ class Progress:
     def _line(self, mark: str, job: Job, text: str) -> None:
         finished = self.ended
         left = self._left()
-        clock = f"{duration(time.monotonic() - self.start)}, {duration(left)} left" if left is not None else ""
+        ahead = f", {duration(left)} left" if left and self.ended < self.total else ""
+        clock = duration(time.monotonic() - self.start) + ahead
         # soft_wrap: a log is read by grep, which wants one line an event.
         self.console.print(
             f"{mark} {finished}/{self.total} [bold]{job.dataset} {job.name}[/]  {escape(text)}  "

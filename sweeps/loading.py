@@ -14,15 +14,15 @@ LARGEST = 1_000_000
 """Bytes of a sweep file."""
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
     """`key=value` as given on a command line; the value is YAML. Raises SweepError if it is not of that form."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise SweepError(f"--set {text!r}: write it as key=value, for instance epochs=50")
+        raise SweepError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
     try:
         return key.strip(), yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise SweepError(f"--set {text!r}: the value is not valid YAML") from None
+        raise SweepError(f"{option} {text!r}: the value is not valid YAML") from None
 
 
 class Loader(yaml.SafeLoader):

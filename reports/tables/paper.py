@@ -385,10 +385,13 @@ def _agree(table: TableSpec, where: str, found: Sequence[Trial], wanted: Where) 
             differing[key] = sorted(spelled)
     if differing:
         key, values = next(iter(differing.items()))
-        further = f" and {len(differing) - 1} more settings" if len(differing) > 1 else ""
+        others = len(differing) - 1
+        further = f" and {others} more setting{'s' if others > 1 else ''}" if others else ""
+        results = [trial for trial in found if trial.source.status == FINISHED and key in trial.settings]
+        one = json.dumps(results[-1].settings[key], sort_keys=True) if results else values[-1]
         raise ReportError(
             f"table {table.table!r}: {where} has trials that differ in {key} ({', '.join(values)}){further}; say which "
-            f"count, for instance --where {key}={values[-1]} or --sweep NAME"
+            f"count, for instance --where {key}={one} or --sweep NAME"
         )
 
 

@@ -144,7 +144,7 @@ def _caption(result: SweepResult, columns: Sequence[Metric]) -> Iterator[str]:
         yield f"One seed ({result.seeds[0]}), n = 1, so no spread is known."
     images = f" ({result.about['test_images']:,} images)" if "test_images" in result.about else ""
     epochs = _shared(result).get("epochs")
-    last = f"the last of {epochs} epochs" if epochs else "the last epoch"
+    last = "one epoch" if str(epochs) == "1" else f"the last of {epochs} epochs" if epochs else "the last epoch"
     if result.search:
         yield from _chosen(result.search["objectives"], f"of the test split{images} after {last}")
     else:

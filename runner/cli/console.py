@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import tempfile
@@ -108,7 +109,7 @@ def check_port(port: int) -> None:
         with socket.create_server(("127.0.0.1", port)):
             pass
     except OSError as error:
-        raise InputError(f"--port {port}: {error.strerror}; choose another") from None
+        raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
 
 
 def counted(n: int, noun: str) -> str:

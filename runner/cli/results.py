@@ -44,7 +44,7 @@ def report(
                 raise ReportError(
                     "--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset"
                 )
-            kept = dict(parse_override(text) for text in where)
+            kept = dict(parse_override(text, "--where") for text in where)
             written = build.build_table(uri, table, results, sweeps, kept)
             out.print(terminal.render_table(written.table, out.width))
             out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
