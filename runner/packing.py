@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MEMORY_SHARE = 0.6
 """Part of a slot's memory that a pack may fill; the rest is for data, evaluation and fragmentation."""
 
-BUSY = 4e9
+BUSY = 2e9
 """Operations of a training step from which on a pack is no faster on a CPU than its members one after the other.
 
 Arithmetic takes most of such a step, of which a pack saves none; its grouped convolutions and the members' activations,

@@ -149,7 +149,7 @@ def test_the_plan_says_why_a_cpu_gets_no_packs(folder: Path) -> None:
         folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--packing", "auto", "--set", "backbone.width=128"
     )
     assert code == 0, output
-    alone = "Every trial is trained alone; on a CPU, --packing auto packs steps of less than 4 GFLOP only."
+    alone = "Every trial is trained alone; on a CPU, --packing auto packs steps of less than 2 GFLOP only."
     assert alone in " ".join(output.split())
 
 
