@@ -110,7 +110,7 @@ def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
     best = embeddings.new_full((members, n), -math.inf)
     index = torch.zeros(members, n, dtype=torch.long, device=embeddings.device)
     start = 0
-    for part in _Blocks(dictionary, _block_size(n, embeddings.device), _Scratch(embeddings)):
+    for part in _Blocks(dictionary, _block_size(members * n, embeddings.device), _Scratch(embeddings)):
         value, at = product(embeddings, part).max(-1)
         better = value > best
         best, index = torch.where(better, value, best), torch.where(better, at + start, index)

@@ -82,6 +82,8 @@ def parts(
     batches and views in the pack: 1 if all members share them, else at most `members`. `stream` forces the way of
     `cplearn.codes.losses`; `accelerator` says whose block size it streams with.
 
+    The online probe is not counted.
+
     Raises InputError for what is not modelled: methods other than cplearn, backbones other than residual networks with
     a 3x3 stem, optimisers other than Adam, clipping, and mixed precision.
     """

@@ -71,13 +71,16 @@ class Model(nn.Module):
         """Backbone features (K, N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
 
         Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021). Images in
-        files are decoded batch by batch.
+        files are decoded batch by batch. `batch_size` counts an image once for each member, so that the memory of a
+        batch does not grow with the pack.
         """
         training = self.training
         self.eval()
         device = next((p.device for p in self.parameters()), images.device)
         backbone = self.backbone if self.teacher is None else self.teacher
-        blocks = [backbone(self.prepare(block.to(device))) for block in images.split(batch_size)]
+        blocks = [
+            backbone(self.prepare(block.to(device))) for block in images.split(max(1, batch_size // self.members))
+        ]
         self.train(training)
         return torch.cat(blocks, dim=1)
 
@@ -103,8 +106,8 @@ class Model(nn.Module):
 
     def member_state(self, member: int) -> dict[str, Tensor]:
         """The state dict of one member, as if it had been trained alone; on the CPU."""
-        state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
-        return stacked.take_member(state, member, self.members)
+        own = stacked.take_member(self.state_dict(), member, self.members)
+        return {name: tensor.cpu().contiguous() for name, tensor in own.items()}
 
     def save_member(self, member: int, folder: Path) -> None:
         """Write one member's settings and weights into `folder`; `load_folder` reads them back."""

@@ -141,7 +141,7 @@ class Pack:
         split = training_split(first, dataset)
         self.views = _Views(self.trials, split, self.device, ranks)
         self.steps_per_epoch = len(split.images) // first.batch_size
-        self.seconds = 0.0
+        self.seconds = [0.0] * len(self.trials)
         self.online: OnlineProbe | None = None
         if first.method.trains and first.evaluation.online_probe:
             online = OnlineProbe(self.trials, self.model.backbone.features, dataset.n_classes, self.steps_per_epoch)
@@ -183,7 +183,7 @@ class Pack:
         # The only moment in an epoch at which the host waits for the device.
         means = {name: (total / self.steps_per_epoch).tolist() for name, total in totals.items()}
         seconds = time.perf_counter() - start
-        self.seconds += seconds
+        self.seconds = [before + seconds for before in self.seconds]
         self.epoch += 1
         rate = self.rates[step - 1].tolist()
         speed = self.steps_per_epoch * self.trials[0].batch_size / seconds
@@ -236,9 +236,9 @@ class Pack:
     def evaluate(self) -> list[Outcome]:
         """Every evaluator on the frozen backbones, after the last epoch; see `cplearn.protocol`."""
         outcomes = protocol.run(self.model, self.dataset, self.transfer, self.failures)
-        for outcome in outcomes:
+        for outcome, seconds in zip(outcomes, self.seconds, strict=True):
             if outcome.failure is None:
-                outcome.metrics["time/train_s"] = self.seconds
+                outcome.metrics["time/train_s"] = seconds
         return outcomes
 
     def save_member(self, member: int, folder: Path, outcome: Outcome) -> None:
@@ -253,7 +253,7 @@ class Pack:
         own = stacked.take_member(self.optimizer.state_dict(), member, len(self.trials))
         return {
             "epoch": self.epoch,
-            "seconds": self.seconds,
+            "seconds": self.seconds[member],
             "failure": self.failures.get(member),
             "model": self.model.member_state(member),
             "optimizer": {name: tensor.cpu() for name, tensor in own.items()},
@@ -265,7 +265,7 @@ class Pack:
         epochs = {state["epoch"] for state in states}
         if len(epochs) != 1 or len(states) != len(self.trials):
             raise ValueError(f"{len(states)} states of epochs {sorted(epochs)} for a pack of {len(self.trials)}")
-        self.epoch, self.seconds = epochs.pop(), states[0]["seconds"]
+        self.epoch, self.seconds = epochs.pop(), [state["seconds"] for state in states]
         self.failures = {k: state["failure"] for k, state in enumerate(states) if state["failure"]}
         self.model.load_state_dict(stacked.stack_members([state["model"] for state in states]))
         moments = stacked.stack_members([state["optimizer"] for state in states])
@@ -278,8 +278,8 @@ class Footprint(NamedTuple):
     """What one more member costs a pack in training."""
 
     memory: int
-    """Bytes of weights, gradients, the optimiser's moments, buffers, and what a step keeps for its backward pass; not
-    of what all members share (data, views)."""
+    """Bytes of weights, gradients, the optimiser's moments, buffers, and what a step keeps for its backward pass: also
+    the batch as the first layer sees it, which members may share, but not the data set."""
     operations: int
     """Floating-point operations of the products and convolutions of a step, forward and backward."""
 
@@ -288,9 +288,12 @@ def footprint(trial: Trial, dataset: Dataset) -> Footprint:
     """The footprint of a member like this trial, measured on one step of it alone."""
     from torch.utils.flop_counter import FlopCounterMode  # it imports a compiler
 
-    # Data sets of the evaluation have no part in it, and may lie elsewhere.
+    # Data sets of the evaluation have no part in it, and may lie elsewhere; and a training of no epochs has no step.
     evaluation = trial.evaluation.model_copy(update={"transfer": []})
-    pack = Pack([trial.model_copy(update={"evaluation": evaluation})], dataset)
+    changes: dict[str, Any] = {"evaluation": evaluation, "epochs": max(trial.epochs, 1)}
+    if not trial.epochs:
+        changes["optimizer"] = trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
+    pack = Pack([trial.model_copy(update=changes)], dataset)
     weights = sum(p.nbytes for p in pack.model.parameters() if p.requires_grad)
     averages = sum(p.nbytes for p in pack.model.parameters()) - weights
     state = 4 * weights + averages + sum(b.nbytes for b in pack.model.buffers())

@@ -238,7 +238,7 @@ def _scaled(record: Record, trial: Trial, members: int, use: DatasetUse) -> tupl
 
 def _work(trial: Trial, channels: int, image_size: int, members: int) -> float:
     """Operations of a step, with ten for each byte moved: about what processors do in the time that a byte takes."""
-    if trial.method.name != "cplearn" or trial.precision == "bfloat16":
+    if trial.method.name != "cplearn" or trial.precision in ("bfloat16", "float16"):
         # The cost model knows one method. Two trials of another still compare by their backbones.
         own = {k: v for k, v in trial.canonical().items() if k not in ("method", "precision")}
         trial = Trial.read({**own, "method": "cplearn", "augment": {"recipe": trial.augment.recipe}})

@@ -126,6 +126,20 @@ def test_gradients_of_each_member_are_clipped_as_by_torch() -> None:
     assert_same(stacked, alone)
 
 
+def test_a_member_without_a_limit_is_not_touched_by_the_norm_that_another_is_limited_by() -> None:
+    """In single precision the square of 1e20 overflows, and so does the norm."""
+    updated = []
+    for clips in ([None], [None, 1.0]):
+        weight = nn.Parameter(torch.zeros(len(clips) * 2))
+        settings = [Optimizer(name="adam", lr=0.1, clip=clip) for clip in clips]
+        optimizer = optim.build(settings, [weight], 10)
+        weight.grad = torch.full_like(weight, 1e20)
+        optimizer.step(torch.full((len(clips),), 0.1))
+        updated.append(weight[:2].detach().clone())
+    assert torch.equal(*updated)
+    assert updated[0].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_weight_decay_follows_its_schedule(name: str) -> None:
     draw = torch.Generator().manual_seed(0)

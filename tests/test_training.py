@@ -15,7 +15,7 @@ import cplearn
 import cplearn.data
 from cplearn import cost, methods, stacked, training
 from cplearn.config import Trial
-from cplearn.data import Dataset
+from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
 from cplearn.model import load_folder
 
@@ -342,6 +342,48 @@ def test_the_operations_of_a_step_are_those_of_its_convolutions_and_products(
     # Both views and the dictionary: logits and gradient, or with a streamed one logits twice and a gradient of two.
     dictionary = products * 2 * 2 * settings.batch_size * codes * 64
     assert training.footprint(settings, digits).operations == layers + dictionary
+
+
+def test_a_training_of_no_epochs_has_the_footprint_of_one(digits: Dataset) -> None:
+    assert training.footprint(trial(epochs=0), digits) == training.footprint(trial(epochs=1), digits)
+
+
+def test_raw_pixels_are_evaluated_in_packs_as_alone(digits: Dataset) -> None:
+    settings = {"method": "untrained", "backbone": {"name": "pixels"}}
+    probed = {"evaluation": {"probe": ["sgd"], "probe_augment": True}}
+    trials = [Trial.read({**settings, **probed, "precision": "float64", "seed": seed}) for seed in (0, 1)]
+    together = training.train(trials, digits)
+    alone = [training.train([one], digits)[0] for one in trials]
+    for own, other in zip(together, alone, strict=True):
+        assert own.metrics["probe_sgd/accuracy"] == pytest.approx(other.metrics["probe_sgd/accuracy"], rel=1e-8)
+
+
+def test_a_block_as_wide_as_the_image_has_channels_can_be_packed(digits: Dataset) -> None:
+    coloured = dataclasses.replace(
+        digits, train=Split(digits.train.images.repeat(1, 3, 1, 1), digits.train.labels), test=digits.test
+    )
+    trials = [
+        trial(method={"beta": beta}, backbone={"name": "resnet8", "width": 3}, precision="float64", epochs=1)
+        for beta in (0.1, 1.0)
+    ]
+    pack = training.Pack(trials, coloured)
+    losses = [metrics["train/loss"] for _, metrics in pack.train_epoch()]
+    for loss, own in zip(losses, trials, strict=True):
+        ((_, metrics),) = training.Pack([own], coloured).train_epoch()
+        assert loss == pytest.approx(metrics["train/loss"], rel=1e-8)
+
+
+def test_each_member_keeps_the_time_of_its_own_training(digits: Dataset) -> None:
+    trials = [trial(method={"beta": beta}) for beta in (0.1, 1.0)]
+    pack = training.Pack(trials, digits)
+    pack.train_epoch()
+    states = [pack.member_state(k) for k in range(2)]
+    states[1]["seconds"] = 1000.0
+    other = training.Pack(trials, digits)
+    other.load_member_states(states)
+    assert [other.member_state(k)["seconds"] for k in range(2)] == [states[0]["seconds"], 1000.0]
+    other.train_epoch()
+    assert [outcome.metrics["time/train_s"] > 1000 for outcome in other.evaluate()] == [False, True]
 
 
 @pytest.mark.parametrize("backbone", ["pixels", "resnet8-slim"])

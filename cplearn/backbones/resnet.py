@@ -33,8 +33,11 @@ class Block(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        past = self.shortcut(x)
+        if past.shape != y.shape:  # Shared images, of as many channels as the block is wide.
+            past = past.repeat(1, y.shape[1] // past.shape[1], 1, 1)
+        y = F.relu(y + past)
         return F.avg_pool2d(y, 2) if self.pool else y
 
 
@@ -58,7 +61,11 @@ class Pixels(nn.Module):
         self.members, self.features = members, features
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).expand(self.members, -1, -1)
+        """x: (N, C, H, W) if all members see the same images, else (N, K*C, H, W)."""
+        values = x.flatten(1)
+        if values.shape[1] == self.features:
+            return values.expand(self.members, -1, -1)
+        return values.unflatten(1, (self.members, -1)).transpose(0, 1)
 
 
 def build(settings: config.Backbone, members: int, channels: int) -> ResNet:

@@ -60,6 +60,8 @@ class Optimizer(ABC):
         norms = total_norms(grads) if self.loss_scale is not None or self._limits is not None else None
         if norms is not None and self._limits is not None:
             factors = (self._limits / (norms + 1e-6)).clamp(max=1)
+            # Without a limit no norm counts, not even one that overflows.
+            factors = torch.where(self._limits.isinf(), torch.ones_like(factors), factors)
             for grad in grads:
                 grad.mul_(like(factors, grad))
         decay = self._decays[min(self.steps, len(self._decays) - 1)]
