@@ -76,12 +76,16 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
 
 
-def usable_device(name: str) -> str:
-    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it."""
+def usable_device(name: str, threads: int) -> str:
+    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it.
+
+    On the CPU torch computes with `threads` from now on, which decides how sums are rounded.
+    """
     import torch
 
     from cplearn.errors import InputError
 
+    torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=name).tolist()

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from runner.cli.console import FAILED, check_folder, err, out, overridden, plain_errors, print_metrics, usable_device
-from runner.cli.options import DataRoot, DatasetName, Device, Epochs, OneSetting
+from runner.cli.options import DataRoot, DatasetName, Device, Epochs, OneSetting, Threads
 
 
 def train(
@@ -17,6 +17,7 @@ def train(
     epochs: Epochs = None,
     settings: OneSetting = [],  # noqa: B006
     device: Device = "",
+    cpus: Threads = 1,
     save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -27,7 +28,7 @@ def train(
         from sweeps.settings import nested
 
         trial = config.Trial.read(nested(overridden(dataset, epochs, settings)))
-        device = usable_device(device)
+        device = usable_device(device, cpus)
         if save:
             check_folder("--save", save)
         data = cplearn.data.load(**trial.data_request(), root=data_root)
@@ -51,6 +52,7 @@ def import_solo(
     dataset: DatasetName = None,
     stem_padding: Annotated[int, typer.Option(min=1, max=2, help="Padding of the stem, which no weight tells.")] = 2,
     device: Device = "",
+    cpus: Threads = 1,
     save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -64,7 +66,7 @@ def import_solo(
         name = dataset or found.dataset
         if name is None:
             raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
-        pack = solo.restore(found, cplearn.data.load(name, data_root), usable_device(device))
+        pack = solo.restore(found, cplearn.data.load(name, data_root), usable_device(device, cpus))
         outcome = pack.evaluate()[0]
         print_metrics(outcome.metrics)
         if outcome.failure:
@@ -80,6 +82,7 @@ def evaluate(
     dataset: DatasetName = None,
     settings: OneSetting = [],  # noqa: B006
     device: Device = "",
+    cpus: Threads = 1,
     data_root: DataRoot = None,
 ) -> None:
     """Evaluate a trained model on its own data set or on another; print the metrics."""
@@ -100,7 +103,7 @@ def evaluate(
         data = cplearn.data.load(dataset or trial.dataset, data_root, size)
         training.check_evaluation(trial, data)
         transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
-        (outcome,) = protocol.run(model.to(usable_device(device)), data, transfer)
+        (outcome,) = protocol.run(model.to(usable_device(device, cpus)), data, transfer)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
             raise typer.Exit(FAILED)

@@ -30,6 +30,9 @@ DataRoot = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")
 ]
+Threads = Annotated[
+    int, typer.Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")
+]
 Uri = Annotated[
     str | None,
     typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow store; ./mlflow.db."),
