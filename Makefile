@@ -104,4 +104,4 @@ check: test lint ## what CI runs
 
 clean: ## remove .venv and caches; data, runs and results stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build *.egg-info
-	find cplearn sweeps runner reports tests -name __pycache__ -type d -exec rm -rf {} +
+	find cplearn sweeps runner reports benchmarks tests -name __pycache__ -type d -exec rm -rf {} +

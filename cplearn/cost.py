@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from cplearn import codes
-from cplearn.config import Trial
+from cplearn.config.trial import Trial
+from cplearn.dictionary import codes
 from cplearn.errors import InputError
 
 VIEWS = 2
@@ -80,7 +80,7 @@ def parts(
 
     Images have `channels` (1 or 3) x `image_size` x `image_size` values. `draws` counts the different streams of
     batches and views in the pack: 1 if all members share them, else at most `members`. `stream` forces the way of
-    `cplearn.codes.losses`; `accelerator` says whose block size it streams with.
+    `cplearn.dictionary.codes.losses`; `accelerator` says whose block size it streams with.
 
     The online probe is not counted.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import backbones, methods, stacked, streams
-from cplearn.config import Trial
+from cplearn.config.trial import Trial
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 from cplearn.methods.base import Progress

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cplearn import training
-from cplearn.config import Trial
+from cplearn.config.trial import Trial
 from cplearn.data import Dataset
 from cplearn.errors import InputError
 

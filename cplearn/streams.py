@@ -12,7 +12,7 @@ import json
 import numpy as np
 import torch
 
-from cplearn.config import Trial
+from cplearn.config.trial import Trial
 
 
 def stream(trial: Trial) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from runner.faults import Kind
-from runner.plan import Job
+from runner.planning.plan import Job
 
 
 class Listener(Protocol):

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.faults import Kind
-from runner.pace import Pace
-from runner.packing import describe
-from runner.plan import Job
+from runner.planning.packing import describe
+from runner.planning.plan import Job
+from runner.timing.pace import Pace
 
 LOOK_SECONDS = 1.0
 """How often the time that is left is worked out anew; it looks at every trial that is still waiting."""

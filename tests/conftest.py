@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from typer.testing import CliRunner
 
-from cplearn import methods, stacked
-from cplearn.methods.base import Batch, Method, Progress
-from runner.cli import app
+import cplearn.data
+from cplearn.data import Dataset
+from support import POSTGRESQL_PASSWORD, ROOT, free_port
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-POSTGRESQL_PASSWORD = "sesame-postgres-4716"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -41,52 +32,6 @@ def _one_thread() -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip where a program is missing on a user's machine; in CI its absence is a failure."""
-    missing = shutil.which(program) is None and not os.environ.get("CI")
-    return pytest.mark.skipif(missing, reason=f"{program} is not installed")
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def mlflow_server(database: str, folder: Path, port: int | None = None) -> Iterator[str]:
-    """The address of an MLflow server on a store, with its artifacts in `folder`; it is killed when the block ends."""
-    folder.mkdir(exist_ok=True)
-    port = port or free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    # Seven idle job workers would start otherwise, which takes longer than the rest.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 100
-            while not _healthy(port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise AssertionError(f"the server did not start: {log.read().decode()}")
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _healthy(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")
@@ -130,31 +75,6 @@ def postgresql() -> Iterator[Callable[[str], str]]:
         shutil.rmtree(folder)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers in float64."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-START = Progress(step=0, steps_per_epoch=4, epochs=3)
-
-
-def batch_of(features: Tensor, labels: Tensor | None = None, progress: Progress = START) -> Batch:
-    """A step's batch of features (K, V, n, F); the teacher, should a method ask for one, sees what the student sees."""
-    members, _, n, _ = features.shape
-    labels = torch.zeros(members, n, dtype=torch.long) if labels is None else labels
-    return Batch(features, labels, progress, features[:, :2].detach())
-
-
-def build_method(name: str, several: list[dict], features: int, classes: int = 3, seed: int = 0) -> Method:
-    """A method in float64 with one member for each settings in `several`, weights drawn from seed, seed + 1, ..."""
-    module = methods.get(name)
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(len(several))]
-    method = module.Method([module.Settings(**s) for s in several], features, 8, generators, classes)
-    stacked.initialise(method, generators)
-    method.after_initialisation()
-    return method.double()
-
-
 LONGEST = ("test_runner_faults", "test_runner_sweep", "test_runner_search", "test_runner_preview", "test_runner_ranks")
 
 
@@ -163,20 +83,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
 
 
-def uri(folder: Path) -> str:
-    """The address of a folder's own tracking store."""
-    return f"sqlite:///{folder / 'mlflow.db'}"
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    """160 training and 96 test digits: enough for metrics, few enough for seconds."""
+    full = cplearn.data.load("digits")
 
+    def cut(split: Any, n: int) -> Any:
+        return dataclasses.replace(split, images=split.images[:n], labels=split.labels[:n])
 
-def run_cli(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and output of `cplearn ARGUMENTS`, called in a folder with a tracking store and data of its own."""
-    environment = {"MLFLOW_TRACKING_URI": uri(folder), "CPLEARN_DATA": str(folder / "data")}
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(arguments), env=environment)
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+    return dataclasses.replace(full, train=cut(full.train, 160), test=cut(full.test, 96))

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
-from cplearn import config
 from cplearn.backbones import resnet
 from cplearn.backbones.external import TimmModel, drop_from
 from cplearn.backbones.external import check as check_timm
+from cplearn.config import groups as config
 from cplearn.errors import InputError
 
 __all__ = ["Backbone", "build", "check", "drop_from"]

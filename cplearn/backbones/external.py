@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cplearn import config, stacked
+from cplearn import stacked
+from cplearn.config import groups as config
 from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 

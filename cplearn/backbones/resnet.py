@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cplearn import config, stacked
+from cplearn import stacked
+from cplearn.config import groups as config
 
 
 class Block(nn.Module):

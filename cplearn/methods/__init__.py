@@ -1,6 +1,6 @@
 """The methods, one module each; the module's name is the method's name.
 
-A method module defines `Settings` (a `cplearn.config.MethodSettings`) and `Method` (a `cplearn.methods.base.Method`).
+A method module defines `Settings` (a `cplearn.config.trial.MethodSettings`) and `Method` (a `cplearn.methods.base.Method`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def names() -> list[str]:
 @functools.cache
 def _names() -> tuple[str, ...]:
     # Asked for with every trial that is read; the folder is listed once.
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS and not m.ispkg))
 
 
 def get(name: str) -> ModuleType:

@@ -14,8 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import config, heads
+from cplearn.config import base as config
 from cplearn.methods import base
+from cplearn.methods.parts import heads
 
 _EPS = 1e-5  # of the BatchNorm without gains that standardises embeddings in the authors' code
 

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import codes, config, stacked
+from cplearn import stacked
+from cplearn.config import base as config
+from cplearn.dictionary import codes
 from cplearn.errors import InputError
 from cplearn.methods import base
 

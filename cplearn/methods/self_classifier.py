@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import codes, config, heads
+from cplearn.config import base as config
+from cplearn.dictionary import codes
 from cplearn.methods import base
+from cplearn.methods.parts import heads
 
 
 class Settings(config.MethodSettings):

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import config, heads
+from cplearn.config import base as config
 from cplearn.methods import base
+from cplearn.methods.parts import heads
 
 
 class Settings(config.MethodSettings):

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import config, stacked
+from cplearn import stacked
+from cplearn.config import base as config
 from cplearn.methods import base
 
 

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import codes, config, heads, sinkhorn, stacked
+from cplearn import stacked
+from cplearn.config import base as config
+from cplearn.dictionary import codes
 from cplearn.methods import base
+from cplearn.methods.parts import heads, sinkhorn
 
 
 class Settings(config.MethodSettings):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cplearn import config
+from cplearn.config import base as config
 from cplearn.methods import base
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from cplearn import config
+from cplearn.config import groups as config
 from cplearn.optim.adam import Adam
 from cplearn.optim.base import Optimizer
 from cplearn.optim.scaling import LossScale

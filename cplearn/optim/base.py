@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from cplearn import config
+from cplearn.config import groups as config
 from cplearn.optim.scaling import LossScale
 from cplearn.optim.schedules import weight_decays
 from cplearn.stacked import members_of

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cplearn import config
+from cplearn.config import groups as config
 
 REFERENCE_BATCH = 256
 """Batch for which a learning rate is meant that `scale_lr` adapts (Goyal et al. 2017)."""

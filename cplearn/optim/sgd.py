@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from cplearn import config
+from cplearn.config import groups as config
 from cplearn.optim.base import Optimizer, like, norms
 from cplearn.stacked import members_of
 

@@ -24,7 +24,8 @@ def train(
     """Train one trial in this process, without Ray and without tracking; print its metrics."""
     with plain_errors():
         import cplearn.data
-        from cplearn import config, training
+        from cplearn import training
+        from cplearn.config import trial as config
         from sweeps.settings import nested
 
         trial = config.Trial.read(nested(overridden(dataset, epochs, settings)))
@@ -89,8 +90,9 @@ def evaluate(
     with plain_errors():
         import cplearn
         import cplearn.data
-        from cplearn import protocol, training
+        from cplearn import training
         from cplearn.errors import InputError
+        from cplearn.evaluate import protocol
         from sweeps.settings import nested
 
         model = cplearn.load(run)

@@ -32,9 +32,9 @@ from runner.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from runner.plan import Job, Plan
-    from runner.preview import Forecast, Searched
-    from runner.resources import Resources
+    from runner.machine.resources import Resources
+    from runner.planning.plan import Job, Plan
+    from runner.planning.preview import Forecast, Searched
     from sweeps.spec import Sweep
 
 
@@ -68,9 +68,9 @@ def plan(
         import json
 
         from reports import store
-        from runner import preview
-        from runner.budget import Deadline
-        from runner.checkpoints import Checkpoints
+        from runner.durability.checkpoints import Checkpoints
+        from runner.planning import preview
+        from runner.planning.budget import Deadline
 
         deadline = Deadline(budget)
         planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
@@ -114,7 +114,7 @@ def plan_sweep(
     asked: tuple[float | None, float | None, int | None],
 ) -> tuple[Plan, Resources]:
     """A sweep's plan, and what each of its trials runs on; `asked` are CPUs, GPUs and ranks of the command line."""
-    from runner.plan import SCHEMA, make_plan
+    from runner.planning.plan import SCHEMA, make_plan
     from sweeps.spec import read_sweep
 
     described: Sweep = read_sweep(file, SCHEMA, overridden(dataset, epochs, settings), seeds, scale)
@@ -123,8 +123,8 @@ def plan_sweep(
 
 
 def pack_width(plan: Plan, asked: str | None) -> int | None:
-    """How many trials are trained together, see `runner.packing`; one by one where they are suggested or stopped so."""
-    from runner.packing import parse
+    """How many trials are trained together, see `runner.planning.packing`; one by one where they are suggested or stopped so."""
+    from runner.planning.packing import parse
 
     width = parse(asked or plan.sweep.packing)
     return 1 if plan.sweep.search or plan.sweep.scheduler else width
@@ -135,7 +135,7 @@ def look_at_search(plan: Plan, uri: str, force: bool) -> tuple[list[Searched], s
     for suggestions to come. The plan gets the jobs of earlier suggestions."""
     if plan.sweep.search is None:
         return [], {job.key for job in plan.jobs}, []
-    from runner import search
+    from runner.search import search
 
     wanted = {job.key for job in plan.jobs}
     studies = search.find(plan, search.beside(uri))
@@ -154,7 +154,7 @@ def look_at_search(plan: Plan, uri: str, force: bool) -> tuple[list[Searched], s
 
 def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int | None) -> Resources:
     """What a trial is given: as the command line says, else the sweep file, else the defaults."""
-    from runner.resources import Resources
+    from runner.machine.resources import Resources
 
     asked = sweep.resources
     # A number of GPUs on the command line is also a number of processes.
@@ -179,12 +179,12 @@ def forecast(
     import cplearn.data
     from cplearn.training import footprint
     from reports import store
-    from runner import budget, packing, preview
-    from runner import resources as places
+    from runner.machine import resources as places
+    from runner.planning import budget, packing, preview
 
     remote = bool(os.environ.get("RAY_ADDRESS"))
     if remote:
-        from runner.execute import cluster
+        from runner.execution.execute import cluster
 
         resources, slots = cluster(resources)
     else:
@@ -208,7 +208,7 @@ def forecast(
         plan, packs, hardware, lambda method, fingerprint: store.timed_runs(uri, method, fingerprint)
     )
     if calibrate:
-        from runner.calibrate import calibrate as measure
+        from runner.timing.calibrate import calibrate as measure
 
         timings |= measure(unsure, hardware["device"], threads, data_root)
     if by_seed:

@@ -112,7 +112,7 @@ def ui(
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with plain_errors():
         from reports import store
-        from runner.tracking import check_store
+        from runner.tracking.tracker import check_store
 
         uri = store.resolve(tracking_uri)
         check_store(uri, store.without_secrets(uri))
@@ -136,7 +136,7 @@ def write_reports(uri: str, name: str, results: Path, datasets: Collection[str] 
         out.print(terminal.render(one, out.width))
         out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
         if keep:
-            from runner import tracking
+            from runner.tracking import tracker as tracking
 
             files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
             table = render.to_markdown(one.table).partition("<details>")[0].strip()

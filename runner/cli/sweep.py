@@ -47,18 +47,18 @@ from runner.cli.plan import forecast, look_at_search, pack_width, plan_sweep
 from runner.cli.results import write_reports
 
 if TYPE_CHECKING:
-    from runner.budget import Deadline
-    from runner.checkpoints import Checkpoints
-    from runner.claims import Claims
+    from runner.durability.checkpoints import Checkpoints
+    from runner.durability.claims import Claims
     from runner.events import Listener
+    from runner.execution.scheduler import Asha
     from runner.faults import Kind
-    from runner.pace import Pace
-    from runner.plan import Job, Plan
-    from runner.preview import Forecast, Searched
+    from runner.planning.budget import Deadline
+    from runner.planning.plan import Job, Plan
+    from runner.planning.preview import Forecast, Searched
     from runner.progress import Progress
-    from runner.scheduler import Asha
-    from runner.search import Search
-    from runner.tracking import Tracker
+    from runner.search.search import Search
+    from runner.timing.pace import Pace
+    from runner.tracking.tracker import Tracker
 
     Failed = tuple[Job, str, Kind]
     Missing = Callable[[list[Job]], tuple[list[Job], list[Failed], set[str]]]
@@ -98,11 +98,11 @@ def sweep(
         import cplearn.data
         from cplearn.errors import InputError
         from reports import store
-        from runner.budget import Deadline
-        from runner.checkpoints import Checkpoints
+        from runner.durability.checkpoints import Checkpoints
         from runner.faults import Policy
-        from runner.pace import Pace
-        from runner.plan import split
+        from runner.planning.budget import Deadline
+        from runner.planning.plan import split
+        from runner.timing.pace import Pace
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
@@ -120,7 +120,7 @@ def sweep(
         _announce(plan, work)
         pace = Pace(work.expected.timings, work.expected.slots)
 
-        from runner.execute import execute
+        from runner.execution.execute import execute
 
         start = functools.partial(
             execute,
@@ -167,7 +167,7 @@ def _survey(
     plan: Plan, uri: str, kept: Checkpoints, force: bool, missing: Missing, look_ahead: Callable[..., Forecast]
 ) -> _Work:
     """Look at the store; `look_ahead` forecasts jobs of the plan that have reached some epochs."""
-    from runner.claims import looking_at
+    from runner.durability.claims import looking_at
 
     with looking_at(uri):
         searched, wanted, examples = look_at_search(plan, uri, force)
@@ -181,7 +181,7 @@ def _survey(
 
 
 def _announce(plan: Plan, work: _Work) -> None:
-    from runner.preview import line
+    from runner.planning.preview import line
 
     again = f", {work.before} finished before" if work.before else ""
     again += f", {len(work.diverged)} diverged before" if work.diverged else ""
@@ -212,7 +212,7 @@ def _run_unclaimed(
     `run` and `start` are `_run` and `execute` for this call.
     """
     from cplearn.errors import InputError
-    from runner.claims import claims_of
+    from runner.durability.claims import claims_of
 
     todo, failed = work.todo, list(work.diverged)
     stopped, begun = False, False
@@ -250,7 +250,7 @@ def _missing(
     """The jobs still to be run, those that have diverged before and would do so again, and the keys of those that the
     sweep's own scheduler, `stopper`, has stopped."""
     from reports import store
-    from runner.plan import split
+    from runner.planning.plan import split
 
     todo, _ = split(jobs, lambda keys: store.finished_runs(uri, keys), force)
     diverged = {} if force or retry_failed or not todo else store.diverged_runs(uri, {job.key for job in todo})
@@ -264,7 +264,7 @@ def _search(plan: Plan, uri: str, claims: Claims, kept: Checkpoints, force: bool
     """The sweep's search; waits until no other driver is at work on one of its studies."""
     from cplearn.errors import InputError
     from reports import store
-    from runner import search
+    from runner.search import search
 
     place = search.beside(uri)
     keys = sorted(one.key for one in search.find(plan, place))
@@ -301,7 +301,7 @@ def _asha(plan: Plan, uri: str, force: bool) -> Asha | None:
     if plan.sweep.scheduler is None:
         return None
     from reports import store
-    from runner.scheduler import Asha
+    from runner.execution.scheduler import Asha
 
     asha = Asha(plan.sweep.scheduler)
     keys = set() if force else {job.key for job in plan.jobs}
@@ -332,7 +332,7 @@ def _run(
     """
     from cplearn.errors import InputError
     from runner.progress import Progress
-    from runner.tracking import Tracker
+    from runner.tracking.tracker import Tracker
 
     progress = Progress(jobs, reused, out, pace, (lambda: search.to_come) if search else lambda: 0)
 
@@ -406,7 +406,7 @@ def _wait(claims: Claims, jobs: list[Job]) -> None:
 def _explain(plan: Plan, failed: list[Failed]) -> None:
     """Each distinct failure with its last lines and the command that repeats it."""
     from runner.faults import normalise
-    from runner.plan import command
+    from runner.planning.plan import command
 
     alike: dict[str, list[Failed]] = {}
     for one in failed:

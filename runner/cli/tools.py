@@ -64,7 +64,7 @@ def settings(
 ) -> None:
     """List every setting of a trial with its default on a data set and its sentence."""
     with plain_errors():
-        from cplearn import config
+        from cplearn.config import trial as config
 
         defaults = config.Trial.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
         table = Table("setting", "default", "what it does", box=None, pad_edge=False)
@@ -93,7 +93,7 @@ def bench_sweep(
 
 def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
     with plain_errors():
-        from runner import bench as benchmark
+        import benchmarks as benchmark
 
         known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
         with stoppable(f"Stopped; {name}.md holds the parts that were through."):

@@ -1,0 +1,58 @@
+"""The base of all groups of settings, and the types of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from cplearn.errors import InputError
+
+
+class PerMember:
+    """Marks a number in which the members of one pack may differ; all other settings they must share."""
+
+
+def _whole(value: object) -> object:
+    # `1e2` is a float in YAML; as a count it is as good as 100.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown keys, wrong types, NaN and infinity are refused; instances never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def refuse_without_effect(settings: Settings, name: str, group: str, owners: Mapping[str, list[str]]) -> None:
+    """Raise InputError for a changed setting that only other names use; two keys for one trial would be the result."""
+    for key, names in owners.items():
+        if name not in names and getattr(settings, key) != type(settings).model_fields[key].default:
+            raise InputError(
+                f"{group}.{key} has no effect on {name}; it belongs to {' and '.join(names)}", key=f"{group}.{key}"
+            )
+
+
+class MethodSettings(Settings):
+    """Settings of a self-supervised method; each module in `cplearn.methods` extends it."""
+
+    trains: ClassVar[bool] = True
+    supervised: ClassVar[bool] = False
+    """Learns from labels."""
+    multi_crop: ClassVar[bool] = False
+    """Has a use for local crops beside the two global views."""
+
+    name: str = Field(description="Method, the name of its module in cplearn/methods.")
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raise InputError where these settings cannot work with `batch_size` images a step."""
+
+
+def listed(value: object) -> object:
+    # One word is a list of one; sorted, since the order of a set must not tell two trials apart.
+    values = [value] if isinstance(value, str | int | float) else value
+    return sorted(set(values)) if isinstance(values, list) and len({type(v) for v in values}) == 1 else values

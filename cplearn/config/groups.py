@@ -1,0 +1,206 @@
+"""The settings of backbone, augmentation, optimiser and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cplearn.config.base import PerMember, Settings, Whole, listed, refuse_without_effect
+from cplearn.data import catalogue
+from cplearn.errors import InputError
+
+KEPT_COMPONENTS = 50
+"""Principal components of the test features that a run keeps for figures."""
+
+
+class Backbone(Settings):
+    name: Literal["resnet8", "resnet8-slim", "resnet18", "timm", "pixels"] = Field(
+        "resnet8",
+        description="resnet8: constant width; resnet8-slim: widths w, 2w, 4w; resnet18: torchvision's layout, widths w "
+        "to 8w; timm: the model that backbone.model names; pixels: the raw image.",
+    )
+    width: Whole | None = Field(
+        None,
+        ge=1,
+        description="Channels of the first stage; by default 128 for resnet8, 32 for resnet8-slim, 64 for resnet18.",
+    )
+    stem: Literal["cifar", "imagenet"] = Field(
+        "cifar", description="Of resnet18; cifar: 3x3, stride 1, no pooling; imagenet: 7x7, stride 2, and max-pooling."
+    )
+    stem_padding: Literal[1, 2] = Field(
+        1,
+        description="Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels.",
+    )
+    model: str | None = Field(
+        None,
+        description="Name of a timm model, vit_small_patch16_224 for instance; never part of a pack.",
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Stochastic depth of a timm model (published for ViT-S: 0.1)."
+    )
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several trials can be trained as one model; the layers of timm know no members."""
+        return self.name != "timm"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_width(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("width") is None:
+            width = {"resnet8": 128, "resnet8-slim": 32, "resnet18": 64}.get(str(data.get("name", "resnet8")))
+            return {**data, "width": width}
+        return data
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Backbone:
+        if self.name == "timm":
+            if self.model is None:
+                raise InputError(
+                    "backbone.name 'timm' needs backbone.model, vit_small_patch16_224 for instance",
+                    key="backbone.model",
+                )
+            if self.width is not None:
+                raise InputError("backbone.width: a timm model has its own width; leave it out", key="backbone.width")
+        owners = {"stem": ["resnet18"], "stem_padding": ["resnet18"], "model": ["timm"], "drop_path": ["timm"]}
+        refuse_without_effect(self, self.name, "backbone", owners)
+        if self.stem == "imagenet" and self.stem_padding != 1:
+            raise InputError(
+                "backbone.stem_padding belongs to the cifar stem; leave it out with stem imagenet",
+                key="backbone.stem_padding",
+            )
+        return self
+
+
+class Augment(Settings):
+    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
+        "paper",
+        description="Named list of transforms: digits, paper, paper-noflip, solo-cifar, imagenet or none; the default "
+        "depends on the data set.",
+    )
+    strength: Annotated[float, PerMember()] = Field(
+        1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
+    )
+    local_views: Whole = Field(
+        0, ge=0, description="Small local crops an image beside the two views, for methods with multi-crop (DINO: 8)."
+    )
+    local_size: Whole | None = Field(
+        None, ge=2, description="Side in pixels of a local crop; by default half of the image's (published: 96 of 224)."
+    )
+    local_scale_min: float = Field(
+        0.05, gt=0, le=1, description="Smallest area of a local crop, as a part of the image's."
+    )
+    local_scale_max: float = Field(
+        0.4, gt=0, le=1, description="Largest area of a local crop (DINO 0.4, SwAV 0.14), as a part of the image's."
+    )
+
+    @model_validator(mode="after")
+    def _check_local(self) -> Augment:
+        if self.local_scale_min > self.local_scale_max:
+            raise InputError(
+                f"augment.local_scale_min {self.local_scale_min:g} is larger than local_scale_max "
+                f"{self.local_scale_max:g}",
+                key="augment.local_scale_min",
+            )
+        changed = {"local_size", "local_scale_min", "local_scale_max"} & {
+            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
+        }
+        if changed and not self.local_views:
+            # Otherwise two trials that are the same would have two keys.
+            raise InputError(
+                f"augment.{min(changed)} has no effect without local crops; set augment.local_views too",
+                key=f"augment.{min(changed)}",
+            )
+        return self
+
+
+class Optimizer(Settings):
+    name: Literal["adam", "adamw", "sgd", "lars"] = Field(
+        "adam",
+        description="adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
+        "for every layer.",
+    )
+    lr: Annotated[float, PerMember()] = Field(1e-3, gt=0, description="Peak learning rate.")
+    scale_lr: bool = Field(False, description="Multiply the peak learning rate by batch_size / 256.")
+    lr_end: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
+    weight_decay: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Weight decay of weights, not of norms.")
+    weight_decay_end: Annotated[float | None, PerMember()] = Field(
+        None, ge=0, description="Weight decay at the end, reached on a cosine (DINO: 0.04 to 0.4); by default constant."
+    )
+    clip: Annotated[float | None, PerMember()] = Field(
+        None, gt=0, description="Largest norm of the gradient of all weights together (ViT recipe: 3); default: any."
+    )
+    momentum: Annotated[float, PerMember()] = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
+    eta: Annotated[float, PerMember()] = Field(0.02, gt=0, description="Trust coefficient of lars.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="Learning rate after the warm-up: constant or cosine."
+    )
+    warmup_epochs: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Epochs of linear warm-up.")
+    warmup_lr: Annotated[float, PerMember()] = Field(
+        3e-5, ge=0, description="Learning rate at the start of the warm-up."
+    )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Optimizer:
+        refuse_without_effect(self, self.name, "optimizer", {"momentum": ["sgd", "lars"], "eta": ["lars"]})
+        if self.schedule == "constant" and self.lr_end:
+            raise InputError("optimizer.lr_end needs optimizer.schedule cosine", key="optimizer.lr_end")
+        return self
+
+
+class Evaluation(Settings):
+    probe: Annotated[list[Literal["lbfgs", "sgd", "adam"]], BeforeValidator(listed)] = Field(
+        ["lbfgs"],
+        description="Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper.",
+    )
+    probe_augment: bool = Field(
+        False, description="sgd and adam see a random crop and flip of each training image, new in every epoch."
+    )
+    probe_c: float = Field(1.0, gt=0, description="Inverse L2 penalty of the linear probe (scikit-learn's C).")
+    knn_neighbours: Whole = Field(20, ge=1, description="k of the k-NN classifier.")
+    knn_temperature: float = Field(0.07, gt=0, description="Temperature of the k-NN vote.")
+    kmeans_restarts: Whole = Field(10, ge=1, description="k-means runs; the one with the lowest inertia counts.")
+    validation: float = Field(
+        0.1, ge=0, le=0.5, description="Part of the training images held out from a further probe: validation/accuracy."
+    )
+    view_images: Whole = Field(
+        500, ge=0, description="Training images of which the codes of two views are compared: select/view_...; 0: none."
+    )
+    lidar: bool = Field(False, description="LiDAR of ten views of each of 1,000 training images: select/lidar.")
+    gmm_components: Annotated[list[Annotated[Whole, Field(ge=1)]], BeforeValidator(listed)] = Field(
+        [], description="Gaussian mixtures of so many components whose entropy is measured; the paper's: 10 to 200."
+    )
+    transfer: Annotated[list[str], BeforeValidator(listed)] = Field(
+        [], description="Other data sets on which the features are probed too: transfer/<name>/accuracy."
+    )
+    online_probe: bool = Field(False, description="Train a linear classifier beside the backbone: train/online_....")
+    online_lr: Annotated[float, PerMember()] = Field(0.1, gt=0, description="Peak learning rate of the online probe.")
+    kept_images: Whole = Field(
+        2000, ge=0, description="Most test images whose features and embeddings are kept for figures."
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Evaluation:
+        if not self.online_probe and self.online_lr != type(self).model_fields["online_lr"].default:
+            # Otherwise two trials that are the same would have two keys.
+            raise InputError(
+                "evaluation.online_lr has no effect without the online probe; set evaluation.online_probe too",
+                key="evaluation.online_lr",
+            )
+        if self.probe_augment and set(self.probe) == {"lbfgs"}:
+            raise InputError(
+                "evaluation.probe_augment has no effect on lbfgs; add sgd or adam to evaluation.probe",
+                key="evaluation.probe_augment",
+            )
+        slugs = [(catalogue.entry(name), catalogue.slug(name))[1] for name in self.transfer]
+        if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):
+            raise InputError(
+                f"evaluation.transfer: two data sets share the name {twice!r}; rename one", key="evaluation.transfer"
+            )
+        return self
+
+
+NEED_TRAINING = {"online_probe", "online_lr", "view_images", "lidar", "gmm_components"}
+"""Settings of the evaluation that concern training or the projector: a method that has neither ignores them."""

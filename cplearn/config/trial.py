@@ -1,0 +1,239 @@
+"""What defines one trial: every setting that can change its numbers, with a type, a default and a sentence.
+
+Settings that only say *where* a trial runs (device, workers, packing) live with the runner: they must not enter a
+trial's identity. `Trial.canonical` is the plain dict from which that identity is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from cplearn import methods
+from cplearn.config.base import MethodSettings, PerMember, Settings, Whole
+from cplearn.config.explain import explain
+from cplearn.config.groups import NEED_TRAINING, Augment, Backbone, Evaluation, Optimizer
+from cplearn.data import catalogue
+from cplearn.errors import InputError
+
+NUMERICS = 3
+"""Version of the training numerics, a part of every trial's identity. Raise it when a change makes equal settings give
+other numbers, a changed default included; finished trials of an older version are then no longer reused."""
+
+
+class Trial(Settings):
+    """One training and its evaluation."""
+
+    dataset: str = Field("digits", description="A name that `cplearn data` lists, or folder:PATH.")
+    image_size: Whole | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="Side in pixels to which images of a folder are resized; default: their own, if equal.",
+    )
+    decode: Literal["cached", "on-demand"] = Field(
+        "cached",
+        description="Images of a folder: decoded once at image_size, or whenever used, crops from full resolution.",
+    )
+    train_images: Whole | None = Field(
+        None, ge=2, description="Use so many of the training images, evenly from every class; default: all."
+    )
+    test_images: Whole | None = Field(
+        None, ge=2, description="Use so many of the test images, evenly from every class; default: all."
+    )
+    method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
+    backbone: Backbone = Field(
+        Backbone(), description="Network whose features are kept; default depends on the data set."
+    )
+    augment: Augment = Field(Augment(), description="How the two views of an image are made.")
+    optimizer: Optimizer = Field(Optimizer(), description="Optimiser and learning-rate schedule.")
+    evaluation: Evaluation = Field(Evaluation(), description="Protocol on the frozen backbone.")
+    epochs: Whole = Field(20, ge=0, description="Passes over the training images.")
+    batch_size: Whole = Field(64, ge=2, description="Images a step; incomplete batches are dropped.")
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        "float32",
+        description="float64 is for verification; bfloat16 and float16 are autocast on float32 weights, float16 with "
+        "a scaled loss.",
+    )
+    seed: Annotated[Whole, PerMember()] = Field(
+        0, ge=0, lt=2**32, description="Seed of every random draw of the trial."
+    )
+    common_random_numbers: bool = Field(
+        True,
+        description="Trials of one seed share batches, views, initial weights and dictionary: they compare pairwise.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_defaults(cls, data: Any) -> Any:
+        """Write out what depends on data set or method, so that written and omitted defaults are the same trial."""
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        dataset = data.get("dataset", "digits")
+        entry = catalogue.entry(dataset) if isinstance(dataset, str) else None
+        data["method"] = _read_method(data.get("method", "cplearn"), entry.method if entry else {})
+        if entry:
+            backbone, augment = data.get("backbone", {}), data.get("augment", {})
+            if isinstance(backbone, Mapping):
+                data["backbone"] = {**entry.backbone, **backbone} if "name" not in backbone else backbone
+            if isinstance(augment, Mapping):
+                data["augment"] = {"recipe": entry.recipe, **augment}
+            if data.get("image_size") is None:
+                data["image_size"] = entry.image_size
+            data.setdefault("decode", entry.decode[0])
+        if not data["method"].trains:
+            # What cannot matter must not tell two trials apart.
+            data["epochs"] = 0
+            for key in ("augment", "optimizer", "batch_size", "common_random_numbers"):
+                data.pop(key, None)
+            if isinstance(data.get("evaluation"), Mapping):
+                data["evaluation"] = {k: v for k, v in data["evaluation"].items() if k not in NEED_TRAINING}
+        return data
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Trial:
+        ways = catalogue.entry(self.dataset).decode
+        if self.decode not in ways:
+            raise InputError(f"decode {self.decode!r}: {self.dataset} can only be {' or '.join(ways)}", key="decode")
+        if self.method.trains:
+            if self.backbone.name == "pixels":
+                raise InputError(
+                    "backbone.name 'pixels' has nothing to train; use it with method.name 'untrained'",
+                    key="backbone.name",
+                )
+            if self.augment.local_views and not self.method.multi_crop:
+                able = [name for name in methods.names() if methods.get(name).Settings.multi_crop]
+                raise InputError(
+                    f"augment.local_views {self.augment.local_views}: method {self.method.name!r} has no use for local "
+                    f"crops (those that have: {', '.join(able)}); leave it at 0",
+                    key="augment.local_views",
+                )
+            self.method.check_batch(self.batch_size)
+        if self.optimizer.warmup_epochs > self.epochs and self.method.trains and self.epochs:
+            raise InputError(
+                f"optimizer.warmup_epochs {self.optimizer.warmup_epochs:g} is longer than epochs {self.epochs}",
+                key="optimizer.warmup_epochs",
+            )
+        return self
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Trial:
+        """The trial of a nested dict of settings.
+
+        Raises InputError with the dotted key, the bad value, and for an unknown key the nearest known one.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise explain(error, known_keys()) from None
+
+    def canonical(self) -> dict[str, Any]:
+        """The nested plain dict with every setting written out; `Trial.read` makes an equal trial of it."""
+        return self.model_dump(mode="json")
+
+    def flat(self) -> dict[str, Any]:
+        """The settings under dotted keys, `method.beta` for instance."""
+        return dict(_flatten(self.canonical()))
+
+    def identity(self) -> dict[str, Any]:
+        """The dotted settings that differ from their defaults, and the method's name: what a trial's key is made of.
+
+        Where a folder lies is left out; what is in it is told by the data set's fingerprint.
+        """
+        family = self.dataset.partition(":")[0]
+        default = _defaults(self.dataset, self.method.name)
+        own = {key: value for key, value in self.flat().items() if value != default[key]}
+        return own | {"dataset": family, "method.name": self.method.name}
+
+    def data_request(self) -> dict[str, Any]:
+        """The arguments of `cplearn.data.load` that give this trial's images."""
+        return {
+            "name": self.dataset,
+            "image_size": self.image_size,
+            "decode": self.decode,
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+        }
+
+    @property
+    def stackable(self) -> bool:
+        """Whether trials like this one can share a pack at all."""
+        return self.backbone.stackable
+
+    def pack_signature(self) -> dict[str, Any]:
+        """The dotted settings that trials must share to be trained as one pack."""
+        free = set(per_member_keys(self))
+        return {key: value for key, value in self.flat().items() if key not in free}
+
+
+@functools.lru_cache(maxsize=64)
+def _defaults(dataset: str, method: str) -> Mapping[str, Any]:
+    """The dotted default settings; asked for once a trial, and so cached."""
+    return Trial.read({"dataset": dataset, "method": method}).flat()
+
+
+def per_member_keys(trial: Trial) -> list[str]:
+    """The dotted keys in which the members of a pack may differ."""
+
+    def walk(settings: BaseModel, prefix: str) -> Iterator[str]:
+        for name, field in type(settings).model_fields.items():
+            value = getattr(settings, name)
+            if isinstance(value, BaseModel):
+                yield from walk(value, f"{prefix}{name}.")
+            elif any(isinstance(mark, PerMember) for mark in field.metadata):
+                yield prefix + name
+
+    return list(walk(trial, ""))
+
+
+def known_keys(method: str | None = None) -> dict[str, str]:
+    """Every dotted key that a trial accepts, with its sentence; of one method, or of all."""
+    return {key: field.description or "" for key, field in _fields(method)}
+
+
+def list_keys() -> set[str]:
+    """The dotted keys whose values are lists."""
+    return {key for key, field in _fields() if get_origin(field.annotation) is list}
+
+
+def _fields(method: str | None = None) -> Iterator[tuple[str, FieldInfo]]:
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+        for name, field in model.model_fields.items():
+            if prefix == "" and name == "method":
+                for one in [method] if method else methods.names():
+                    yield from walk(methods.get(one).Settings, "method.")
+            elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from walk(field.annotation, f"{prefix}{name}.")
+            else:
+                yield prefix + name, field
+
+    return walk(Trial, "")
+
+
+def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
+    """The settings of a method; `defaults` are those of a data set, by the method's name."""
+    if isinstance(data, MethodSettings):
+        return data
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, Mapping):
+        raise InputError(f"method must be a group of settings with a name, not {data!r}", key="method")
+    name = data.get("name", "cplearn")
+    model: type[MethodSettings] = methods.get(name).Settings
+    try:
+        return model.model_validate({**defaults.get(name, {}), **data, "name": name})
+    except ValidationError as error:
+        raise explain(error, known_keys(name), prefix="method.") from None
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):  # quicker than Mapping by far, and a plan flattens thousands of trials
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

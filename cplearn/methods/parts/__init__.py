@@ -1,0 +1,1 @@
+"""Parts that several methods share: projector heads, balanced assignment, moving averages of weights."""

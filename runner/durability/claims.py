@@ -1,0 +1,225 @@
+"""Claims: which driver runs which trial, so that two of them on one tracking store never run the same one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cplearn.errors import InputError
+from runner.durability.companions import companion, store_file
+
+POLL_SECONDS = 1.0
+GRACE = 3.0
+"""Seconds in which a PostgreSQL server must have noticed that a lost connection has ended."""
+GATE = 0
+"""The byte whose lock lets one driver at a time set up the store; trials have the others."""
+
+
+class Claims:
+    """Locks on single bytes of one file, each at a place given by a trial's key; a context manager.
+
+    The system releases them when the process ends, even by kill -9, and child processes do not inherit them. One open
+    file serves any number of trials. They hold on one machine, and between machines where the file lies on a shared
+    file system with locks. POSIX knows one owner a process, so two claims of one process do not exclude each other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held: set[str] = set()
+
+    def __enter__(self) -> Claims:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}, which keeps two sweeps apart ({error.strerror})") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.file)
+
+    def take(self, key: str) -> bool:
+        """Claim a trial; False if another driver has it."""
+        if key not in self.held:
+            try:
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                return False
+            self.held.add(key)
+        return True
+
+    def release(self) -> None:
+        """Give up all claims."""
+        for key in self.held:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(key))
+        self.held.clear()
+
+    def wait(self, keys: Collection[str]) -> None:
+        """Return when one of the trials can be claimed, and claim those that can."""
+        while not {key for key in keys if self.take(key)}:
+            time.sleep(POLL_SECONDS)
+
+    def keep(self) -> None:
+        """Make sure that what is claimed still is, as should be done every few seconds; raises InputError if not."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Only one driver at a time is inside: a fresh store is made once."""
+        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, GATE)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, GATE)
+
+
+class SharedClaims(Claims):
+    """The same by advisory locks of the PostgreSQL database that is the store, so between any machines.
+
+    The server releases them when the driver's connection ends. One that is lost, because the server was restarted say,
+    is made anew and the claims are taken again, which `keep` looks after. Unlike locks on a file, they also keep two
+    claims of one process apart. `address` may hold a password; messages have `shown` in its place.
+    """
+
+    def __init__(self, address: str, shown: str) -> None:
+        self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), shown
+        self.held: set[str] = set()
+
+    def __enter__(self) -> SharedClaims:
+        try:
+            import psycopg2
+        except ImportError:
+            raise InputError(
+                "a store in PostgreSQL needs its driver: pip install 'cplearn-sweeps[postgresql]'"
+            ) from None
+        try:
+            self._connect()
+        except psycopg2.Error:
+            # Not the driver's own words, which can repeat parts of the address.
+            raise InputError(
+                f"the PostgreSQL server of {self.shown} cannot be reached, or it refuses the user"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def take(self, key: str) -> bool:
+        if key not in self.held:
+            if not self._ask("SELECT pg_try_advisory_lock(%s)", _byte(key)):
+                return False
+            self.held.add(key)
+        return True
+
+    def release(self) -> None:
+        for key in self.held:
+            self._ask("SELECT pg_advisory_unlock(%s)", _byte(key))
+        self.held.clear()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        self._ask("SELECT pg_advisory_lock(%s)", GATE)
+        try:
+            yield
+        finally:
+            self._ask("SELECT pg_advisory_unlock(%s)", GATE)
+
+    def keep(self) -> None:
+        import psycopg2
+
+        try:
+            self._rows("SELECT 1")
+        except psycopg2.Error:
+            # While the server is away, nobody else can claim anything; the next call tries again.
+            with suppress(psycopg2.Error):
+                self._connect()
+
+    def _ask(self, query: str, number: int) -> Any:
+        import psycopg2
+
+        try:
+            try:
+                return self._rows(query, number)[0][0]
+            except psycopg2.Error:
+                self._connect()
+                return self._rows(query, number)[0][0]
+        except psycopg2.Error:
+            raise InputError(
+                f"the connection to the PostgreSQL server of {self.shown}, which keeps two sweeps apart, was lost; "
+                "run the same command again"
+            ) from None
+
+    def _connect(self) -> None:
+        """Open a connection, and take what was held over another one; raises InputError if some of it has gone."""
+        import psycopg2
+
+        before = getattr(self, "session", None)
+        self.connection = psycopg2.connect(
+            self.address, connect_timeout=10, keepalives_idle=30, tcp_user_timeout=30000, application_name="cplearn"
+        )
+        self.connection.autocommit = True
+        try:
+            self._take_again(before)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _take_again(self, before: tuple[Any, ...] | None) -> None:
+        """Take what an earlier session, given by its pid and start, has held."""
+        own = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = "
+        if before:
+            # Of a connection that only this side has lost, the server still has the other end.
+            self._rows(f"SELECT pg_terminate_backend(pid) FROM ({own} %s) AS one WHERE backend_start = %s", *before)
+        (self.session,) = self._rows(f"{own} pg_backend_pid()")
+        missing, deadline = [_byte(key) for key in self.held], time.monotonic() + GRACE
+        while missing:
+            again = "SELECT key FROM unnest(%s::bigint[]) AS key WHERE NOT pg_try_advisory_lock(key)"
+            missing = [row[0] for row in self._rows(again, missing)]
+            if missing and time.monotonic() > deadline:
+                raise InputError(
+                    f"the connection to the PostgreSQL server of {self.shown} was lost, and another driver has claimed "
+                    f"{len(missing)} of the trials since; run the same command again"
+                )
+            time.sleep(0.1 if missing else 0)
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(query, values)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+
+def claims_of(uri: str) -> Claims:
+    """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine."""
+    if uri.startswith("postgresql"):
+        return SharedClaims(uri, re.sub(r"(://).*@", r"\1", uri.partition("?")[0]))
+    return Claims(companion(uri, "claims"))
+
+
+@contextmanager
+def looking_at(uri: str) -> Iterator[None]:
+    """Alone with a tracking store: who reads one that another driver is about to make would try to make it, too. Where
+    its file does not exist there is nothing to read, and nothing is left behind."""
+    if uri.startswith("sqlite:") and not store_file(uri).exists():
+        yield
+        return
+    with claims_of(uri) as gate, gate.alone():
+        yield
+
+
+def _byte(key: str) -> int:
+    # Offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits.
+    return 1 + (int(key, 16) >> 2)

@@ -1,0 +1,1 @@
+"""Runs jobs with Ray Tune, here or on a cluster; the only importer of Ray."""

@@ -1,0 +1,210 @@
+"""The nodes of a Ray cluster: the code they are sent, and what each of them must have to take part."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cplearn.data import Dataset
+from cplearn.errors import InputError
+from runner.machine.environment import WORKER_ENVIRONMENT
+from runner.machine.resources import Resources
+
+CODE = ("cplearn", "sweeps", "runner")
+"""The packages that workers are sent; what else a node needs is installed there."""
+EQUAL = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
+"""Libraries that have a part in the numbers: a node must have the driver's versions. Their builds (+cpu, +cu128) may
+differ, as a driver without a GPU may well use nodes that have some."""
+THERE = ("pyarrow", "pydantic", "filelock", "joblib", "threadpoolctl")
+"""Libraries that workers import but that change no number."""
+PATIENCE = 180.0
+"""Seconds in which a node must have unpacked the code and answered."""
+
+
+class Unfit(Exception):
+    """A node cannot take part in the sweep: its id, and why."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(node, why)
+        self.node, self.why = node, why
+
+
+def environment() -> dict[str, Any]:
+    """What Ray gives to the workers of a cluster: the driver's very code, ahead of what may be installed there."""
+    return {"py_modules": [str(_folder(name)) for name in CODE], "env_vars": WORKER_ENVIRONMENT}
+
+
+@functools.cache
+def facts() -> dict[str, str]:
+    """What is here of that which all nodes must have: versions of libraries, and a digest of the code."""
+    found = {"code": _digest()}
+    for library in (*EQUAL, *THERE):
+        try:
+            found[library] = metadata.version(library).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path) -> str:
+    """Why a node with such facts, and its code in `folder`, cannot train for a driver; empty if it can."""
+    lacking = [library for library in (*EQUAL, *THERE) if library in driver and library not in here]
+    other = [
+        f"{library} there is {here[library]}, the driver's is {driver[library]}"
+        for library in EQUAL
+        if library in driver and library in here and here[library] != driver[library]
+    ]
+    found = [f"{', '.join(lacking)} cannot be found there"] if lacking else []
+    if here["code"] != driver["code"]:
+        found.append(f"the code in {folder} there is not the driver's")
+    if not found + other:
+        return ""
+    return f"{'; '.join(found + other)}; give it the driver's environment, for instance one on a shared file system"
+
+
+def check(driver: Mapping[str, str]) -> None:
+    """Raise Unfit if this process cannot train for a driver with such facts (none: it is on the driver's machine)."""
+    if driver and (why := differences(driver, facts(), _folder(CODE[0]).parent)):
+        raise Unfit(own_id(), why)
+
+
+def check_data(wanted: Sequence[Sequence[str]], found: Sequence[Dataset]) -> None:
+    """Raise Unfit unless data sets have the names and fingerprints that they have for the driver."""
+    for (name, fingerprint), dataset in zip(wanted, found, strict=True):
+        if dataset.fingerprint != fingerprint:
+            raise Unfit(
+                own_id(),
+                f"the images or labels of {name} there differ from the driver's; copy the same files there",
+            )
+
+
+def own_id() -> str:
+    """The id of the node that a worker runs on."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
+@functools.cache
+def own_name() -> str:
+    """The name of the node that a worker runs on."""
+    return name_of(own_id())
+
+
+def data_root(given: str | None, remote: bool) -> Path | None:
+    """The data folder of a worker: on a cluster that which CPLEARN_DATA named when the node's Ray was started, else
+    the driver's."""
+    own = os.environ.get("CPLEARN_DATA") if remote else None
+    place = own or given
+    return Path(place) if place else None
+
+
+class Nodes:
+    """The nodes that a sweep uses. `driver` has the facts to compare with; without any, Ray is the driver's own and its
+    node is not asked."""
+
+    def __init__(self, driver: Mapping[str, str]) -> None:
+        self.driver = driver
+        self.out: dict[str, str] = {}
+        """Why nodes, by id, take no part."""
+        self.asked: set[str] = set()
+        self.unsaid: list[str] = []
+
+    def alive(self) -> list[dict[str, float]]:
+        """The resources of the nodes that are alive and take part."""
+        return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.out]
+
+    def ask(self, resources: Resources) -> None:
+        """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once."""
+        if not self.driver:
+            return
+        calls = {}
+        for node in ray.nodes():
+            room = all(node["Resources"].get(kind, 0) >= need for kind, need in resources.each.items())
+            if node["Alive"] and room and node["NodeID"] not in self.asked | self.out.keys():
+                place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                calls[node["NodeID"]] = _answer.options(scheduling_strategy=place).remote(dict(self.driver))
+        if calls:
+            ray.wait(list(calls.values()), num_returns=len(calls), timeout=PATIENCE)
+        for node_id, call in calls.items():
+            self.asked.add(node_id)
+            try:
+                why = ray.get(call, timeout=0)
+            except GetTimeoutError:
+                why = f"it has not answered for {PATIENCE:.0f} seconds"
+            except RayError as error:
+                why = f"it cannot run the code ({_last_line(error)})"
+            if why:
+                self.leave_out(node_id, why)
+
+    def leave_out(self, node_id: str, why: str) -> None:
+        """Use a node no more."""
+        if node_id not in self.out:
+            self.out[node_id] = f"node {name_of(node_id)} is left out: {why}"
+            self.unsaid.append(self.out[node_id])
+
+    def news(self) -> list[str]:
+        """A sentence for each node that has been left out since this was last asked."""
+        news, self.unsaid = self.unsaid, []
+        return news
+
+    def selector(self, processes: int) -> dict[str, Any]:
+        """Arguments of a placement group by which its bundles avoid the nodes that are left out."""
+        if not self.out:
+            return {}
+        return {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(sorted(self.out))})"}] * processes}
+
+    def require(self, resources: Resources) -> int:
+        """How many trials run at once; raises InputError if no node can hold one."""
+        nodes = self.alive()
+        slots = resources.slots(nodes)
+        if not slots and self.out:
+            raise InputError(f"no node is left that can hold a trial; {'; '.join(self.out.values())}")
+        if not slots:
+            have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise InputError(f"a trial asks for {resources}, but the nodes have {have}; ask for less")
+        return slots
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _answer(driver: dict[str, str]) -> str:
+    return differences(driver, facts(), _folder(CODE[0]).parent)
+
+
+def name_of(node_id: str) -> str:
+    """What people call a node: the name it was started with, else its host's."""
+    for node in ray.nodes():
+        if node["NodeID"] == node_id:
+            named = node["NodeName"] not in ("", node["NodeManagerAddress"])
+            return str(node["NodeName"] if named else node["NodeManagerHostname"])
+    return node_id
+
+
+def _folder(package: str) -> Path:
+    path = importlib.import_module(package).__file__
+    assert path
+    return Path(path).parent
+
+
+def _digest() -> str:
+    """Of all modules of the packages, and of the tables that lie beside them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for package in CODE:
+        folder = _folder(package)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".txt", ".yaml"):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
+                digest.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__

@@ -1,0 +1,96 @@
+"""Early stopping: Ray Tune's ASHA, put in terms of jobs and of what earlier calls have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from cplearn.errors import InputError
+from runner.planning.plan import Job
+from sweeps.file import Scheduler
+
+
+@dataclass(frozen=True)
+class _Named:
+    """All that ASHA asks of a trial. Named by its job's key, a trial that is started again is the same."""
+
+    trial_id: str
+
+
+class Asha:
+    """Stops jobs that are not among the best of those that have reached the same rung before.
+
+    Tune's own ASHA decides. It knows one crowd of trials and forgets them when the process ends; so there is one ASHA
+    for each data set and seed, whose trials alone compare, and `remember` tells it of epochs that were trained before.
+    Baselines are what other numbers are read against: they are never stopped, nor does anything compete with them.
+
+    `stopped` has the epoch after which each job was stopped, by key.
+    """
+
+    def __init__(self, settings: Scheduler) -> None:
+        self.settings = settings
+        self.crowds: dict[tuple[str, int], ASHAScheduler] = {}
+        self.entered: set[str] = set()
+        self.stopped: dict[str, int] = {}
+
+    def rungs(self, job: Job) -> list[int]:
+        """The epochs after which a job can be stopped."""
+        return [] if job.role == "baseline" else self.settings.rungs(job.trial.epochs)
+
+    def remember(self, job: Job, history: Mapping[int, float]) -> None:
+        """Enter what a job has reached before, metric by epoch. Its rungs were passed or not then; nothing is decided
+        anew."""
+        for epoch, value in sorted(history.items()):
+            self._enter(job, epoch, value)
+
+    def stops(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a job is to stop after this epoch, with these metrics.
+
+        Raises InputError if the one that counts is not among them.
+        """
+        value = metrics.get(self.settings.metric)
+        if value is None:
+            if not self.rungs(job):
+                return False
+            raise InputError(
+                f"scheduler.metric {self.settings.metric!r} is not logged by method {job.trial.method.name!r}; after "
+                f"each epoch there are: {', '.join(sorted(metrics))}"
+            )
+        if self._enter(job, epoch, value):
+            self.stopped[job.key] = epoch
+        return job.key in self.stopped
+
+    def why(self, job: Job) -> str:
+        """A sentence on a job that was stopped; tables give it once for all jobs of which it holds."""
+        return f"stopped early by {self.settings.name} after epoch {self.stopped[job.key]} of {job.trial.epochs}"
+
+    def _enter(self, job: Job, epoch: int, value: float) -> bool:
+        """Whether ASHA would stop a job with this value after an epoch; the last one is not worth stopping at."""
+        if not self.rungs(job) or epoch >= job.trial.epochs:
+            return False
+        crowd = self._crowd(job)
+        trial: Any = _Named(job.key)
+        if job.key not in self.entered:
+            self.entered.add(job.key)
+            crowd.on_trial_add(None, trial)
+        decision = crowd.on_trial_result(None, trial, {"epoch": epoch, self.settings.metric: value})
+        return bool(decision == TrialScheduler.STOP)
+
+    def _crowd(self, job: Job) -> ASHAScheduler:
+        asked = self.settings
+        return self.crowds.setdefault(
+            (job.dataset, job.trial.seed),
+            ASHAScheduler(
+                time_attr="epoch",
+                metric=asked.metric,
+                mode=asked.mode,
+                # Trials end by themselves; this only bounds the rungs, of which one that is too many does no harm.
+                max_t=10**6,
+                grace_period=asked.grace,
+                reduction_factor=asked.reduction,
+                stop_last_trials=False,
+            ),
+        )

@@ -1,0 +1,107 @@
+"""What a trial is given to run on, and how many run at once. Needs neither torch nor Ray until asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cplearn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
+
+    None for `gpus` means one if there is any, else none. With several GPUs a pack has as many processes, which share
+    its batches; without GPUs it has `ranks` of them. Each process has `cpus` CPUs.
+    """
+
+    cpus: float = 1
+    gpus: float | None = None
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus < math.inf:
+            raise InputError(f"CPUs per trial must be at least 1, not {self.cpus:g}")
+        fits = self.gpus is None or 0 <= self.gpus <= 1 or (1 < self.gpus < math.inf and self.gpus == int(self.gpus))
+        if not fits:
+            raise InputError(f"GPUs per trial must be a fraction of one or a whole number, not {self.gpus:g}")
+        if self.ranks < 1:
+            raise InputError(f"ranks of a trial must be at least 1, not {self.ranks}")
+        if self.ranks > 1 and self.gpus and self.gpus != self.ranks:
+            raise InputError(
+                f"a trial with {self.gpus:g} GPUs has a process for each, not {self.ranks}; leave the ranks out"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Processes that train one pack together."""
+        return max(self.ranks, int(self.gpus or 0))
+
+    @property
+    def each(self) -> dict[str, float]:
+        """CPUs and GPUs of one process, as Ray spells them; once `gpus` is settled."""
+        bundle: dict[str, float] = {"CPU": self.cpus}
+        return bundle | ({"GPU": self.gpus / self.processes} if self.gpus else {})
+
+    def settle(self, any_gpu: bool) -> Resources:
+        """These resources with a number of GPUs."""
+        gpus = self.gpus if self.gpus is not None else float(self.ranks) if any_gpu else 0.0
+        return dataclasses.replace(self, gpus=gpus)
+
+    def slots(self, nodes: Iterable[Mapping[str, float]]) -> int:
+        """How many packs run at once on nodes that have so many `CPU` and `GPU`; settled."""
+        processes = sum(int(min(node.get(kind, 0) / need for kind, need in self.each.items()) + 1e-6) for node in nodes)
+        return processes // self.processes
+
+    def __str__(self) -> str:
+        share = f" in {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.cpus * self.processes:g} CPUs and {self.gpus or 0:g} GPUs{share}"
+
+
+def local(resources: Resources) -> tuple[Resources, int]:
+    """`resources` with the number of GPUs settled, and the slots of this machine: how many packs run at once.
+
+    Raises InputError if the machine cannot hold one pack.
+    """
+    import joblib
+    import torch
+
+    cpus, devices = joblib.cpu_count(), torch.cuda.device_count()
+    resources = resources.settle(devices > 0)
+    slots = resources.slots([{"CPU": cpus, "GPU": devices}])
+    if not slots:
+        raise InputError(
+            f"a trial asks for {resources}, but the nodes have {cpus} CPUs and {devices} GPUs; ask for less"
+        )
+    return resources, slots
+
+
+def local_memory(resources: Resources) -> float:
+    """Bytes of a slot of this machine: its part of a GPU, or of the main memory by its part of the CPUs."""
+    import joblib
+    import torch
+
+    if resources.gpus:
+        seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+        return min(seen) * min(resources.gpus, 1)
+    return memory() * resources.cpus / joblib.cpu_count()
+
+
+def memory() -> float:
+    """Bytes of main memory of this machine."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def hardware(resources: Resources, remote: bool) -> dict[str, str]:
+    """The tags by which finished runs are known to have run on the like; of a remote cluster less is known."""
+    import torch
+
+    from runner.machine.hardware import describe
+
+    device = "cuda" if resources.gpus and (remote or torch.cuda.is_available()) else "cpu"
+    threads = {"device": device, "threads": str(max(1, int(resources.cpus))), "ranks": str(resources.processes)}
+    return threads if remote else threads | {"device_name": describe(device)["device_name"]}

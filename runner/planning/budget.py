@@ -1,0 +1,108 @@
+"""Budgets of time: reading them, and the order of trials in which a table fills evenly."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from cplearn.errors import InputError
+from runner.planning.plan import Job
+
+UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+LONGEST = 366 * UNITS["d"]
+
+
+def parse(text: str) -> float:
+    """Seconds of `4h`, `90m`, `1h30m` or `2d`, units in falling order. Raises InputError for anything else."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+    seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), UNITS.values(), strict=True)) if found else 0
+    if not 0 < seconds <= LONGEST:
+        raise InputError(f"--budget {text!r}: write a time such as 90m, 4h, 1h30m or 2d, at most a year")
+    return seconds
+
+
+class Deadline:
+    """The end of a budget, counted from the making of this object; a context manager that interrupts its block then.
+
+    The interrupt is that of Ctrl-C, so what it leaves behind is the same; `passed` tells the two apart. Without a
+    budget nothing ever happens. The block must be run by the main thread.
+    """
+
+    def __init__(self, budget: str | None) -> None:
+        self.seconds = None if budget is None else parse(budget)
+        self.start = time.monotonic()
+        self.passed = False
+
+    @property
+    def given(self) -> bool:
+        return self.seconds is not None
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinite without a budget."""
+        return math.inf if self.seconds is None else self.start + self.seconds - time.monotonic()
+
+    def allows(self, seconds: float | None) -> bool:
+        """Whether work of so many seconds would end in time; of unknown length it is tried as long as time is left."""
+        return self.left > (seconds or 0.0)
+
+    def __enter__(self) -> Deadline:
+        if self.given:
+            self.before = signal.signal(signal.SIGALRM, self._interrupt)
+            signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.given:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.passed = True
+        raise KeyboardInterrupt
+
+
+def order(
+    jobs: Sequence[Job],
+    seeds: Sequence[int],
+    axes: Mapping[str, Sequence[Any]],
+    seconds: Callable[[Job], float | None] = lambda job: None,
+) -> list[Job]:
+    """Jobs in the order in which a table cut short is as complete as it can be.
+
+    Seed by seed, so that one seed is everywhere before there are two anywhere; within a seed the baselines, without
+    which the other numbers cannot be read; then the grid from coarse to fine, the ends of every axis, its middle, its
+    quarters, on all data sets alike; within such a level the cheapest trials first (`seconds`), which makes most cells.
+    """
+    rank = {seed: i for i, seed in enumerate(seeds)}
+    levels = {
+        (axis, repr(v)): level for axis, vs in axes.items() for v, level in zip(vs, _levels(len(vs)), strict=True)
+    }
+
+    def place(job: Job) -> tuple[int, bool, int, float]:
+        # The finest of its coordinates decides, so that each level completes a whole, finer grid.
+        level = max((levels.get((axis, repr(value)), 0) for axis, value in job.point.items()), default=0)
+        return rank.get(job.trial.seed, len(rank)), job.role != "baseline", level, seconds(job) or 0.0
+
+    return sorted(jobs, key=place)
+
+
+def _levels(n: int) -> list[int]:
+    """For each of n values in a row: 0 at the ends, 1 in the middle, 2 in the middles of both halves, and so on."""
+    levels = [0] * n
+    intervals = deque([(0, n - 1, 1)])
+    while intervals:
+        low, high, level = intervals.popleft()
+        if high - low > 1:
+            middle = (low + high) // 2
+            levels[middle] = level
+            intervals += [(low, middle, level + 1), (middle, high, level + 1)]
+    return levels

@@ -1,0 +1,100 @@
+"""Which metrics a search may aim at and a scheduler may look at: whether they are logged, and on which split."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+
+from cplearn.config.trial import Trial
+from cplearn.data import catalogue
+from cplearn.errors import InputError
+from sweeps.file import Scheduler
+
+ONLINE = "train/online_accuracy"
+UNSEEN = ("validation/", "select/", "train/", "time/")
+"""What metrics that never see the test split start with."""
+
+
+def check_objectives(objectives: Collection[str], trial: Trial) -> None:
+    """Raise InputError, with the setting that turns it on, for a metric that such a trial does not end with.
+
+    Whether a method has codes, and so metrics of them, shows with its first result.
+    """
+    for name in objectives:
+        logged = _final(trial)
+        if name.startswith("train/"):
+            check_epochs(name, trial, f"search.objectives {name!r}")
+        elif name not in logged:
+            near = difflib.get_close_matches(name, logged, 1, cutoff=0.8)
+            raise InputError(
+                f"search.objectives: no trial ends with the metric {name!r}; did you mean {near[0]!r}?"
+                if near
+                else f"search.objectives: no trial ends with the metric {name!r}; its kinds are probe/, knn/, codes/, "
+                "kmeans/, collapse/, gmm/, validation/, select/, transfer/, as docs/evaluation.md lists them"
+            )
+        elif setting := logged[name]:
+            raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
+
+
+def check_scheduler(scheduler: Scheduler, trials: Iterable[Trial]) -> None:
+    """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
+    stopped."""
+    longest = 0
+    for trial in trials:
+        longest = max(longest, trial.epochs)
+        if trial.method.trains:
+            check_epochs(scheduler.metric, trial, f"scheduler.metric {scheduler.metric!r}")
+    if not scheduler.rungs(longest):
+        raise InputError(
+            f"scheduler.grace {scheduler.grace}: no trial has more epochs than that, so there is nothing to stop early"
+        )
+
+
+def check_epochs(name: str, trial: Trial, where: str) -> None:
+    """Raise InputError unless a metric may be logged after every epoch of such a trial; of a method's own terms only
+    the first epoch knows."""
+    if not name.startswith("train/"):
+        raise InputError(
+            f"{where} is measured once, after the last epoch; early stopping needs one of every epoch, {ONLINE} with "
+            "evaluation.online_probe: true or train/loss"
+        )
+    if name.startswith("train/online_") and not trial.evaluation.online_probe:
+        raise InputError(
+            f"{where} is only logged with evaluation.online_probe: true among the settings",
+            key="evaluation.online_probe",
+        )
+
+
+def of_test_split(objectives: Collection[str]) -> list[str]:
+    """The metrics among these that see the test split."""
+    return [name for name in objectives if not name.startswith(UNSEEN)]
+
+
+def _final(trial: Trial) -> Mapping[str, str]:
+    """Every metric that a trial can end with, and the setting that it lacks for it (empty: none)."""
+    asked = trial.evaluation
+    found: dict[str, str] = {}
+
+    def add(kind: str, names: str, setting: str = "") -> None:
+        found.update({f"{kind}/{name}": setting for name in names.split()})
+
+    for solver, kind in (("lbfgs", "probe"), ("sgd", "probe_sgd"), ("adam", "probe_adam")):
+        add(
+            kind, "accuracy train_accuracy top5", "" if solver in asked.probe else f"evaluation.probe that has {solver}"
+        )
+    add("knn", "accuracy")
+    for kind in ("codes", "kmeans"):
+        add(kind, "nmi nmi_chance ami ari accuracy clusters")
+    add("collapse", "codes_used code_perplexity intra_cluster_variance effective_rank alpha_req offdiag_covariance")
+    add("collapse", "embedding_std")
+    for components in {10, 20, 50, 100, 200, *asked.gmm_components}:
+        lacking = "" if components in asked.gmm_components else f"evaluation.gmm_components that has {components}"
+        add("gmm", f"entropy_{components}", lacking)
+    add("validation", "accuracy knn_accuracy", "" if asked.validation else "evaluation.validation above 0")
+    add("select", "view_information view_ami", "" if asked.view_images else "evaluation.view_images above 0")
+    add("select", "rankme alpha_req")
+    add("select", "lidar", "" if asked.lidar else "evaluation.lidar: true")
+    for name in asked.transfer:
+        add(f"transfer/{catalogue.slug(name)}", "accuracy train_accuracy top5 knn_accuracy")
+    add("time", "train_s evaluation_s")
+    return found

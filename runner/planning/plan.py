@@ -1,0 +1,224 @@
+"""From a sweep to jobs: trials that know their data, their key and their place, checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cplearn.data
+from cplearn import training
+from cplearn.config import trial as config
+from cplearn.data import catalogue
+from cplearn.errors import InputError
+from cplearn.evaluate import protocol
+from runner.planning import criteria
+from sweeps import identity, spec
+from sweeps.loading import parse_override
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial to be run: what, on which data, and under which key its result is kept."""
+
+    key: str
+    trial: config.Trial
+    dataset: str
+    fingerprint: str
+    role: str
+    label: str
+    point: dict[str, Any]
+    transfer: tuple[tuple[str, str], ...] = ()
+    """Name and fingerprint of each data set of `evaluation.transfer`."""
+
+    @property
+    def name(self) -> str:
+        """Short text for listings, `beta=0.1 seed=0` for instance."""
+        return f"{self.label} seed={self.trial.seed}".strip()
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """A data set as used by a sweep."""
+
+    name: str
+    slug: str
+    fingerprint: str
+    source: str
+    train_images: int
+    test_images: int
+    channels: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep with its data, ready to run."""
+
+    sweep: spec.Sweep
+    key: str
+    datasets: list[DatasetUse]
+    jobs: list[Job]
+    make: Callable[[spec.SweepTrial], Job] = field(repr=False)
+    """The job of a further trial, one that a search suggests; raises InputError where the trial does not fit its
+    data."""
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Take up trials that a search has suggested; one that is there already stays where it is."""
+        known = {job.key for job in self.jobs}
+        self.jobs.extend(job for job in jobs if job.key not in known)
+
+    @property
+    def stopper(self) -> str:
+        """Who stops trials early, empty if nobody: under another name or another rule the same trial may go on."""
+        return f"{self.sweep.name}: {self.sweep.scheduler}" if self.sweep.scheduler else ""
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The values of each axis in their order; those of a search are the ones it has suggested."""
+        if self.sweep.space is None:
+            return self.sweep.axes
+        found: dict[str, list[Any]] = {}
+        for key in self.sweep.space.axes:
+            values = dict.fromkeys(job.point[key] for job in self.jobs if key in job.point)
+            found[key] = sorted(values, key=lambda value: (isinstance(value, str), value is None, value))
+        return found
+
+    def manifest(self) -> dict[str, Any]:
+        """What a report needs to know about the sweep beyond the runs: axes, seeds, and the keys of its trials."""
+        search = self.sweep.search
+        return {
+            "version": 1,
+            "sweep": self.sweep.name,
+            "description": self.sweep.description,
+            "source": self.sweep.source,
+            "axes": self.axes(),
+            "seeds": self.sweep.seeds,
+            **({"search": search.model_dump()} if search else {}),
+            "datasets": [vars(dataset) for dataset in self.datasets],
+            "trials": [
+                {
+                    "key": job.key,
+                    "dataset": job.dataset,
+                    "role": job.role,
+                    "label": job.label,
+                    "point": job.point,
+                    "seed": job.trial.seed,
+                }
+                for job in self.jobs
+            ],
+        }
+
+
+SCHEMA = spec.Schema(
+    lambda settings: config.Trial.read(settings).canonical(), tuple(config.known_keys()), config.list_keys()
+)
+"""What `sweeps` must know of a trial's settings; the two packages meet only here."""
+
+
+def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) -> Plan:
+    """The plan of a sweep whose trials run in so many processes each. Fetches and decodes the data sets where that has
+    not been done.
+
+    Raises InputError if a data set is not to be had, if a trial does not fit it or cannot be split among the processes,
+    and if trials do not have the metrics that a search or a scheduler goes by.
+    """
+    datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
+
+    def make(declared: spec.SweepTrial) -> Job:
+        trial = config.Trial.read(_absolute(declared.settings))
+        request = trial.data_request()
+        use = tuple(request.values())
+        if use not in datasets:
+            datasets[use] = cplearn.data.load(**request, root=data_root)
+        training.check([trial], datasets[use], ranks)
+        others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
+        own = trial.identity()
+        if others:
+            # What is in them counts, not their names nor where a folder lies.
+            own["evaluation.transfer"] = sorted([catalogue.slug(other.name), other.fingerprint] for other in others)
+        return Job(
+            key=identity.trial_key(own, datasets[use].fingerprint, config.NUMERICS),
+            trial=trial,
+            dataset=catalogue.slug(trial.dataset),
+            fingerprint=datasets[use].fingerprint,
+            role=declared.role,
+            label=declared.label,
+            point=declared.point,
+            transfer=tuple((other.name, other.fingerprint) for other in others),
+        )
+
+    jobs: dict[str, Job] = {}
+    for declared in sweep.trials:
+        job = make(declared)
+        jobs.setdefault(job.key, job)
+    checked = [job.trial for job in jobs.values() if job.role != "baseline"]
+    if sweep.space and sweep.search:
+        for dataset in sweep.space.datasets:
+            for probe in sweep.space.probes(dataset, sweep.seeds[0]):
+                checked.append(make(probe).trial)
+                criteria.check_objectives(sweep.search.objectives, checked[-1])
+    if sweep.scheduler:
+        criteria.check_scheduler(sweep.scheduler, checked)
+    uses = {
+        data.fingerprint: DatasetUse(
+            name,
+            catalogue.slug(name),
+            data.fingerprint,
+            data.source,
+            len(data.train.images),
+            len(data.test.images),
+            data.channels,
+            data.image_size,
+        )
+        for (name, *_), data in datasets.items()
+    }
+    slugs = [use.slug for use in uses.values()]
+    if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):
+        raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
+    shared = json.loads(json.dumps(sweep.shared))
+    key = identity.sweep_key(sweep.name, _absolute(shared), list(uses))
+    return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose folders of images are named from the root, so that every worker finds them."""
+    found = dict(settings)
+    if "dataset" in found:
+        found["dataset"] = _absolute_name(found["dataset"])
+    evaluation = found.get("evaluation")
+    if isinstance(evaluation, Mapping) and isinstance(evaluation.get("transfer"), list):
+        found["evaluation"] = {**evaluation, "transfer": [_absolute_name(name) for name in evaluation["transfer"]]}
+    return found
+
+
+def _absolute_name(name: Any) -> Any:
+    family, colon, path = str(name).partition(":")
+    return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
+
+
+def spell(value: Any) -> str:
+    """A setting's value as the text that runs keep of it; `json.loads` reads back what was no text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def split(
+    jobs: Sequence[Job], finished: Callable[[Collection[str]], Mapping[str, str]], force: bool
+) -> tuple[list[Job], dict[str, str]]:
+    """Jobs still to be run, and the run ids of those that `finished` (asked for keys) knows."""
+    known = {} if force else finished({job.key for job in jobs})
+    reused = {job.key: known[job.key] for job in jobs if job.key in known}
+    return [job for job in jobs if job.key not in reused], reused
+
+
+def command(trial: config.Trial) -> str:
+    """The command that runs one trial alone, in one process: its data set and what differs from the defaults."""
+    given = ["--dataset", trial.dataset]
+    for key, value in sorted(trial.identity().items()):
+        if key != "dataset":
+            # Words that YAML takes for something else need quotes.
+            bare = isinstance(value, str) and parse_override(f"{key}={value}")[1] == value
+            given += ["--set", f"{key}={value if bare else json.dumps(value)}"]
+    return shlex.join(["cplearn", "train", *given])

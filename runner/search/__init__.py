@@ -1,0 +1,1 @@
+"""Suggestions beyond a grid; the only importer of Optuna."""

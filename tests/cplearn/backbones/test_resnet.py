@@ -1,0 +1,70 @@
+"""ResNet-18 against torchvision's, and the images that each network accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cplearn import backbones, stacked
+from cplearn.config.groups import Backbone
+from cplearn.errors import InputError
+
+
+def theirs(stem: str, padding: int) -> nn.Module:
+    """torchvision's ResNet-18 without classifier, after the recipe for small images where the stem is cifar."""
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    if stem == "cifar":
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=padding, bias=False)
+        model.maxpool = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize(("stem", "padding", "size"), [("cifar", 1, 32), ("cifar", 2, 32), ("imagenet", 1, 64)])
+def test_resnet18_computes_what_torchvisions_does_with_as_many_parameters(stem: str, padding: int, size: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    reference = theirs(stem, padding).eval()
+    for tensor in (*reference.parameters(), *reference.buffers()):
+        if tensor.ndim:
+            tensor.data = torch.rand(tensor.shape, generator=draw) * 0.2 - 0.05 * (tensor.ndim > 1)
+    ours = backbones.build(Backbone(name="resnet18", stem=stem, stem_padding=padding), 1, 3, size).eval()
+    values = [value for name, value in reference.state_dict().items() if "num_batches" not in name]
+    assert len(values) == len(ours.state_dict())
+    # Both list their layers in the order of computation.
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    images = torch.randn(2, 3, size, size, generator=draw)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images)[0], reference(images), rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in reference.parameters())
+
+
+@pytest.mark.parametrize(("stem", "parameters"), [("cifar", 11_168_832), ("imagenet", 11_176_512)])
+def test_resnet18_has_the_published_number_of_parameters(stem: str, parameters: int) -> None:
+    model = backbones.build(Backbone(name="resnet18", stem=stem), 1, 3, 64)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.features == 512
+
+
+@pytest.mark.parametrize(
+    ("settings", "smallest"),
+    [
+        ({"name": "resnet8", "width": 2}, 4),
+        ({"name": "resnet8-slim", "width": 2}, 4),
+        ({"name": "resnet18", "width": 2}, 8),
+        ({"name": "resnet18", "width": 2, "stem": "imagenet"}, 32),
+        ({"name": "pixels"}, 1),
+    ],
+)
+def test_images_that_are_too_small_are_refused(settings: dict[str, Any], smallest: int) -> None:
+    backbone = Backbone(**settings)
+    backbones.check(backbone, 1, smallest)
+    model = backbones.build(backbone, 2, 1, smallest)
+    stacked.initialise(model, [torch.Generator().manual_seed(k) for k in range(2)])
+    assert model(torch.ones(3, 1, smallest, smallest)).shape == (2, 3, model.features)
+    if settings["name"] != "pixels":
+        with pytest.raises(InputError, match=f"of {smallest - 1} pixels are too small .* which needs {smallest}"):
+            backbones.check(backbone, 1, 2 * smallest, [smallest, smallest - 1])

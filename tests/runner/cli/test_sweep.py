@@ -1,0 +1,390 @@
+"""The main job at small size: real Ray Tune, a real MLflow store, real tables."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import ray
+from mlflow import MlflowClient
+
+import cplearn
+from runner.execution.execute import Resources, execute
+from runner.planning.plan import SCHEMA, Job, make_plan
+from support import run_cli, uri
+from sweeps.spec import read_sweep
+
+SWEEP = """
+sweep: tiny
+description: two β values for the tests
+settings:
+  epochs: 2
+  method: {codes: 32, embedding_dim: 16}
+  backbone: {name: resnet8-slim, width: 4}
+  evaluation: {kmeans_restarts: 1}
+axes: {method.beta: [0.1, 1]}
+baselines: {random backbone: {method: untrained}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One local Ray with two CPUs and a logical GPU for all tests of this file."""
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep file, its own tracking store and its own results."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.yaml").write_text(SWEEP)
+    return folder
+
+
+def trial_runs(folder: Path) -> list[Any]:
+    client = MlflowClient(uri(folder))
+    experiment = client.get_experiment_by_name("cplearn")
+    return list(client.search_runs([experiment.experiment_id], "tags.`cplearn.kind` = 'trial'"))
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: None, workplace: Path) -> tuple[Path, str]:
+    """The workplace after one sweep with `--gpus-per-trial 0`, and what the command printed."""
+    code, output = run_cli(workplace, "sweep", "tiny.yaml", "--results", "results", "--gpus-per-trial", "0")
+    assert code == 0, output
+    return workplace, output
+
+
+def test_a_sweep_ends_with_its_tables(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    results = folder / "results" / "tiny" / "digits"
+    for name in ("table.md", "table.tex", "runs.csv"):
+        assert (results / name).stat().st_size > 0, name
+    assert list((results / "figures").glob("*.png"))
+    assert list((results / "figures").glob("*.pdf"))
+    assert "3 trials to run" in output
+    assert "3/3" in output
+    assert "random backbone" in output
+    rows = pd.read_csv(results / "runs.csv")
+    assert sorted(rows["label"]) == ["beta=0.1", "beta=1", "random backbone"]
+    assert set(rows["status"]) == {"FINISHED"}
+    assert str(round(rows["probe/accuracy"].max(), 3)) in (results / "table.md").read_text()
+
+
+def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    client = MlflowClient(uri(folder))
+    runs = {run.data.tags["cplearn.label"]: run for run in trial_runs(folder)}
+    run = runs["beta=0.1"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["method.beta"] == "0.1"
+    assert run.data.params["dataset"] == "digits"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [1, 2]
+    assert {"train/invariance", "train/prior", "probe/accuracy", "codes/ami", "time/wall_s"} <= run.data.metrics.keys()
+    tags = run.data.tags
+    assert {
+        "cplearn.key",
+        "cplearn.fingerprint",
+        "cplearn.device",
+        "cplearn.versions",
+        "mlflow.parentRunId",
+    } <= tags.keys()
+    assert tags["cplearn.threads"] == "1"
+    assert run.inputs.dataset_inputs[0].dataset.digest == tags["cplearn.fingerprint"]
+    parent = client.get_run(tags["mlflow.parentRunId"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["cplearn.sweep"] == "tiny"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("two β values for the tests")
+    assert all(runs[label].info.run_id in note for label in ("beta=0.1", "beta=1"))
+
+
+def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = finished
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(folder))
+    run = next(run for run in trial_runs(folder) if run.data.tags["cplearn.label"] == "beta=1")
+    model = cplearn.load(run.info.run_id)
+    assert model.trials[0].method.beta == 1
+    images = cplearn.data.load("digits", folder / "data").test.images
+    codes = model.method.codes(model.embeddings(model.features(images)))
+    assert codes.unique().numel() == run.data.metrics["collapse/codes_used"]
+    with pytest.raises(cplearn.errors.InputError, match="neither a folder with a model nor a known run"):
+        cplearn.load("0123456789abcdef0123456789abcdef")
+
+
+def test_running_again_repeats_nothing_and_an_enlarged_grid_runs_what_is_new(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = {run.info.run_id for run in trial_runs(folder)}
+    # As if the last driver had been killed between the end of a trial and the end of its checkpoint.
+    left = folder / "checkpoints" / f"{trial_runs(folder)[0].data.tags['cplearn.key']}.000002.ckpt"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    code, output = run_cli(folder, "sweep", "tiny.yaml", "--set", "method.beta=[0.1, 1, 5]", "--gpus-per-trial", "0")
+    assert code == 0, output
+    assert list(left.parent.iterdir()) == []
+    assert "1 trial to run, 3 finished before" in output
+    after = {run.info.run_id for run in trial_runs(folder)}
+    assert before < after
+    assert len(after) == len(before) + 1
+    parents = {run.data.tags["mlflow.parentRunId"] for run in trial_runs(folder)}
+    assert len(parents) == 1
+    assert "5" in (folder / "results" / "tiny" / "digits" / "table.md").read_text()
+
+
+def test_a_failing_trial_leaves_the_others_alone_and_is_named(cluster: None, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("method.beta: [0.1, 1]", "optimizer.lr: [1e-3, 1e38]"))
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0")
+    assert code == 1
+    assert "failed: digits lr=1e+38 seed=0" in output
+    assert "1 of 3 trials failed; the others are kept" in output
+    status = {run.data.tags["cplearn.label"]: run for run in trial_runs(tmp_path)}
+    assert [status[label].info.status for label in ("lr=0.001", "lr=1e+38")] == ["FINISHED", "FAILED"]
+    assert "the loss became" in status["lr=1e+38"].data.tags["cplearn.error"]
+    assert "failed" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
+
+
+def test_a_pack_gives_each_member_its_own_run_with_the_numbers_it_has_alone(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--packing", "2", "--gpus-per-trial", "0")
+    assert code == 0, output
+    assert "Trained together in packs: 1 of 2 and 1 trial alone." in output
+    widths = {run.data.tags["cplearn.label"]: run.data.tags["cplearn.pack_width"] for run in trial_runs(tmp_path)}
+    assert widths == {"beta=0.1": "2", "beta=1": "2", "random backbone": "1"}
+    alone = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(folder)}
+    together = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(tmp_path)}
+    assert len(together) == 3
+    for key, metrics in together.items():
+        assert metrics.keys() == alone[key].keys()
+        if "train/loss" in metrics:
+            assert metrics["train/loss"] == pytest.approx(alone[key]["train/loss"], rel=1e-3)
+
+
+class Recorder:
+    """A listener that notes the order of events and how many packs run at once."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.running: set[str] = set()
+        self.most = 0
+        self.reasons: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+        self.events.append(("planned", str([len(pack) for pack in packs])))
+
+    def started(self, job: Job) -> None:
+        self.events.append(("started", job.label))
+        self.running.add(job.key)
+        self.most = max(self.most, len(self.running))
+
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.events.append((f"epoch {epoch}", job.label))
+
+    def finished(self, job: Job, metrics: Any, files: Mapping[str, bytes], hardware: Mapping[str, str]) -> None:
+        self.running.discard(job.key)
+        self.events.append(("finished", job.label))
+        assert {"model/config.json", "model/weights.pt", "diagnostics.json", "evaluation.npz"} == files.keys()
+
+    def resumed(self, job: Job, history: Sequence[Any]) -> None:
+        self.events.append((f"resumed {history[-1][0]}", job.label))
+
+    def noted(self, job: Job, text: str) -> None:
+        self.notes.append(text)
+
+    def failed(self, job: Job, reason: str, kind: str) -> None:
+        self.running.discard(job.key)
+        self.reasons[job.label] = reason
+
+
+def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
+    (folder / "tiny.yaml").write_text(text)
+    return make_plan(read_sweep(folder / "tiny.yaml", SCHEMA), folder / "data").jobs
+
+
+@pytest.mark.parametrize(("gpus", "most"), [(0.5, 2), (1, 1)])
+def test_gpus_are_shared_as_asked(cluster: None, tmp_path: Path, gpus: float, most: int) -> None:
+    """On the one logical GPU, halves run side by side and wholes one after the other."""
+    recorder = Recorder()
+    # Two equally long trials, long enough that both workers are up before one ends.
+    text = SWEEP.replace("epochs: 2", "epochs: 30\n  batch_size: 256").partition("baselines:")[0]
+    execute(jobs(tmp_path, text), [recorder], Resources(1, gpus))
+    assert recorder.most == most
+    assert recorder.events.index(("started", "beta=1")) < recorder.events.index(("epoch 1", "beta=1"))
+    assert recorder.events.index(("epoch 30", "beta=1")) < recorder.events.index(("finished", "beta=1"))
+
+
+def test_automatic_packs_fill_the_slots(cluster: None, tmp_path: Path) -> None:
+    recorder = Recorder()
+    text = SWEEP.replace("[0.1, 1]", "[0.1, 0.2, 0.5, 1]")
+    execute(jobs(tmp_path, text), [recorder], Resources(1, 0), packing=None)
+    assert recorder.events[0] == ("planned", "[1, 2, 2]")
+    assert [event for event, _ in recorder.events].count("finished") == 5
+
+
+def test_a_listener_that_gives_up_ends_the_sweep_in_its_own_words(cluster: None, tmp_path: Path) -> None:
+    """A tracking store that stays away for good, for instance."""
+
+    class Broken(Recorder):
+        def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+            raise cplearn.errors.InputError("the store does not come back")
+
+    recorder = Broken()
+    text = SWEEP.replace("epochs: 2", "epochs: 100000").partition("baselines:")[0]
+    with pytest.raises(cplearn.errors.InputError, match=r"^the store does not come back$"):
+        execute(jobs(tmp_path, text), [recorder], Resources(1, 0))
+    assert recorder.reasons == {}
+
+
+def test_more_than_the_cluster_has_is_refused(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(cplearn.errors.InputError, match="a trial asks for 64 CPUs and 0 GPUs, but the nodes have 2"):
+        execute(jobs(tmp_path), [Recorder()], Resources(64, 0))
+
+
+def test_data_that_disappears_before_the_trials_is_one_sentence(cluster: None, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, label in [(s, c) for s in ("train", "test") for c in ("a", "b")]:
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (8, 8), (i, 50 * (label == "a"), 3)).save(folder / f"{i}.png")
+    planned = jobs(
+        tmp_path, SWEEP.replace("settings:", f"settings:\n  dataset: folder:{tmp_path}/images\n  batch_size: 16")
+    )
+    (tmp_path / "images").rename(tmp_path / "gone")
+    recorder = Recorder()
+    with pytest.raises(cplearn.errors.InputError, match=r"^no node is left .*; node .* is left out: .*/images.*$"):
+        execute(planned, [recorder], Resources(1, 0), data_root=str(tmp_path / "data"))
+    assert "finished" not in [event for event, _ in recorder.events]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "none.yaml"], "none.yaml: no such sweep file"),
+        (["sweep", "tiny.yaml", "--set", "beta=1"], "unknown key 'beta'; did you mean 'method.beta'?"),
+        (["sweep", "tiny.yaml", "--set", "beta"], "write it as key=value"),
+        (["sweep", "tiny.yaml", "--dataset", "svnh"], "unknown dataset 'svnh'; did you mean 'svhn'?"),
+        (["sweep", "tiny.yaml", "--cpus-per-trial", "0"], "CPUs per trial must be at least 1"),
+        (["sweep", "tiny.yaml", "--gpus-per-trial", "1.5"], "a fraction of one or a whole number"),
+        (["sweep", "tiny.yaml", "--packing", "some"], "packing must be auto, off or a number of trials"),
+        (["sweep", "tiny.yaml", "--results", "/proc/none"], "cannot write there"),
+        (["train", "--set", "method.codes=1"], "method.codes: must be greater than or equal to 2"),
+        (["data", "folder:nowhere"], "nowhere"),
+        (["settings", "cplern"], "did you mean 'cplearn'?"),
+        (["report", "tiny"], "mlflow.db"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    code, output = run_cli(tmp_path, *arguments)
+    assert code == 2, output
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+    assert trial_stores(tmp_path) == []
+
+
+def trial_stores(folder: Path) -> list[Path]:
+    return list(folder.glob("mlflow.db*")) + list(folder.glob("mlruns"))
+
+
+def test_one_trial_in_this_process(tmp_path: Path) -> None:
+    arguments = [
+        "--epochs",
+        "1",
+        "--set",
+        "backbone.width=4",
+        "--set",
+        "method.codes=16",
+        "--save",
+        str(tmp_path / "m"),
+    ]
+    code, output = run_cli(tmp_path, "train", *arguments)
+    assert code == 0, output
+    assert "probe/accuracy" in output
+    assert cplearn.load(tmp_path / "m" / "model").trials[0].epochs == 1
+
+
+def test_data_and_settings_are_listed(tmp_path: Path) -> None:
+    assert "folder:PATH" in run_cli(tmp_path, "data")[1]
+    assert "1,437 training and 360 test images" in run_cli(tmp_path, "data", "digits")[1]
+    assert re.search(r"backbone.width +256 ", run_cli(tmp_path, "settings", "--dataset", "cifar100")[1])
+
+
+def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
+    """RAY_ADDRESS sends the sweep to a cluster that goes on running afterwards."""
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--gpus-per-trial", "0.5"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment | {"RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(trial_runs(tmp_path)) == 3
+    # The logical GPU exists on that cluster alone.
+    assert ray.cluster_resources()["GPU"] == 1
+
+
+def test_ctrl_c_stops_within_seconds_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    """A process of its own, as a user's shell would start it."""
+    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        sys.executable,
+        "-m",
+        "runner.cli",
+        "sweep",
+        str(tmp_path / "tiny.yaml"),
+        "--results",
+        str(tmp_path / "r"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout
+        seen = ""
+        while "done" not in seen:
+            line = process.stdout.readline()
+            assert line, seen
+            seen += line
+        time.sleep(2)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert time.monotonic() - start < 20
+    assert process.returncode == 130, output
+    assert "run the same command again" in output
+    assert "Traceback" not in output
+    statuses = {run.data.tags["cplearn.label"]: run.info.status for run in trial_runs(tmp_path)}
+    assert statuses.pop("random backbone") == "FINISHED"
+    assert set(statuses.values()) == {"KILLED"}
+    client = MlflowClient(uri(tmp_path))
+    experiment = client.get_experiment_by_name("cplearn").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`cplearn.kind` = 'sweep'")
+    assert parent.info.status == "KILLED"

@@ -1,0 +1,68 @@
+"""Which metrics a search may aim at, and a scheduler may look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import cplearn.data
+from cplearn import training
+from cplearn.config.trial import Trial
+from cplearn.errors import InputError
+from runner.planning.criteria import check_epochs, check_objectives, of_test_split
+
+ALL = {
+    "lidar": True,
+    "probe": ["lbfgs", "sgd", "adam"],
+    "gmm_components": [10],
+    "transfer": ["digits"],
+    "online_probe": True,
+    "kmeans_restarts": 1,
+}
+
+
+def trial(**evaluation: Any) -> Trial:
+    small = {"backbone": {"name": "resnet8-slim", "width": 4}, "method": {"codes": 16, "embedding_dim": 8}}
+    size = {"train_images": 200, "test_images": 100, "epochs": 1}
+    return Trial.read({"dataset": "digits", **small, **size, "evaluation": evaluation})
+
+
+def test_every_metric_that_a_trial_ends_with_is_known() -> None:
+    """With the whole evaluation on, so that a metric that is added later is noticed here."""
+    everything = trial(**ALL)
+    outcome = training.train([everything], cplearn.data.load(**everything.data_request()))[0]
+    assert len(outcome.metrics) > 40
+    told = {name for name in outcome.metrics if not name.endswith(("/converged", "_std"))} | {"collapse/embedding_std"}
+    check_objectives(told, everything)
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluation", "message"),
+    [
+        ("validation/acuracy", {}, "did you mean 'validation/accuracy'"),
+        ("score", {}, "its kinds are probe/, knn/"),
+        ("validation/accuracy", {"validation": 0.0}, "only measured with evaluation.validation above 0"),
+        ("select/view_information", {"view_images": 0}, "only measured with evaluation.view_images above 0"),
+        ("select/lidar", {}, "only measured with evaluation.lidar: true"),
+        ("probe_sgd/accuracy", {}, "only measured with evaluation.probe that has sgd"),
+        ("gmm/entropy_50", {"gmm_components": [10]}, "only measured with evaluation.gmm_components that has 50"),
+        ("transfer/svhn/accuracy", {}, "no trial ends with the metric"),
+        ("train/online_accuracy", {}, "evaluation.online_probe: true"),
+    ],
+)
+def test_an_objective_that_will_not_be_there_is_refused(name: str, evaluation: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_objectives([name], trial(**evaluation))
+
+
+def test_a_metric_of_every_epoch_is_told_from_one_of_the_end() -> None:
+    check_epochs("train/loss", trial(), "here")
+    check_epochs("train/online_accuracy", trial(online_probe=True), "here")
+    with pytest.raises(InputError, match="here is measured once"):
+        check_epochs("knn/accuracy", trial(), "here")
+
+
+def test_what_sees_the_test_split_is_named() -> None:
+    seen = ["probe/accuracy", "codes/nmi", "collapse/codes_used", "transfer/svhn/accuracy"]
+    assert of_test_split([*seen, "validation/accuracy", "select/rankme", "train/loss"]) == seen

@@ -1,0 +1,203 @@
+"""What the tracker leaves in a real store when sweeps are cut off, go on, or share it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from reports import store
+from runner.planning.plan import SCHEMA, Plan, make_plan
+from runner.tracking import tracker as tracking
+from runner.tracking.tracker import Tracker
+from sweeps.spec import read_sweep
+
+SWEEP = """
+sweep: tiny
+settings: {epochs: 3, method: {codes: 32, embedding_dim: 16}, backbone: {name: resnet8-slim, width: 4}}
+axes: {method.beta: [0.1, 1]}
+"""
+HISTORY = [(epoch, 1000 * epoch, {"train/loss": 1 / epoch, "train/prior": float(epoch)}) for epoch in (1, 2, 3)]
+FINAL = {"probe/accuracy": 0.9, "time/train_s": 2.0, "time/evaluation_s": 1.0}
+FILES = {"model/weights.pt": b"weights", "diagnostics.json": b"{}"}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    file = tmp_path_factory.mktemp("plan") / "tiny.yaml"
+    file.write_text(SWEEP)
+    return make_plan(read_sweep(file, SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store; MLflow takes seconds to make one."""
+    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def uri(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    # Files of runs lie in the current directory.
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(fresh, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_a_fresh_store_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who met some of its tables would make the rest: one in five readers failed so while a store was made."""
+    path = tmp_path / "mlflow.db"
+    making: list[bool] = []
+
+    class Watched(MlflowClient):
+        def search_experiments(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().search_experiments(*args, **kwargs)
+            making.append(path.exists())
+            return found
+
+    monkeypatch.setattr(tracking, "MlflowClient", Watched)
+    tracking.make_store(f"sqlite:///{path}")
+    assert making == [False], "it is not there before its last table is"
+    assert [one.name for one in tmp_path.iterdir()] == ["mlflow.db"]
+    assert store.known_runs(f"sqlite:///{path}") == {}
+    made = path.read_bytes()
+    tracking.make_store(f"sqlite:///{path}")
+    assert path.read_bytes() == made, "a store that is there stays as it is"
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlflow.db.making").write_bytes(b"half of a table")
+    tracking.make_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+
+
+def runs(uri: str, kind: str = "trial") -> list[Any]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("cplearn")
+    return list(client.search_runs([experiment.experiment_id], f"tags.`cplearn.kind` = '{kind}'"))
+
+
+def cut_off(tracker: Tracker) -> None:
+    """Leave the store as a driver does that is killed: what was told is written, nothing is ended."""
+    tracker.outbox.close()
+
+
+def values(uri: str, run: str, name: str) -> list[tuple[int, float]]:
+    return [(one.step, one.value) for one in MlflowClient(uri).get_metric_history(run, name)]
+
+
+@pytest.mark.parametrize("finals", [False, True], ids=["in the training", "after the final metrics"])
+def test_an_interrupted_trial_goes_on_in_its_own_run(uri: str, plan: Plan, finals: bool) -> None:
+    job = plan.jobs[0]
+    first = Tracker(uri, plan)
+    first.started(job)
+    for epoch, _, metrics in HISTORY[:2]:
+        first.epoch(job, epoch, metrics)
+    cut_off(first)
+    (before,) = runs(uri)
+    assert before.info.status == "RUNNING"
+    if finals:
+        written = {**FINAL, "time/wall_s": 3.0}
+        first.client.log_batch(before.info.run_id, [Metric(name, value, 5, 3) for name, value in written.items()])
+
+    forgotten: list[str] = []
+    second = Tracker(uri, plan, forget=forgotten.append)
+    assert [run.info.status for run in runs(uri)] == ["KILLED"]
+    second.started(job)
+    # The checkpoint is behind the store by an epoch, and its worker is lost once more.
+    second.resumed(job, HISTORY[:1])
+    second.epoch(job, *HISTORY[1][::2])
+    second.started(job)
+    second.resumed(job, HISTORY[:2])
+    second.epoch(job, *HISTORY[2][::2])
+    second.finished(job, FINAL, FILES, {"device": "cpu"})
+    second.close("FINISHED")
+    (after,) = runs(uri)
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    assert values(uri, after.info.run_id, "train/loss") == [(epoch, 1 / epoch) for epoch in (1, 2, 3)]
+    assert values(uri, after.info.run_id, "probe/accuracy") == [(3, 0.9)]
+    assert values(uri, after.info.run_id, "time/wall_s") == [(3, 3.0)]
+    assert {file.path for file in second.client.list_artifacts(after.info.run_id)} == {"model", "diagnostics.json"}
+    assert forgotten == [job.key]
+    assert [run.info.status for run in runs(uri, "sweep")] == ["FINISHED"]
+
+
+def test_epochs_that_only_the_checkpoint_knows_are_made_up_for(uri: str, plan: Plan) -> None:
+    """The store was away when the driver was killed, or the trial goes on under another store."""
+    job = plan.jobs[0]
+    tracker = Tracker(uri, plan)
+    tracker.started(job)
+    tracker.resumed(job, HISTORY)
+    tracker.close("KILLED")
+    (run,) = runs(uri)
+    history = tracker.client.get_metric_history(run.info.run_id, "train/prior")
+    assert [(one.step, one.timestamp, one.value) for one in history] == [(e, 1000 * e, float(e)) for e in (1, 2, 3)]
+
+
+def test_of_several_interrupted_runs_the_newest_goes_on(uri: str, plan: Plan) -> None:
+    job = plan.jobs[0]
+    ids = []
+    for _ in range(2):
+        tracker = Tracker(uri, plan, anew=True)
+        tracker.started(job)
+        tracker.close("KILLED")
+        ids += [run.info.run_id for run in runs(uri) if run.info.run_id not in ids]
+    tracker = Tracker(uri, plan)
+    tracker.started(job)
+    tracker.finished(job, FINAL, FILES, {})
+    tracker.close("FINISHED")
+    assert {run.info.run_id: run.info.status for run in runs(uri)} == {ids[0]: "KILLED", ids[1]: "FINISHED"}
+
+
+def test_a_failed_trial_keeps_its_run_and_another_attempt_gets_a_new_one(uri: str, plan: Plan) -> None:
+    job = plan.jobs[0]
+    forgotten: list[str] = []
+    for kind in ("exception", "diverged"):
+        tracker = Tracker(uri, plan, forget=forgotten.append)
+        tracker.failed(job, "Traceback\nValueError: no", kind)  # type: ignore[arg-type]
+        tracker.close("FAILED")
+    found = sorted(run.data.tags["cplearn.failure"] for run in runs(uri))
+    assert found == ["diverged", "exception"]
+    assert {run.data.tags["cplearn.error"] for run in runs(uri)} == {"Traceback\nValueError: no"}
+    assert all(run.data.tags["cplearn.command"].startswith("cplearn train --dataset digits") for run in runs(uri))
+    # After an exception the code may be mended, and the checkpoint still serves.
+    assert forgotten == [job.key]
+
+
+def test_what_another_driver_runs_is_left_alone(uri: str, plan: Plan) -> None:
+    busy, idle = plan.jobs
+    first = Tracker(uri, plan)
+    first.started(busy)
+    cut_off(first)
+    second = Tracker(uri, plan, claim=lambda key: key != busy.key)
+    second.started(idle)
+    second.finished(idle, FINAL, FILES, {})
+    second.close("FINISHED")
+    assert {run.data.tags["cplearn.key"]: run.info.status for run in runs(uri)} == {
+        busy.key: "RUNNING",
+        idle.key: "FINISHED",
+    }
+    # The sweep is over when the last of its drivers says so.
+    assert [run.info.status for run in runs(uri, "sweep")] == ["RUNNING"]
+    third = Tracker(uri, plan)
+    third.close("FINISHED")
+    assert sorted(run.info.status for run in runs(uri)) == ["FINISHED", "KILLED"]
+    assert [run.info.status for run in runs(uri, "sweep")] == ["FINISHED"]
+
+
+def test_a_write_that_is_repeated_counts_once(uri: str, plan: Plan) -> None:
+    """The outbox relies on it: a write may have been carried out although its answer was lost."""
+    tracker = Tracker(uri, plan)
+    tracker.started(plan.jobs[0])
+    tracker.close("KILLED")
+    (run,) = runs(uri)
+    for _ in range(2):
+        tracker.client.log_batch(run.info.run_id, [Metric("probe/accuracy", 0.5, 7, 3)])
+    assert values(uri, run.info.run_id, "probe/accuracy") == [(3, 0.5)]

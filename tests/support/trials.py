@@ -1,0 +1,35 @@
+"""Small trials on digits, for tests of training and evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cplearn import training
+from cplearn.config.trial import Trial
+from cplearn.data import Dataset
+
+
+def trial(*several: dict[str, Any], **changes: Any) -> Trial:
+    """A small trial; of several changes to one group of settings the last counts, key by key."""
+    several = (*several, changes)
+    method = next((c["method"]["name"] for c in several if "name" in c.get("method", {})), "cplearn")
+    settings: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 32,
+        "backbone": {"name": "resnet8-slim", "width": 4},
+        "method": SMALL.get(method, {}),
+        "evaluation": {"kmeans_restarts": 1},
+    }
+    for key, value in (item for change in several for item in change.items()):
+        settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
+    return Trial.read(settings)
+
+
+def run(trials: list[Trial], dataset: Dataset) -> tuple[training.Pack, list[list[dict[str, float]]]]:
+    """A pack trained to its end, and the logged epochs of each member."""
+    pack = training.Pack(trials, dataset)
+    logs: list[list[dict[str, float]]] = [[] for _ in trials]
+    while not pack.finished:
+        for member, metrics in pack.train_epoch():
+            logs[member].append({k: v for k, v in metrics.items() if "per_second" not in k})
+    return pack, logs
