@@ -32,7 +32,12 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, K*c_in, H, W), or (N, c_in, H, W) if all members see the same images; to (N, K*c_out, H', W')."""
         shared = x.shape[1] == self.c_in
-        return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=1 if shared else self.members)
+        stride = self.stride
+        if self.weight.shape[-1] == 1 and stride > 1:
+            # On processors without AVX-512, oneDNN's strided 1x1 convolution of fewer than eight channels writes beyond
+            # its buffers (torch 2.14.1), and the process dies later.
+            x, stride = x[:, :, ::stride, ::stride], 1
+        return F.conv2d(x, self.weight, None, stride, self.padding, groups=1 if shared else self.members)
 
 
 class Linear(nn.Module):

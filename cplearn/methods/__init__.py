@@ -1,6 +1,7 @@
 """The methods, one module each; the module's name is the method's name.
 
-A method module defines `Settings` (a `cplearn.config.trial.MethodSettings`) and `Method` (a `cplearn.methods.base.Method`).
+A method module defines `Settings` (a `cplearn.config.trial.MethodSettings`) and `Method` (a
+`cplearn.methods.base.Method`).
 """
 
 from __future__ import annotations

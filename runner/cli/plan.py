@@ -123,7 +123,7 @@ def plan_sweep(
 
 
 def pack_width(plan: Plan, asked: str | None) -> int | None:
-    """How many trials are trained together, see `runner.planning.packing`; one by one where they are suggested or stopped so."""
+    """How many trials are trained together, see `planning.packing`; one by one if suggested or stopped so."""
     from runner.planning.packing import parse
 
     width = parse(asked or plan.sweep.packing)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -91,9 +94,21 @@ def bench_sweep(
     _measure(results, quick, sweep=True)
 
 
+def _benchmarks() -> ModuleType:
+    """The benchmarks, which lie beside the packages in a clone and are not installed with them."""
+    from cplearn.errors import InputError
+
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "benchmarks" / "__init__.py").is_file():
+        raise InputError("the benchmarks are not installed; run this command in a clone of the repository")
+    if str(clone) not in sys.path:
+        sys.path.insert(0, str(clone))
+    return importlib.import_module("benchmarks")
+
+
 def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
     with plain_errors():
-        import benchmarks as benchmark
+        benchmark = _benchmarks()
 
         known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
         with stoppable(f"Stopped; {name}.md holds the parts that were through."):

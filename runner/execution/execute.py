@@ -47,20 +47,20 @@ def execute(
     asha: Asha | None = None,
     beat: Callable[[], None] | None = None,
 ) -> str | None:
-    """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `runner.planning.packing`).
+    """Run every job, in packs of at most `packing` or, with None, of the width that suits (see `planning.packing`).
 
     The listeners are told. A pack that fails does not stop the others; its members are tried alone, or by halves where
     memory did not suffice. `data_root` should be absolute: workers do not run in the driver's directory. `compile`
     turns on `torch.compile`. `by_seed` keeps the seeds in separate packs. `admit` is asked before a pack starts: one
-    that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see `runner.durability.checkpoints`),
-    jobs go on from those that they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
+    that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see
+    `durability.checkpoints`), jobs go on from those they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
     further job whenever a slot is free and no job waits; None from it means that there is none now. `asha` stops jobs
     early; it compares single jobs, so it needs a `packing` of 1. `beat` is called every few seconds; what it raises
     ends the sweep.
 
     Returns the failure that has been repeated too often by `policy`, at which the sweep was stopped; None normally.
 
-    Raises InputError if no node can hold a pack, or none is left that can train (see `runner.execution.nodes`), KeyboardInterrupt
+    Raises InputError if no node can hold a pack, or none is left that can train (see `nodes`), KeyboardInterrupt
     if the user stops the sweep; workers are gone then.
     """
     if not jobs and more is None:

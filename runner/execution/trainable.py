@@ -47,7 +47,7 @@ def build(config: dict[str, Any], device: str, ranks: Ranks) -> Pack:
 
 class PackTrainable(tune.Trainable):
     """Trains the pack in `config`: `members` (settings of each trial), `keys`, `data_root`, `cpus` and `gpus` of a
-    process, `ranks` (number of processes), `driver` (what a node must have, see `runner.execution.nodes`), `data` (name and
+    process, `ranks` (number of processes), `driver` (what a node must have, see `nodes`), `data` (name and
     fingerprint of each data set that a member uses), `compile`, `checkpoints` (where they lie, or None),
     `checkpoint_every` (seconds between them; 0: after every epoch) and `rungs` (epochs after which there is one in any
     case, as the pack may be stopped there).

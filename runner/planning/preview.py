@@ -225,7 +225,7 @@ def render(
     every: bool,
     searched: Sequence[Searched] = (),
 ) -> RenderableType:
-    """The whole answer for a terminal; `width` is that of packs (see `runner.planning.packing`), `every` lists each trial."""
+    """The whole answer for a terminal; `width` is that of packs (see `planning.packing`), `every` lists each trial."""
     counts = Counter((one.job.dataset, one.state) for one in placed)
     table = Table("data set", *STATES, "all", box=None, pad_edge=False)
     for column in table.columns[1:]:

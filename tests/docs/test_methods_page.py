@@ -16,7 +16,7 @@ from cplearn.config import trial as config
 from cplearn.data import Dataset
 
 
-def tests_of(path: Path) -> ModuleType:
+def other_tests(path: Path) -> ModuleType:
     """Another test file as a module, whose tests are to hold for the method of the document as well."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -43,8 +43,8 @@ def example(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_the_example_passes_its_test_and_those_of_every_method(example: dict, digits: Dataset, root: Path) -> None:
-    test_methods = tests_of(root / "tests/cplearn/methods/test_all_methods.py")
-    test_training = tests_of(root / "tests/cplearn/training/test_loop.py")
+    test_methods = other_tests(root / "tests/cplearn/methods/test_all_methods.py")
+    test_training = other_tests(root / "tests/cplearn/training/test_loop.py")
     tests = [value for name, value in example.items() if name.startswith("test_")]
     assert tests
     for test in tests:
@@ -59,7 +59,7 @@ def test_the_example_passes_its_test_and_those_of_every_method(example: dict, di
 
 
 def test_both_tables_have_every_method(root: Path) -> None:
-    test_methods = tests_of(root / "tests/cplearn/methods/test_all_methods.py")
+    test_methods = other_tests(root / "tests/cplearn/methods/test_all_methods.py")
     document = (root / "docs" / "methods.md").read_text()
     equations, numbers = (re.findall(r"^\| `(\w+)` \|", part, flags=re.M) for part in document.split("## Digits"))
     assert sorted(equations) == methods.names()

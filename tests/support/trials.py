@@ -8,6 +8,18 @@ from cplearn import training
 from cplearn.config.trial import Trial
 from cplearn.data import Dataset
 
+SMALL: dict[str, dict[str, Any]] = {
+    "cplearn": {"codes": 32, "embedding_dim": 16, "beta": 0.5},
+    "supervised": {},
+    "untrained": {},
+    # Schedules of two epochs, as the trials have.
+    "dino": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "warmup_epochs": 2},
+    "swav": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "queue": 40, "queue_from_epoch": 1},
+    "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12},
+    "gedi": {"hidden_dim": 16, "codes": 12},
+    **{name: {"hidden_dim": 16, "embedding_dim": 8} for name in ("barlow_twins", "vicreg", "simclr")},
+}
+
 
 def trial(*several: dict[str, Any], **changes: Any) -> Trial:
     """A small trial; of several changes to one group of settings the last counts, key by key."""

@@ -18,20 +18,7 @@ from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
 from cplearn.model import load_folder
 from support import needs
-from trials import SMALL, run, trial
-
-SMALL: dict[str, dict[str, Any]] = {
-    "cplearn": {"codes": 32, "embedding_dim": 16, "beta": 0.5},
-    "supervised": {},
-    "untrained": {},
-    # Schedules of two epochs, as the trials have.
-    "dino": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "warmup_epochs": 2},
-    "swav": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "queue": 40, "queue_from_epoch": 1},
-    "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12},
-    "gedi": {"hidden_dim": 16, "codes": 12},
-    **{name: {"hidden_dim": 16, "embedding_dim": 8} for name in ("barlow_twins", "vicreg", "simclr")},
-}
-
+from trials import run, trial
 
 # Every number in which members may differ, in some member; seeds 0 and 7, so some members share their batches.
 VARIED: dict[str, list[dict[str, Any]]] = {
