@@ -1,8 +1,8 @@
 """Evaluation on frozen features: functions of arrays that yield (name, value) and leave logging to the caller.
 
 `cplearn.evaluate.protocol` puts them together. None of them knows a model or draws from global random state; the same
-inputs give the same numbers, bit for bit, on one machine. All raise `NonFiniteFeatures` if features hold NaN or infinity,
-and ValueError where shapes do not fit. scikit-learn is imported by the functions that call it: it takes most of a
+inputs give the same numbers, bit for bit, on one machine. All raise `NonFiniteFeatures` if features hold NaN or
+infinity, and ValueError where shapes do not fit. scikit-learn is imported by the functions that call it: it takes most of a
 second, for which a command that evaluates nothing, such as `cplearn plan`, should not wait.
 """
 

@@ -53,7 +53,8 @@ def execute(
     memory did not suffice. `data_root` should be absolute: workers do not run in the driver's directory. `compile`
     turns on `torch.compile`. `by_seed` keeps the seeds in separate packs. `admit` is asked before a pack starts: one
     that is refused waits, and stays undone if no other runs any more. With `checkpoints` (see
-    `durability.checkpoints`), jobs go on from those they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
+    `durability.checkpoints`),
+    jobs go on from those they have, and leave one every `checkpoint_every` seconds at most. `more` is asked for a
     further job whenever a slot is free and no job waits; None from it means that there is none now. `asha` stops jobs
     early; it compares single jobs, so it needs a `packing` of 1. `beat` is called every few seconds; what it raises
     ends the sweep.
