@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Measured, Pair, Part, alternate, seconds
 from cplearn import data
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.training import Pack
 from runner.machine.environment import in_worker
 
@@ -37,7 +37,7 @@ def compare(widths: tuple[int, ...], repeats: int, device: str) -> list[Pair | M
     packs = {}
     for width in widths:
         settings = {"dataset": "digits", "epochs": repeats + 2, "method": {"codes": 2048}}
-        packs[width] = Pack([Trial.read({**settings, "seed": seed}) for seed in range(width)], dataset, device)
+        packs[width] = Pack([TrialSettings.read({**settings, "seed": seed}) for seed in range(width)], dataset, device)
     speeds = alternate({str(width): partial(speed, pack) for width, pack in packs.items()}, repeats + 1)
     # The first turn warms up.
     numbers = [values[1:] for values in speeds.values()]

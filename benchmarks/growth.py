@@ -11,7 +11,7 @@ import yaml
 from benchmarks.commands import workplace
 from benchmarks.measure import Growth, Part, alternate, seconds
 from cplearn import data, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from runner.machine.environment import in_worker
 
@@ -53,7 +53,7 @@ def trials_of(label: str, sizes: list[int], repeats: int, quick: bool) -> Growth
             settings["epochs"] = size
         else:
             settings["method"] = {"codes": size}
-        call = partial(training.train, [Trial.read(settings)], _first(whole, images))
+        call = partial(training.train, [TrialSettings.read(settings)], _first(whole, images))
         sides[str(size)] = partial(seconds, call)
     next(iter(sides.values()))()  # Warms up.
     return Growth(label, sizes, list(alternate(sides, repeats).values()))

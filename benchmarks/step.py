@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import Goal, Pair, Part, alternate, seconds
 from cplearn import augment, cost, data
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.dictionary.products import product
 from cplearn.methods.base import Batch, Progress
@@ -44,7 +44,7 @@ def compare(repeats: int, images: int) -> list[Pair]:
     ]
     rows = []
     for settings, dataset in cases:
-        trial = Trial.read({**settings, "epochs": repeats + 1, "method": {"codes": 2048}})
+        trial = TrialSettings.read({**settings, "epochs": repeats + 1, "method": {"codes": 2048}})
         pack = Pack([trial], dataset, device)
         numbers = alternate(_sides(pack), repeats + 1)
         label = f"{dataset.name}, recipe {trial.augment.recipe}, {device}"
@@ -57,7 +57,7 @@ def compare(repeats: int, images: int) -> list[Pair]:
     return rows
 
 
-def _cost(trial: Trial, dataset: Dataset) -> dict[str, cost.Cost]:
+def _cost(trial: TrialSettings, dataset: Dataset) -> dict[str, cost.Cost]:
     return cost.parts(trial, dataset.channels, dataset.image_size)
 
 

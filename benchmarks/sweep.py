@@ -20,7 +20,7 @@ from benchmarks.commands import CommandFailed, Workplace, workplace
 from benchmarks.measure import Goal, Measured, Pair, Part, seconds
 from benchmarks.report import fill
 from cplearn import data, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from runner.machine import resources
 from runner.machine.environment import in_worker
 from runner.planning.plan import SCHEMA, make_plan
@@ -86,7 +86,7 @@ def run(quick: bool) -> Part:
 def trial_seconds(repeats: int) -> list[float]:
     """Seconds of a trial in this process, after one that warms up."""
     torch.set_num_threads(1)
-    digits, trial = data.load("digits"), Trial.read(SETTINGS)
+    digits, trial = data.load("digits"), TrialSettings.read(SETTINGS)
     training.train([trial], digits)
     return [seconds(lambda: training.train([trial], digits)) for _ in range(repeats)]
 

@@ -11,7 +11,7 @@ from benchmarks.gpu import speed
 from benchmarks.measure import Pair, Part, alternate
 from benchmarks.step import random_images
 from cplearn import data
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.training import Pack, footprint
 from runner.machine.environment import in_worker
@@ -49,7 +49,7 @@ def compare(widths: tuple[int, ...], repeats: int, images: int) -> list[Pair]:
 def _compare(dataset: Dataset, named: str, width: int, repeats: int) -> Pair:
     backbone = {"name": "resnet8-slim", "width": width}
     settings = {"dataset": named, "epochs": repeats + 1, "backbone": backbone}
-    trials = [Trial.read({**settings, "method": {"codes": 2048, "beta": beta}}) for beta in BETAS]
+    trials = [TrialSettings.read({**settings, "method": {"codes": 2048, "beta": beta}}) for beta in BETAS]
     cost = footprint(trials[0], dataset)
     packed = widest(cost, cost.memory * len(BETAS) / MEMORY_SHARE, on_gpu=False) > 1
     packs = {"pack": Pack(trials, dataset), "alone": Pack(trials[:1], dataset)}

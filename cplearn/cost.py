@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.dictionary import codes
 from cplearn.errors import InputError
 
@@ -56,7 +56,7 @@ class Cost:
         return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def step(trial: Trial, channels: int, image_size: int, members: int = 1, **how: Any) -> Cost:
+def step(trial: TrialSettings, channels: int, image_size: int, members: int = 1, **how: Any) -> Cost:
     """The cost of one training step of a pack of `members` such trials; `how` as in `parts`, which see for errors."""
     return total(parts(trial, channels, image_size, members, **how).values())
 
@@ -67,7 +67,7 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def parts(
-    trial: Trial,
+    trial: TrialSettings,
     channels: int,
     image_size: int,
     members: int = 1,
@@ -111,7 +111,7 @@ def parts(
 class _Net:
     """Walks through the layers of `cplearn.backbones` and adds up what each costs."""
 
-    def __init__(self, trial: Trial, members: int, size: int, channels: int, draws: int) -> None:
+    def __init__(self, trial: TrialSettings, members: int, size: int, channels: int, draws: int) -> None:
         self.settings, self.members, self.size, self.channels = trial.backbone, members, size, channels
         self.images = trial.batch_size * VIEWS
         self.item = 8 if trial.precision == "float64" else 4
@@ -208,7 +208,7 @@ class _Net:
             self.add(2 * (y + small), 2, kept=small)
 
 
-def _augmentation(trial: Trial, channels: int, size: int, members: int, draws: int) -> Cost:
+def _augmentation(trial: TrialSettings, channels: int, size: int, members: int, draws: int) -> Cost:
     launches, passes = RECIPES[trial.augment.recipe][channels]
     item = 8 if trial.precision == "float64" else 4
     pixels = trial.batch_size * channels * size**2
@@ -271,7 +271,7 @@ def block_size(rows: int, *, accelerator: bool) -> int:
     return max(256, (2**24 if accelerator else 2**18) // rows)
 
 
-def _optimizer(trial: Trial, parameters: int, tensors: int, weights: int, item: int) -> Cost:
+def _optimizer(trial: TrialSettings, parameters: int, tensors: int, weights: int, item: int) -> Cost:
     """Seven operators over lists of all parameters, then one update a tensor: 20 reads and writes of each number."""
     elements, launches = 20 * parameters, 9 + tensors
     if trial.optimizer.weight_decay or trial.optimizer.weight_decay_end:
@@ -340,7 +340,13 @@ def times(costs: dict[str, Cost], device: Device, launch: float = LAUNCH, effici
 
 
 def width_limits(
-    trial: Trial, channels: int, image_size: int, device: Device, *, share: float = 0.6, stream: bool | None = None
+    trial: TrialSettings,
+    channels: int,
+    image_size: int,
+    device: Device,
+    *,
+    share: float = 0.6,
+    stream: bool | None = None,
 ) -> tuple[int | None, int]:
     """How wide a pack should be, and can be, on a device.
 
@@ -358,8 +364,8 @@ def width_limits(
 
 
 # What the tables of docs/scaling.md are about: settings, channels, image size.
-SETUPS: dict[str, tuple[Trial, int, int]] = {
-    name: (Trial.read({"dataset": dataset, "backbone": backbone, "method": method}), channels, size)
+SETUPS: dict[str, tuple[TrialSettings, int, int]] = {
+    name: (TrialSettings.read({"dataset": dataset, "backbone": backbone, "method": method}), channels, size)
     for name, dataset, backbone, method, channels, size in (
         ("slim, 8x8", "digits", {"name": "resnet8-slim"}, {"codes": 2048}, 1, 8),
         ("slim, 32x32", "cifar10", {"name": "resnet8-slim"}, {"codes": 16384}, 3, 32),
@@ -446,7 +452,9 @@ def _table_widths() -> str:
     return _markdown(head, rows)
 
 
-def gain(trial: Trial, channels: int, size: int, device: Device, members: int, stream: bool | None = None) -> float:
+def gain(
+    trial: TrialSettings, channels: int, size: int, device: Device, members: int, stream: bool | None = None
+) -> float:
     """Time of members one after the other over their time as one pack."""
     lone, pack = (times(parts(trial, channels, size, k, stream=stream), device).step for k in (1, members))
     return members * lone / pack

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import backbones, methods, stacked, streams
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 from cplearn.methods.base import Progress
@@ -31,7 +31,7 @@ class Model(nn.Module):
 
     teacher: nn.Module | None
 
-    def __init__(self, trials: Sequence[Trial], images: dict[str, Any]) -> None:
+    def __init__(self, trials: Sequence[TrialSettings], images: dict[str, Any]) -> None:
         super().__init__()
         self.trials, self.images = list(trials), images
         first = trials[0]
@@ -101,7 +101,7 @@ class Model(nn.Module):
     def with_evaluation(self, changes: dict[str, Any]) -> Model:
         """This model, its trials changed in the settings of the evaluation alone; raises InputError for a bad one."""
         settings = [trial.canonical() for trial in self.trials]
-        self.trials = [Trial.read({**own, "evaluation": {**own["evaluation"], **changes}}) for own in settings]
+        self.trials = [TrialSettings.read({**own, "evaluation": {**own["evaluation"], **changes}}) for own in settings]
         return self
 
     def member_state(self, member: int) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def load_folder(folder: Path) -> Model:
         raise InputError(f"{folder}: no model here; expected {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
         description = json.loads(config.read_text())
-        model = Model([Trial.read(description["trial"])], description["images"])
+        model = Model([TrialSettings.read(description["trial"])], description["images"])
         model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     except InputError:
         raise

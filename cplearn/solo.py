@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cplearn import training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.errors import InputError
 
@@ -42,9 +42,9 @@ class Checkpoint:
     channels: int
     dataset: str | None
 
-    def trial(self, dataset: str) -> Trial:
+    def trial(self, dataset: str) -> TrialSettings:
         """The trial that made the checkpoint, as far as the checkpoint tells, on a data set."""
-        return Trial.read({**self.settings, "dataset": dataset})
+        return TrialSettings.read({**self.settings, "dataset": dataset})
 
 
 def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str = "cpu") -> training.Pack:

@@ -12,10 +12,10 @@ import json
 import numpy as np
 import torch
 
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 
 
-def stream(trial: Trial) -> int:
+def stream(trial: TrialSettings) -> int:
     """The number that all of a trial's draws derive from.
 
     With `common_random_numbers` it is the seed; without, it depends on every setting that differs from its default.

@@ -21,7 +21,7 @@ Backbone = resnet.ResNet | resnet.Pixels | TimmModel
 
 
 def build(
-    settings: config.Backbone,
+    settings: config.BackboneSettings,
     members: int,
     channels: int,
     image_size: int,
@@ -42,7 +42,12 @@ def build(
 
 
 def check(
-    settings: config.Backbone, channels: int, image_size: int, crops: Sequence[int] = (), *, shared: bool = False
+    settings: config.BackboneSettings,
+    channels: int,
+    image_size: int,
+    crops: Sequence[int] = (),
+    *,
+    shared: bool = False,
 ) -> None:
     """Raise InputError where a backbone for images of this size does not exist, or cannot take them or smaller crops.
 

@@ -85,7 +85,9 @@ class TimmModel(nn.Module):
     smaller crops than `image_size` are accepted. Raises InputError if timm refuses the settings.
     """
 
-    def __init__(self, settings: config.Backbone, channels: int, image_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, settings: config.BackboneSettings, channels: int, image_size: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         # timm draws from torch's global generator, whose state is put back; on the CPU, where the model is made.
@@ -116,7 +118,7 @@ def _timm() -> Any:
     return timm
 
 
-def _create(settings: config.Backbone, channels: int, image_size: int) -> nn.Module:
+def _create(settings: config.BackboneSettings, channels: int, image_size: int) -> nn.Module:
     library, name = _timm(), settings.model
     if name not in library.list_models():
         near = difflib.get_close_matches(str(name), library.list_models(), 1)
@@ -161,7 +163,7 @@ def _is_usual(norm: nn.BatchNorm2d) -> bool:
 
 @functools.cache
 def check(
-    settings: config.Backbone, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
+    settings: config.BackboneSettings, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
 ) -> None:
     """Raise InputError unless timm has the model and it works, forward and backward, on images and crops; and, if it is
     to be `shared`, in several processes."""
@@ -183,7 +185,7 @@ def check(
         synchronise(backbone, Ranks(0, 2), 2)
 
 
-def _refusal(settings: config.Backbone, image_size: int, error: Exception) -> InputError:
+def _refusal(settings: config.BackboneSettings, image_size: int, error: Exception) -> InputError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return InputError(
         f"backbone.model {settings.model} cannot take images of {image_size} pixels with these settings ({reason})",

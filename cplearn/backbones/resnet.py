@@ -69,7 +69,7 @@ class Pixels(nn.Module):
         return values.unflatten(1, (self.members, -1)).transpose(0, 1)
 
 
-def build(settings: config.Backbone, members: int, channels: int) -> ResNet:
+def build(settings: config.BackboneSettings, members: int, channels: int) -> ResNet:
     """K residual networks; their weights are left for `stacked.initialise` to draw."""
     width = settings.width
     assert width is not None
@@ -95,7 +95,7 @@ def build(settings: config.Backbone, members: int, channels: int) -> ResNet:
     return ResNet(members, stem, blocks, 4 * width)
 
 
-def _stem18(settings: config.Backbone, members: int, channels: int, width: int) -> nn.Sequential:
+def _stem18(settings: config.BackboneSettings, members: int, channels: int, width: int) -> nn.Sequential:
     imagenet = settings.stem == "imagenet"
     if imagenet:
         convolution = stacked.Conv2d(members, channels, width, 7, 2)
@@ -105,7 +105,7 @@ def _stem18(settings: config.Backbone, members: int, channels: int, width: int) 
     return nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if imagenet else []))
 
 
-def smallest_image(settings: config.Backbone) -> int:
+def smallest_image(settings: config.BackboneSettings) -> int:
     """Side in pixels below which a stage would halve an image of a single pixel."""
     halvings = {"resnet8": 2, "resnet8-slim": 2, "resnet18": 3}[settings.name]
     return 2 ** (halvings + 2 * (settings.stem == "imagenet"))

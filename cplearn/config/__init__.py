@@ -1,4 +1,4 @@
 """What defines one trial: every setting that can change its numbers, with a type, a default and a sentence.
 
-Import `Trial` from `cplearn.config.trial`. Nothing here knows how a trial is run.
+Import `TrialSettings` from `cplearn.config.trial`. Nothing here knows how a trial is run.
 """

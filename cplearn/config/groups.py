@@ -15,7 +15,7 @@ KEPT_COMPONENTS = 50
 """Principal components of the test features that a run keeps for figures."""
 
 
-class Backbone(Settings):
+class BackboneSettings(Settings):
     name: Literal["resnet8", "resnet8-slim", "resnet18", "timm", "pixels"] = Field(
         "resnet8",
         description="resnet8: constant width; resnet8-slim: widths w, 2w, 4w; resnet18: torchvision's layout, widths w "
@@ -55,7 +55,7 @@ class Backbone(Settings):
         return data
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Backbone:
+    def _check_parts(self) -> BackboneSettings:
         if self.name == "timm":
             if self.model is None:
                 raise InputError(
@@ -74,7 +74,7 @@ class Backbone(Settings):
         return self
 
 
-class Augment(Settings):
+class AugmentSettings(Settings):
     recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
         "paper",
         description="Named list of transforms: digits, paper, paper-noflip, solo-cifar, imagenet or none; the default "
@@ -97,7 +97,7 @@ class Augment(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_local(self) -> Augment:
+    def _check_local(self) -> AugmentSettings:
         if self.local_scale_min > self.local_scale_max:
             raise InputError(
                 f"augment.local_scale_min {self.local_scale_min:g} is larger than local_scale_max "
@@ -116,7 +116,7 @@ class Augment(Settings):
         return self
 
 
-class Optimizer(Settings):
+class OptimizerSettings(Settings):
     name: Literal["adam", "adamw", "sgd", "lars"] = Field(
         "adam",
         description="adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
@@ -143,14 +143,14 @@ class Optimizer(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Optimizer:
+    def _check_parts(self) -> OptimizerSettings:
         refuse_without_effect(self, self.name, "optimizer", {"momentum": ["sgd", "lars"], "eta": ["lars"]})
         if self.schedule == "constant" and self.lr_end:
             raise InputError("optimizer.lr_end needs optimizer.schedule cosine", key="optimizer.lr_end")
         return self
 
 
-class Evaluation(Settings):
+class EvaluationSettings(Settings):
     probe: Annotated[list[Literal["lbfgs", "sgd", "adam"]], BeforeValidator(listed)] = Field(
         ["lbfgs"],
         description="Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper.",
@@ -182,7 +182,7 @@ class Evaluation(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_together(self) -> Evaluation:
+    def _check_together(self) -> EvaluationSettings:
         if not self.online_probe and self.online_lr != type(self).model_fields["online_lr"].default:
             # Otherwise two trials that are the same would have two keys.
             raise InputError(

@@ -1,7 +1,7 @@
 """What defines one trial: every setting that can change its numbers, with a type, a default and a sentence.
 
 Settings that only say *where* a trial runs (device, workers, packing) live with the runner: they must not enter a
-trial's identity. `Trial.canonical` is the plain dict from which that identity is computed.
+trial's identity. `TrialSettings.canonical` is the plain dict from which that identity is computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pydantic.fields import FieldInfo
 from cplearn import methods
 from cplearn.config.base import MethodSettings, PerMember, Settings, Whole
 from cplearn.config.explain import explain
-from cplearn.config.groups import NEED_TRAINING, Augment, Backbone, Evaluation, Optimizer
+from cplearn.config.groups import (
+    NEED_TRAINING,
+    AugmentSettings,
+    BackboneSettings,
+    EvaluationSettings,
+    OptimizerSettings,
+)
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 
@@ -25,7 +31,7 @@ NUMERICS = 3
 other numbers, a changed default included; finished trials of an older version are then no longer reused."""
 
 
-class Trial(Settings):
+class TrialSettings(Settings):
     """One training and its evaluation."""
 
     dataset: str = Field("digits", description="A name that `cplearn data` lists, or folder:PATH.")
@@ -46,12 +52,12 @@ class Trial(Settings):
         None, ge=2, description="Use so many of the test images, evenly from every class; default: all."
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
-    backbone: Backbone = Field(
-        Backbone(), description="Network whose features are kept; default depends on the data set."
+    backbone: BackboneSettings = Field(
+        BackboneSettings(), description="Network whose features are kept; default depends on the data set."
     )
-    augment: Augment = Field(Augment(), description="How the two views of an image are made.")
-    optimizer: Optimizer = Field(Optimizer(), description="Optimiser and learning-rate schedule.")
-    evaluation: Evaluation = Field(Evaluation(), description="Protocol on the frozen backbone.")
+    augment: AugmentSettings = Field(AugmentSettings(), description="How the two views of an image are made.")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimiser and learning-rate schedule.")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Protocol on the frozen backbone.")
     epochs: Whole = Field(20, ge=0, description="Passes over the training images.")
     batch_size: Whole = Field(64, ge=2, description="Images a step; incomplete batches are dropped.")
     precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
@@ -96,7 +102,7 @@ class Trial(Settings):
         return data
 
     @model_validator(mode="after")
-    def _check_together(self) -> Trial:
+    def _check_together(self) -> TrialSettings:
         ways = catalogue.entry(self.dataset).decode
         if self.decode not in ways:
             raise InputError(f"decode {self.decode!r}: {self.dataset} can only be {' or '.join(ways)}", key="decode")
@@ -122,7 +128,7 @@ class Trial(Settings):
         return self
 
     @classmethod
-    def read(cls, data: Mapping[str, Any]) -> Trial:
+    def read(cls, data: Mapping[str, Any]) -> TrialSettings:
         """The trial of a nested dict of settings.
 
         Raises InputError with the dotted key, the bad value, and for an unknown key the nearest known one.
@@ -133,7 +139,7 @@ class Trial(Settings):
             raise explain(error, known_keys()) from None
 
     def canonical(self) -> dict[str, Any]:
-        """The nested plain dict with every setting written out; `Trial.read` makes an equal trial of it."""
+        """The nested plain dict with every setting written out; `TrialSettings.read` makes an equal trial of it."""
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
@@ -174,10 +180,10 @@ class Trial(Settings):
 @functools.lru_cache(maxsize=64)
 def _defaults(dataset: str, method: str) -> Mapping[str, Any]:
     """The dotted default settings; asked for once a trial, and so cached."""
-    return Trial.read({"dataset": dataset, "method": method}).flat()
+    return TrialSettings.read({"dataset": dataset, "method": method}).flat()
 
 
-def per_member_keys(trial: Trial) -> list[str]:
+def per_member_keys(trial: TrialSettings) -> list[str]:
     """The dotted keys in which the members of a pack may differ."""
 
     def walk(settings: BaseModel, prefix: str) -> Iterator[str]:
@@ -212,7 +218,7 @@ def _fields(method: str | None = None) -> Iterator[tuple[str, FieldInfo]]:
             else:
                 yield prefix + name, field
 
-    return walk(Trial, "")
+    return walk(TrialSettings, "")
 
 
 def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:

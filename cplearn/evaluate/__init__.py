@@ -2,8 +2,8 @@
 
 `cplearn.evaluate.protocol` puts them together. None of them knows a model or draws from global random state; the same
 inputs give the same numbers, bit for bit, on one machine. All raise `NonFiniteFeatures` if features hold NaN or
-infinity, and ValueError where shapes do not fit. scikit-learn is imported by the functions that call it: it takes most of a
-second, for which a command that evaluates nothing, such as `cplearn plan`, should not wait.
+infinity, and ValueError where shapes do not fit. scikit-learn is imported by the functions that call it: it takes most
+of a second, for which a command that evaluates nothing, such as `cplearn plan`, should not wait.
 """
 
 from cplearn.evaluate.clustering import clustering, kmeans

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cplearn import augment, data, evaluate, streams
 from cplearn.config.groups import KEPT_COMPONENTS
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split, catalogue
 from cplearn.data.image_files import ImageFiles
 from cplearn.model import Model
@@ -70,7 +70,7 @@ class _Member:
     views: Tensor | None
 
 
-def load_transfer(trial: Trial, image_size: int, root: Path | None = None) -> list[Dataset]:
+def load_transfer(trial: TrialSettings, image_size: int, root: Path | None = None) -> list[Dataset]:
     """The data sets of `evaluation.transfer`; images of a folder are read at `image_size`, that of the trial's own.
 
     Raises InputError if one is not to be had.
@@ -243,7 +243,7 @@ def _collect(outcome: Outcome, results: Iterator[tuple[str, float]]) -> Outcome:
     return outcome
 
 
-def _describe(outcome: Outcome, trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> None:
+def _describe(outcome: Outcome, trial: TrialSettings, dataset: Dataset, member: _Member, n_codes: int) -> None:
     """Add what figures need."""
     if member.embeddings is not None:
         outcome.diagnostics["singular_values"] = evaluate.singular_values(member.embeddings).tolist()
@@ -253,7 +253,7 @@ def _describe(outcome: Outcome, trial: Trial, dataset: Dataset, member: _Member,
     outcome.arrays = figure_arrays(dataset.test, member.test, member.embeddings, member.codes, kept, seed)
 
 
-def _metrics(trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> Iterator[tuple[str, float]]:
+def _metrics(trial: TrialSettings, dataset: Dataset, member: _Member, n_codes: int) -> Iterator[tuple[str, float]]:
     settings, train, test = trial.evaluation, member.train, member.test
     y_train, y_test = dataset.train.labels, dataset.test.labels
     chance = streams.numpy_generator(trial.seed, "chance")
@@ -272,12 +272,12 @@ def _metrics(trial: Trial, dataset: Dataset, member: _Member, n_codes: int) -> I
     yield from _selection(member)
 
 
-def _knn(trial: Trial, *splits: Tensor) -> Iterator[tuple[str, float]]:
+def _knn(trial: TrialSettings, *splits: Tensor) -> Iterator[tuple[str, float]]:
     settings = trial.evaluation
     return evaluate.knn(*splits, neighbours=settings.knn_neighbours, temperature=settings.knn_temperature)
 
 
-def _validation(trial: Trial, train: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
+def _validation(trial: TrialSettings, train: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
     """The probes on a part of the training images that is held out from their fit, the same part for all of a seed.
 
     Nothing, where so few images leave only one class to fit.
@@ -309,7 +309,7 @@ def _selection(member: _Member) -> Iterator[tuple[str, float]]:
         yield "select/lidar", evaluate.lidar(member.views.numpy())
 
 
-def _transfer(trial: Trial, other: Dataset, train: Tensor, test: Tensor) -> Iterator[tuple[str, float]]:
+def _transfer(trial: TrialSettings, other: Dataset, train: Tensor, test: Tensor) -> Iterator[tuple[str, float]]:
     """Linear probe and k-NN on another data set."""
     splits = train, other.train.labels, test, other.test.labels
     prefix = f"transfer/{catalogue.slug(other.name)}"

@@ -17,7 +17,11 @@ __all__ = ["LARS", "SGD", "Adam", "LossScale", "Optimizer", "build", "learning_r
 
 
 def build(
-    settings: Sequence[config.Optimizer], parameters: Iterable[nn.Parameter], steps: int = 1, *, scaled: bool = False
+    settings: Sequence[config.OptimizerSettings],
+    parameters: Iterable[nn.Parameter],
+    steps: int = 1,
+    *,
+    scaled: bool = False,
 ) -> Optimizer:
     """The optimiser of K members; they share its name and differ at most in numbers.
 

@@ -21,7 +21,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        settings: Sequence[config.Optimizer],
+        settings: Sequence[config.OptimizerSettings],
         steps: int = 1,
         *,
         scaled: bool = False,

@@ -27,7 +27,7 @@ class Optimizer(ABC):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        settings: Sequence[config.Optimizer],
+        settings: Sequence[config.OptimizerSettings],
         steps: int = 1,
         *,
         scaled: bool = False,

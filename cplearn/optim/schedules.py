@@ -15,7 +15,7 @@ REFERENCE_BATCH = 256
 
 
 def learning_rates(
-    settings: Sequence[config.Optimizer], epochs: int, steps_per_epoch: int, batch_size: int = REFERENCE_BATCH
+    settings: Sequence[config.OptimizerSettings], epochs: int, steps_per_epoch: int, batch_size: int = REFERENCE_BATCH
 ) -> Tensor:
     """The learning rate of every step and member, (steps, K) float64.
 
@@ -35,7 +35,7 @@ def learning_rates(
     return torch.stack(columns, dim=1)
 
 
-def weight_decays(settings: Sequence[config.Optimizer], steps: int) -> Tensor:
+def weight_decays(settings: Sequence[config.OptimizerSettings], steps: int) -> Tensor:
     """The weight decay of every step and member, (steps, K) float64; (1, K) if it stays the same.
 
     From `weight_decay` on a cosine to `weight_decay_end`, as in DINO over the whole training, warm-up included.

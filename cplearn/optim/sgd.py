@@ -20,7 +20,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        settings: Sequence[config.Optimizer],
+        settings: Sequence[config.OptimizerSettings],
         steps: int = 1,
         *,
         scaled: bool = False,
@@ -48,7 +48,7 @@ class LARS(SGD):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        settings: Sequence[config.Optimizer],
+        settings: Sequence[config.OptimizerSettings],
         steps: int = 1,
         *,
         scaled: bool = False,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cplearn import augment, backbones, optim, stacked, streams
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.dictionary.products import counts
 from cplearn.distributed import Ranks, synchronise
@@ -35,7 +35,7 @@ Log = Callable[[int, int, dict[str, float]], None]
 
 
 def train(
-    trials: Sequence[Trial],
+    trials: Sequence[TrialSettings],
     dataset: Dataset,
     *,
     device: torch.device | str = "cpu",
@@ -58,7 +58,7 @@ def train(
     return outcomes
 
 
-def check(trials: Sequence[Trial], dataset: Dataset, ranks: int = 1) -> None:
+def check(trials: Sequence[TrialSettings], dataset: Dataset, ranks: int = 1) -> None:
     """Raise InputError where trials cannot be trained on this data set, not in so many processes, or not together."""
     for trial in trials:
         images = len(training_split(trial, dataset).images)
@@ -81,12 +81,12 @@ def check(trials: Sequence[Trial], dataset: Dataset, ranks: int = 1) -> None:
             raise ValueError(f"trials that differ in {', '.join(differing) or 'method'} cannot share a pack")
 
 
-def training_split(trial: Trial, dataset: Dataset) -> Split:
+def training_split(trial: TrialSettings, dataset: Dataset) -> Split:
     """The images that a trial is trained on: unlabelled ones too, unless its method needs labels."""
     return dataset.train if trial.method.supervised else dataset.pretrain
 
 
-def check_evaluation(trial: Trial, dataset: Dataset) -> None:
+def check_evaluation(trial: TrialSettings, dataset: Dataset) -> None:
     """Raise InputError where a trial's evaluation asks for more than the data set has."""
     most = max(trial.evaluation.gmm_components, default=0)
     if most > len(dataset.test.images):
@@ -112,7 +112,7 @@ class Pack:
 
     def __init__(
         self,
-        trials: Sequence[Trial],
+        trials: Sequence[TrialSettings],
         dataset: Dataset,
         device: torch.device | str = "cpu",
         *,
@@ -287,7 +287,7 @@ class Footprint(NamedTuple):
     """Floating-point operations of the products and convolutions of a step, forward and backward."""
 
 
-def footprint(trial: Trial, dataset: Dataset) -> Footprint:
+def footprint(trial: TrialSettings, dataset: Dataset) -> Footprint:
     """The footprint of a member like this trial, measured on one step of it alone."""
     from torch.utils.flop_counter import FlopCounterMode  # it imports a compiler
 
@@ -318,7 +318,7 @@ def footprint(trial: Trial, dataset: Dataset) -> Footprint:
     return Footprint(state + sum(kept.values()), counter.get_total_flops())
 
 
-def _local_size(trial: Trial, image_size: int) -> int:
+def _local_size(trial: TrialSettings, image_size: int) -> int:
     return trial.augment.local_size or image_size // 2
 
 
@@ -332,7 +332,7 @@ class _Views:
 
     def __init__(
         self,
-        trials: Sequence[Trial],
+        trials: Sequence[TrialSettings],
         split: Split,
         device: torch.device,
         ranks: Ranks = Ranks(),  # noqa: B008 (immutable)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cplearn import optim, stacked, streams
-from cplearn.config.groups import Optimizer
-from cplearn.config.trial import Trial
+from cplearn.config.groups import OptimizerSettings
+from cplearn.config.trial import TrialSettings
 
 
 class OnlineProbe(nn.Module):
@@ -22,14 +22,14 @@ class OnlineProbe(nn.Module):
     its accuracy is a sign of progress, not a result.
     """
 
-    def __init__(self, trials: Sequence[Trial], features: int, classes: int, steps_per_epoch: int) -> None:
+    def __init__(self, trials: Sequence[TrialSettings], features: int, classes: int, steps_per_epoch: int) -> None:
         super().__init__()
         members = len(trials)
         self.linear = stacked.Linear(members, features, classes, bias=True)
         stacked.initialise(self.linear, [streams.generator(streams.stream(trial), "online") for trial in trials])
         shared = ("schedule", "warmup_epochs", "warmup_lr")
         self.settings = [
-            Optimizer(
+            OptimizerSettings(
                 name="adam", lr=trial.evaluation.online_lr, **{key: getattr(trial.optimizer, key) for key in shared}
             )
             for trial in trials

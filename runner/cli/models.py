@@ -28,7 +28,7 @@ def train(
         from cplearn.config import trial as config
         from sweeps.settings import nested
 
-        trial = config.Trial.read(nested(overridden(dataset, epochs, settings)))
+        trial = config.TrialSettings.read(nested(overridden(dataset, epochs, settings)))
         device = usable_device(device, cpus)
         if save:
             check_folder("--save", save)

@@ -69,7 +69,7 @@ def settings(
     with plain_errors():
         from cplearn.config import trial as config
 
-        defaults = config.Trial.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
+        defaults = config.TrialSettings.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
         table = Table("setting", "default", "what it does", box=None, pad_edge=False)
         for key, sentence in config.known_keys(method).items():
             default = defaults[key]

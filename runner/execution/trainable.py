@@ -29,12 +29,12 @@ def build(config: dict[str, Any], device: str, ranks: Ranks) -> Pack:
     """
     nodes.check(config["driver"])
     import cplearn.data
-    from cplearn.config.trial import Trial
+    from cplearn.config.trial import TrialSettings
     from cplearn.errors import InputError
     from cplearn.evaluate import protocol
     from cplearn.training import Pack
 
-    trials = [Trial.read(settings) for settings in config["members"]]
+    trials = [TrialSettings.read(settings) for settings in config["members"]]
     root = nodes.data_root(config["data_root"], remote=bool(config["driver"]))
     try:
         dataset = cplearn.data.load(**trials[0].data_request(), root=root)

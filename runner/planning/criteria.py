@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 from sweeps.file import Scheduler
@@ -15,7 +15,7 @@ UNSEEN = ("validation/", "select/", "train/", "time/")
 """What metrics that never see the test split start with."""
 
 
-def check_objectives(objectives: Collection[str], trial: Trial) -> None:
+def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
     """Raise InputError, with the setting that turns it on, for a metric that such a trial does not end with.
 
     Whether a method has codes, and so metrics of them, shows with its first result.
@@ -36,7 +36,7 @@ def check_objectives(objectives: Collection[str], trial: Trial) -> None:
             raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
 
 
-def check_scheduler(scheduler: Scheduler, trials: Iterable[Trial]) -> None:
+def check_scheduler(scheduler: Scheduler, trials: Iterable[TrialSettings]) -> None:
     """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
     stopped."""
     longest = 0
@@ -50,7 +50,7 @@ def check_scheduler(scheduler: Scheduler, trials: Iterable[Trial]) -> None:
         )
 
 
-def check_epochs(name: str, trial: Trial, where: str) -> None:
+def check_epochs(name: str, trial: TrialSettings, where: str) -> None:
     """Raise InputError unless a metric may be logged after every epoch of such a trial; of a method's own terms only
     the first epoch knows."""
     if not name.startswith("train/"):
@@ -70,7 +70,7 @@ def of_test_split(objectives: Collection[str]) -> list[str]:
     return [name for name in objectives if not name.startswith(UNSEEN)]
 
 
-def _final(trial: Trial) -> Mapping[str, str]:
+def _final(trial: TrialSettings) -> Mapping[str, str]:
     """Every metric that a trial can end with, and the setting that it lacks for it (empty: none)."""
     asked = trial.evaluation
     found: dict[str, str] = {}

@@ -25,7 +25,7 @@ class Job:
     """A trial to be run: what, on which data, and under which key its result is kept."""
 
     key: str
-    trial: config.Trial
+    trial: config.TrialSettings
     dataset: str
     fingerprint: str
     role: str
@@ -113,7 +113,7 @@ class Plan:
 
 
 SCHEMA = spec.Schema(
-    lambda settings: config.Trial.read(settings).canonical(), tuple(config.known_keys()), config.list_keys()
+    lambda settings: config.TrialSettings.read(settings).canonical(), tuple(config.known_keys()), config.list_keys()
 )
 """What `sweeps` must know of a trial's settings; the two packages meet only here."""
 
@@ -128,7 +128,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
 
     def make(declared: spec.SweepTrial) -> Job:
-        trial = config.Trial.read(_absolute(declared.settings))
+        trial = config.TrialSettings.read(_absolute(declared.settings))
         request = trial.data_request()
         use = tuple(request.values())
         if use not in datasets:
@@ -213,7 +213,7 @@ def split(
     return [job for job in jobs if job.key not in reused], reused
 
 
-def command(trial: config.Trial) -> str:
+def command(trial: config.TrialSettings) -> str:
     """The command that runs one trial alone, in one process: its data set and what differs from the defaults."""
     given = ["--dataset", trial.dataset]
     for key, value in sorted(trial.identity().items()):

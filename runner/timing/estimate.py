@@ -25,7 +25,7 @@ import torch
 
 from cplearn import cost
 from cplearn.config.groups import KEPT_COMPONENTS
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from cplearn.model import Model
 from runner.planning.plan import DatasetUse, Job, spell
@@ -183,7 +183,7 @@ def _interval(draws: np.ndarray) -> Interval:
     return Interval(*(float(value) for value in np.percentile(draws, [10, 50, 90])))
 
 
-def _costly(trial: Trial) -> dict[str, str]:
+def _costly(trial: TrialSettings) -> dict[str, str]:
     """The settings that decide a trial's time, spelled as runs keep them."""
     return {key: spell(value) for key, value in trial.pack_signature().items() if key not in FREE}
 
@@ -212,13 +212,13 @@ def _spread(seconds: Sequence[float], least: float) -> float:
     return max(least, statistics.stdev(logs)) if len(logs) > 1 else least
 
 
-def _scaled(record: Record, trial: Trial, members: int, use: DatasetUse) -> tuple[float, float] | None:
+def _scaled(record: Record, trial: TrialSettings, members: int, use: DatasetUse) -> tuple[float, float] | None:
     """Seconds of an epoch and an evaluation of `trial`, from those of another run; None where they do not compare."""
     data = record["data"]
     if not data.keys() >= {"train_images", "test_images", "channels", "image_size"}:
         return None
     try:
-        other = Trial.read(nested({key: _value(text) for key, text in record["params"].items()}))
+        other = TrialSettings.read(nested({key: _value(text) for key, text in record["params"].items()}))
     except InputError:
         return None  # made by another version of this program
     if (other.method.name, other.backbone.name) != (trial.method.name, trial.backbone.name):
@@ -237,12 +237,12 @@ def _scaled(record: Record, trial: Trial, members: int, use: DatasetUse) -> tupl
     return epoch * mine / its, evaluation
 
 
-def _work(trial: Trial, channels: int, image_size: int, members: int) -> float:
+def _work(trial: TrialSettings, channels: int, image_size: int, members: int) -> float:
     """Operations of a step, with ten for each byte moved: about what processors do in the time that a byte takes."""
     if trial.method.name != "cplearn" or trial.precision in ("bfloat16", "float16"):
         # The cost model knows one method. Two trials of another still compare by their backbones.
         own = {k: v for k, v in trial.canonical().items() if k not in ("method", "precision")}
-        trial = Trial.read({**own, "method": "cplearn", "augment": {"recipe": trial.augment.recipe}})
+        trial = TrialSettings.read({**own, "method": "cplearn", "augment": {"recipe": trial.augment.recipe}})
     whole = cost.step(trial, channels, image_size, members)
     return whole.flops + 10 * whole.bytes
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cplearn import augment, cost, optim, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Split, load
 from cplearn.dictionary import codes
 from cplearn.errors import InputError
@@ -39,9 +39,9 @@ HEADS = [{"codes": 96, "embedding_dim": 16}, {"codes": 96, "embedding_dim": 16, 
 STREAMED = [{**head, "codes": 40_000} for head in HEADS]
 
 
-def trial(backbone: dict[str, Any], method: dict[str, Any], **settings: Any) -> Trial:
+def trial(backbone: dict[str, Any], method: dict[str, Any], **settings: Any) -> TrialSettings:
     data = {"backbone": backbone, "method": {"name": "cplearn", **method}, "batch_size": N, **settings}
-    return Trial.read(data)
+    return TrialSettings.read(data)
 
 
 class Operators(TorchDispatchMode):
@@ -82,7 +82,7 @@ def size(tree: Any) -> int:
     return sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in tensors.values())
 
 
-def run(settings: Trial, channels: int, side: int, members: int = 1, mode: Any = Operators) -> list[Any]:
+def run(settings: TrialSettings, channels: int, side: int, members: int = 1, mode: Any = Operators) -> list[Any]:
     """One step under `mode`: [backbone forward, method in both directions, backbone backward, optimiser], the model."""
     trials = [settings.model_copy(update={"seed": seed}) for seed in range(members)]
     images = {"channels": channels, "image_size": side, "mean": 0.4, "std": 0.2, "classes": ["a"]}
@@ -276,7 +276,7 @@ def test_width_is_where_the_device_becomes_busy(device: cost.Device) -> None:
 )
 def test_what_is_not_modelled_is_refused(settings: dict, key: str) -> None:
     with pytest.raises(InputError) as raised:
-        cost.step(Trial.read(settings), 1, 8)
+        cost.step(TrialSettings.read(settings), 1, 8)
     assert raised.value.key == key
 
 

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from cplearn import data, methods
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data.subset import limit
 from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
@@ -50,7 +50,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
 DIVERGES = next(i for i, (_, changes) in enumerate(CASES) if changes == {"optimizer": {"lr": 1e200}})
 
 
-def trials(name: str, changes: dict[str, Any], folder: Path) -> list[Trial]:
+def trials(name: str, changes: dict[str, Any], folder: Path) -> list[TrialSettings]:
     """Two members with streams of their own; one, where they cannot be stacked. Images of a folder are in `folder`."""
     settings: dict[str, Any] = {
         "method": {"name": name, **SMALL[name]},
@@ -65,9 +65,9 @@ def trials(name: str, changes: dict[str, Any], folder: Path) -> list[Trial]:
         settings["dataset"] = f"folder:{folder / 'images'}"
     if changes is CASES[DIVERGES][1]:
         first = {key: value for key, value in settings.items() if key != "optimizer"}
-        return [Trial.read(first), Trial.read({**settings, "seed": 1})]
+        return [TrialSettings.read(first), TrialSettings.read({**settings, "seed": 1})]
     seeds = (0,) if "model" in changes.get("backbone", {}) else (0, 1)
-    return [Trial.read({**settings, "seed": seed}) for seed in seeds]
+    return [TrialSettings.read({**settings, "seed": seed}) for seed in seeds]
 
 
 def result(case: int, folder: Path, ranks: Ranks) -> dict[str, Any]:

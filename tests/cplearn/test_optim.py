@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import optim
-from cplearn.config.groups import Optimizer
+from cplearn.config.groups import OptimizerSettings
 
 # A member's own share of a weight, a convolution and a norm; a stack of them has K times the first axis.
 SHAPES = [(3, 4), (2, 3, 3, 3), (5,)]
@@ -47,7 +47,7 @@ def groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict
     ]
 
 
-def theirs(s: Optimizer, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def theirs(s: OptimizerSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     decayed = groups(parameters, s.weight_decay)
     if s.name == "sgd":
         return torch.optim.SGD(decayed, lr=s.lr, momentum=s.momentum)
@@ -60,7 +60,7 @@ def test_every_member_is_optimised_as_by_torch(name: str) -> None:
     own: list[dict[str, Any]] = [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.3}]
     if name == "sgd":
         own[1]["momentum"] = 0.0
-    settings = [Optimizer(name=name, **one) for one in own]
+    settings = [OptimizerSettings(name=name, **one) for one in own]
     stacked, alone = stack(2, draw)
     ours, each = optim.build(settings, stacked), [theirs(s, p) for s, p in zip(settings, alone, strict=True)]
     rates = torch.tensor([s.lr for s in settings], dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_every_member_is_optimised_as_by_torch(name: str) -> None:
     assert_same(stacked, alone)
 
 
-def naive_lars(w: np.ndarray, g: np.ndarray, v: np.ndarray, s: Optimizer) -> None:
+def naive_lars(w: np.ndarray, g: np.ndarray, v: np.ndarray, s: OptimizerSettings) -> None:
     """One update of one layer in place, written down from solo-learn's description."""
     if w.ndim > 1:
         of_w, of_g = np.sqrt(np.sum(w**2)), np.sqrt(np.sum(g**2))
@@ -88,9 +88,9 @@ def test_lars_is_the_naive_one_for_every_member() -> None:
     draw = torch.Generator().manual_seed(0)
     # The factor is clipped for the small learning rate only.
     settings = [
-        Optimizer(name="lars", lr=0.3, weight_decay=1e-2),
-        Optimizer(name="lars", lr=1e-3, weight_decay=1e-4, momentum=0.5),
-        Optimizer(name="lars", lr=1.5, eta=0.001),
+        OptimizerSettings(name="lars", lr=0.3, weight_decay=1e-2),
+        OptimizerSettings(name="lars", lr=1e-3, weight_decay=1e-4, momentum=0.5),
+        OptimizerSettings(name="lars", lr=1.5, eta=0.001),
     ]
     stacked, alone = stack(3, draw)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_lars_is_the_naive_one_for_every_member() -> None:
 
 def test_gradients_of_each_member_are_clipped_as_by_torch() -> None:
     draw = torch.Generator().manual_seed(0)
-    settings = [Optimizer(name="sgd", clip=clip, lr=0.1) for clip in (1.0, None, 1e3, 3.0)]
+    settings = [OptimizerSettings(name="sgd", clip=clip, lr=0.1) for clip in (1.0, None, 1e3, 3.0)]
     stacked, alone = stack(4, draw)
     ours, each = optim.build(settings, stacked), [theirs(s, p) for s, p in zip(settings, alone, strict=True)]
     for _ in range(5):
@@ -131,7 +131,7 @@ def test_a_member_without_a_limit_is_not_touched_by_the_norm_that_another_is_lim
     updated = []
     for clips in ([None], [None, 1.0]):
         weight = nn.Parameter(torch.zeros(len(clips) * 2))
-        settings = [Optimizer(name="adam", lr=0.1, clip=clip) for clip in clips]
+        settings = [OptimizerSettings(name="adam", lr=0.1, clip=clip) for clip in clips]
         optimizer = optim.build(settings, [weight], 10)
         weight.grad = torch.full_like(weight, 1e20)
         optimizer.step(torch.full((len(clips),), 0.1))
@@ -144,8 +144,8 @@ def test_a_member_without_a_limit_is_not_touched_by_the_norm_that_another_is_lim
 def test_weight_decay_follows_its_schedule(name: str) -> None:
     draw = torch.Generator().manual_seed(0)
     settings = [
-        Optimizer(name=name, lr=0.1, weight_decay=0.04, weight_decay_end=0.4),
-        Optimizer(name=name, lr=0.1, weight_decay=0.2),
+        OptimizerSettings(name=name, lr=0.1, weight_decay=0.04, weight_decay_end=0.4),
+        OptimizerSettings(name=name, lr=0.1, weight_decay=0.2),
     ]
     stacked, alone = stack(2, draw)
     ours, each = optim.build(settings, stacked, 8), [theirs(s, p) for s, p in zip(settings, alone, strict=True)]
@@ -162,7 +162,7 @@ def test_weight_decay_follows_its_schedule(name: str) -> None:
 def test_a_member_that_overflows_skips_its_update_as_with_torchs_scaler(name: str) -> None:
     """Scale, skipped updates, bias correction and clipping of each member are those of torch.amp for it alone."""
     draw = torch.Generator().manual_seed(0)
-    settings = [Optimizer(name=name, lr=0.1, clip=2.0) for _ in range(3)]
+    settings = [OptimizerSettings(name=name, lr=0.1, clip=2.0) for _ in range(3)]
     stacked, alone = stack(3, draw)
     ours = optim.build(settings, stacked, scaled=True)
     assert ours.loss_scale is not None
@@ -191,7 +191,7 @@ def test_a_member_that_overflows_skips_its_update_as_with_torchs_scaler(name: st
 
 def test_norms_are_not_decayed() -> None:
     norm = nn.Parameter(torch.ones(4))
-    optimizer = optim.build([Optimizer(name="adamw", weight_decay=0.5)], [norm])
+    optimizer = optim.build([OptimizerSettings(name="adamw", weight_decay=0.5)], [norm])
     norm.grad = torch.zeros(4)
     optimizer.step(torch.tensor([0.1]))
     assert torch.equal(norm.data, torch.ones(4))
@@ -204,7 +204,7 @@ def test_channels_last_weights_are_updated_alike(options: dict[str, Any], tolera
         draw = torch.Generator().manual_seed(0)
         weight = torch.randn(4, 3, 3, 3, generator=draw)
         p = nn.Parameter(weight.to(memory_format=memory_format))
-        settings = [Optimizer(**options, weight_decay=decay) for decay in (0.1, 0.2)]
+        settings = [OptimizerSettings(**options, weight_decay=decay) for decay in (0.1, 0.2)]
         optimizer = optim.build(settings, [p])
         for _ in range(3):
             p.grad = torch.randn(4, 3, 3, 3, generator=draw).to(memory_format=memory_format)
@@ -220,7 +220,7 @@ def test_state_continues(name: str, scaled: bool) -> None:
     grads: list[Tensor] = [torch.randn(6, 5, generator=draw) for _ in range(6)]
     grads[1][0, 0] = math.nan if scaled else 0.0
     through, before, after = (nn.Parameter(torch.ones(6, 5)) for _ in range(3))
-    settings = [Optimizer(name=name, weight_decay=d, weight_decay_end=0.5) for d in (0.0, 0.1)]
+    settings = [OptimizerSettings(name=name, weight_decay=d, weight_decay_end=0.5) for d in (0.0, 0.1)]
     whole, first, second = (optim.build(settings, [p], 6, scaled=scaled) for p in (through, before, after))
     rate = torch.tensor([0.1, 0.2])
     for i, grad in enumerate(grads):
@@ -240,10 +240,10 @@ def test_state_continues(name: str, scaled: bool) -> None:
 
 def test_learning_rates_by_hand() -> None:
     settings = [
-        Optimizer(lr=1.0, schedule="constant"),
-        Optimizer(lr=1.0, schedule="cosine"),
-        Optimizer(lr=1.0, schedule="cosine", warmup_epochs=1, warmup_lr=0.5),
-        Optimizer(lr=2.0, schedule="cosine", lr_end=0.5, scale_lr=True),
+        OptimizerSettings(lr=1.0, schedule="constant"),
+        OptimizerSettings(lr=1.0, schedule="cosine"),
+        OptimizerSettings(lr=1.0, schedule="cosine", warmup_epochs=1, warmup_lr=0.5),
+        OptimizerSettings(lr=2.0, schedule="cosine", lr_end=0.5, scale_lr=True),
     ]
     table = optim.learning_rates(settings, epochs=3, steps_per_epoch=2, batch_size=128)
     assert table.shape == (6, 4)

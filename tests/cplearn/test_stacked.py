@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import backbones, stacked
-from cplearn.config.groups import Backbone
+from cplearn.config.groups import BackboneSettings
 
 K = 3
 
@@ -17,7 +17,7 @@ def generators(seeds: range | list[int]) -> list[torch.Generator]:
 
 
 def backbone(name: str, seeds: range | list[int], channels: int = 3, size: int = 8, width: int = 4) -> nn.Module:
-    model = backbones.build(Backbone(name=name, width=width), len(seeds), channels, size)
+    model = backbones.build(BackboneSettings(name=name, width=width), len(seeds), channels, size)
     stacked.initialise(model, generators(seeds))
     return model.double()
 
@@ -103,7 +103,7 @@ def test_initial_weights_come_from_the_members_generator_alone() -> None:
 def test_backbone_shapes_and_parameter_counts(
     name: str, width: int | None, channels: int, size: int, features: int, parameters: int
 ) -> None:
-    model = backbones.build(Backbone(name=name, width=width), 2, channels, size)
+    model = backbones.build(BackboneSettings(name=name, width=width), 2, channels, size)
     assert sum(p.numel() for p in model.parameters()) == 2 * parameters
     assert model.features == features
     assert model(torch.zeros(4, channels, size, size)).shape == (2, 4, features)

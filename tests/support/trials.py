@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cplearn import training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def trial(*several: dict[str, Any], **changes: Any) -> Trial:
+def trial(*several: dict[str, Any], **changes: Any) -> TrialSettings:
     """A small trial; of several changes to one group of settings the last counts, key by key."""
     several = (*several, changes)
     method = next((c["method"]["name"] for c in several if "name" in c.get("method", {})), "cplearn")
@@ -34,10 +34,10 @@ def trial(*several: dict[str, Any], **changes: Any) -> Trial:
     }
     for key, value in (item for change in several for item in change.items()):
         settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
-    return Trial.read(settings)
+    return TrialSettings.read(settings)
 
 
-def run(trials: list[Trial], dataset: Dataset) -> tuple[training.Pack, list[list[dict[str, float]]]]:
+def run(trials: list[TrialSettings], dataset: Dataset) -> tuple[training.Pack, list[list[dict[str, float]]]]:
     """A pack trained to its end, and the logged epochs of each member."""
     pack = training.Pack(trials, dataset)
     logs: list[list[dict[str, float]]] = [[] for _ in trials]

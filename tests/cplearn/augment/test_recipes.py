@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cplearn import augment
 from cplearn.augment import Recipe, Solarise, recipe, stack_params
-from cplearn.config.groups import Augment
+from cplearn.config.groups import AugmentSettings
 from cplearn.errors import InputError
 
 NAMES = augment.names()
@@ -27,7 +27,7 @@ def bytes_of(*shape: int) -> Tensor:
 
 
 def test_names_are_those_of_the_settings() -> None:
-    assert set(NAMES) == set(get_args(Augment.model_fields["recipe"].annotation))
+    assert set(NAMES) == set(get_args(AugmentSettings.model_fields["recipe"].annotation))
     assert all(recipe(name).name == name for name in NAMES)
 
 

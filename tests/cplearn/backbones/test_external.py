@@ -15,8 +15,8 @@ import cplearn
 import cplearn.data
 from cplearn import backbones, stacked, training
 from cplearn.backbones.external import DropPath
-from cplearn.config.groups import Backbone
-from cplearn.config.trial import Trial
+from cplearn.config.groups import BackboneSettings
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.distributed import Ranks
 from cplearn.errors import InputError
@@ -43,14 +43,14 @@ def _global_generator_untouched() -> Iterator[None]:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def trial(backbone: dict[str, Any] = TINY, **settings: Any) -> Trial:
+def trial(backbone: dict[str, Any] = TINY, **settings: Any) -> TrialSettings:
     method = {"codes": 32, "embedding_dim": 16}
-    return Trial.read({"backbone": backbone, "method": method, "epochs": 2, "batch_size": 32, **settings})
+    return TrialSettings.read({"backbone": backbone, "method": method, "epochs": 2, "batch_size": 32, **settings})
 
 
 def model(seed: int = 0, channels: int = 3, image_size: int = 32, **settings: Any) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return backbones.build(Backbone(**{**TINY, **settings}), 1, channels, image_size, [generator])
+    return backbones.build(BackboneSettings(**{**TINY, **settings}), 1, channels, image_size, [generator])
 
 
 def test_vit_s_16_has_its_published_size() -> None:
@@ -143,17 +143,17 @@ def test_trials_with_a_model_of_timm_share_no_pack(digits: Dataset) -> None:
 )
 def test_what_timm_cannot_do_is_one_sentence(settings: dict[str, Any], size: int, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        backbones.check(Backbone(**{**TINY, **settings}), 3, size)
+        backbones.check(BackboneSettings(**{**TINY, **settings}), 3, size)
     assert (raised.value.key or "").startswith("backbone.")
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_what_timm_can_do_passes(name: str) -> None:
-    backbones.check(Backbone(**{**TINY, "model": name}), 1, 32, [16])
+    backbones.check(BackboneSettings(**{**TINY, "model": name}), 1, 32, [16])
 
 
 def test_a_model_of_one_size_refuses_crops() -> None:
-    fixed = Backbone(**{**TINY, "model": "test_coatnet"})
+    fixed = BackboneSettings(**{**TINY, "model": "test_coatnet"})
     backbones.check(fixed, 3, 64)
     with pytest.raises(InputError, match="cannot take images of 32 pixels"):
         backbones.check(fixed, 3, 64, [32])

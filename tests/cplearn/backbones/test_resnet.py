@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from cplearn import backbones, stacked
-from cplearn.config.groups import Backbone
+from cplearn.config.groups import BackboneSettings
 from cplearn.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_resnet18_computes_what_torchvisions_does_with_as_many_parameters(stem: 
     for tensor in (*reference.parameters(), *reference.buffers()):
         if tensor.ndim:
             tensor.data = torch.rand(tensor.shape, generator=draw) * 0.2 - 0.05 * (tensor.ndim > 1)
-    ours = backbones.build(Backbone(name="resnet18", stem=stem, stem_padding=padding), 1, 3, size).eval()
+    ours = backbones.build(BackboneSettings(name="resnet18", stem=stem, stem_padding=padding), 1, 3, size).eval()
     values = [value for name, value in reference.state_dict().items() if "num_batches" not in name]
     assert len(values) == len(ours.state_dict())
     # Both list their layers in the order of computation.
@@ -44,7 +44,7 @@ def test_resnet18_computes_what_torchvisions_does_with_as_many_parameters(stem: 
 
 @pytest.mark.parametrize(("stem", "parameters"), [("cifar", 11_168_832), ("imagenet", 11_176_512)])
 def test_resnet18_has_the_published_number_of_parameters(stem: str, parameters: int) -> None:
-    model = backbones.build(Backbone(name="resnet18", stem=stem), 1, 3, 64)
+    model = backbones.build(BackboneSettings(name="resnet18", stem=stem), 1, 3, 64)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model.features == 512
 
@@ -60,7 +60,7 @@ def test_resnet18_has_the_published_number_of_parameters(stem: str, parameters: 
     ],
 )
 def test_images_that_are_too_small_are_refused(settings: dict[str, Any], smallest: int) -> None:
-    backbone = Backbone(**settings)
+    backbone = BackboneSettings(**settings)
     backbones.check(backbone, 1, smallest)
     model = backbones.build(backbone, 2, 1, smallest)
     stacked.initialise(model, [torch.Generator().manual_seed(k) for k in range(2)])

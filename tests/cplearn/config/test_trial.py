@@ -5,27 +5,30 @@ from __future__ import annotations
 import pytest
 
 from cplearn.config import trial as config
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from sweeps.identity import sweep_key, trial_key
 
 
 def key(settings: dict, fingerprint: str = "data") -> str:
-    return trial_key(Trial.read(settings).identity(), fingerprint, config.NUMERICS)
+    return trial_key(TrialSettings.read(settings).identity(), fingerprint, config.NUMERICS)
 
 
 def test_canonical_settings_read_back_as_the_same_trial() -> None:
-    trial = Trial.read({"dataset": "svhn", "method": {"name": "cplearn", "beta": 0.5}})
-    assert Trial.read(trial.canonical()) == trial
+    trial = TrialSettings.read({"dataset": "svhn", "method": {"name": "cplearn", "beta": 0.5}})
+    assert TrialSettings.read(trial.canonical()) == trial
 
 
 def test_defaults_follow_the_data_set() -> None:
-    assert Trial.read({"dataset": "cifar100"}).backbone.width == 256
-    assert Trial.read({"dataset": "cifar100"}).flat()["method.embedding_dim"] == 256
-    assert Trial.read({"dataset": "cifar100", "method": {"embedding_dim": 64}}).flat()["method.embedding_dim"] == 64
-    assert Trial.read({"dataset": "imagenet100"}).backbone.model == "vit_small_patch16_224"
-    assert Trial.read({"dataset": "svhn"}).augment.recipe == "paper-noflip"
-    assert Trial.read({"dataset": "svhn", "backbone": {"name": "resnet8-slim"}}).backbone.width == 32
+    assert TrialSettings.read({"dataset": "cifar100"}).backbone.width == 256
+    assert TrialSettings.read({"dataset": "cifar100"}).flat()["method.embedding_dim"] == 256
+    assert (
+        TrialSettings.read({"dataset": "cifar100", "method": {"embedding_dim": 64}}).flat()["method.embedding_dim"]
+        == 64
+    )
+    assert TrialSettings.read({"dataset": "imagenet100"}).backbone.model == "vit_small_patch16_224"
+    assert TrialSettings.read({"dataset": "svhn"}).augment.recipe == "paper-noflip"
+    assert TrialSettings.read({"dataset": "svhn", "backbone": {"name": "resnet8-slim"}}).backbone.width == 32
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_defaults_follow_the_data_set() -> None:
 )
 def test_bad_settings_are_refused_with_key_and_value(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Trial.read(settings)
+        TrialSettings.read(settings)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +182,15 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "seed": 0,
         "common_random_numbers": True,
     }
-    assert (config.NUMERICS, Trial.read({}).flat()) == (3, pinned)
+    assert (config.NUMERICS, TrialSettings.read({}).flat()) == (3, pinned)
 
 
 def test_members_of_a_pack_may_differ_in_marked_numbers_only() -> None:
-    base = Trial.read({})
-    same = Trial.read({"seed": 3, "method": {"beta": 5}, "optimizer": {"lr": 0.1}, "augment": {"strength": 0.5}})
-    other = Trial.read({"method": {"codes": 10}})
+    base = TrialSettings.read({})
+    same = TrialSettings.read(
+        {"seed": 3, "method": {"beta": 5}, "optimizer": {"lr": 0.1}, "augment": {"strength": 0.5}}
+    )
+    other = TrialSettings.read({"method": {"codes": 10}})
     assert base.pack_signature() == same.pack_signature()
     assert base.pack_signature() != other.pack_signature()
 

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cplearn import data, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import imagenet100
 from cplearn.errors import InputError
 from runner.cli import app
@@ -166,17 +166,17 @@ def trial(**changes):
         "method": {"codes": 16, "embedding_dim": 8},
         "evaluation": {"kmeans_restarts": 1, "knn_neighbours": 3},
     }
-    return Trial.read(settings | changes)
+    return TrialSettings.read(settings | changes)
 
 
 def test_defaults_are_those_of_the_data_set():
-    default = Trial.read({"dataset": "imagenet100"})
+    default = TrialSettings.read({"dataset": "imagenet100"})
     assert (default.image_size, default.decode, default.augment.recipe) == (224, "on-demand", "imagenet")
-    assert Trial.read({"dataset": "imagenet100", "image_size": 224, "decode": "on-demand"}).identity() == (
+    assert TrialSettings.read({"dataset": "imagenet100", "image_size": 224, "decode": "on-demand"}).identity() == (
         default.identity()
     )
     with pytest.raises(InputError, match="decode 'on-demand': cifar10 can only be cached"):
-        Trial.read({"dataset": "cifar10", "decode": "on-demand"})
+        TrialSettings.read({"dataset": "cifar10", "decode": "on-demand"})
 
 
 def result(trials, root):

@@ -24,7 +24,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
 from cplearn import data, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import public
 from cplearn.errors import InputError
 
@@ -205,7 +205,7 @@ def test_unlabelled_images_are_trained_on_but_not_evaluated(tmp_path, monkeypatc
     publish_stl10(tmp_path, monkeypatch)
     dataset = data.load("stl10", tmp_path)
     settings = {"dataset": "stl10", "epochs": 1, "batch_size": 5, "backbone": {"width": 4}}
-    pack = training.Pack([Trial.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})], dataset)
+    pack = training.Pack([TrialSettings.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})], dataset)
     assert pack.steps_per_epoch == 3  # 15 images, 6 of them labelled
     seen = []
     monkeypatch.setattr(pack.model, "features", lambda images, batch_size: seen.append(len(images)) or 1 / 0)

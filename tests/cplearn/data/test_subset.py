@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cplearn import data
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.data.subset import limit
 from cplearn.errors import InputError
@@ -46,6 +46,6 @@ def test_an_impossible_part_is_refused(count: int, key: str) -> None:
 
 
 def test_a_trial_asks_for_its_part() -> None:
-    trial = Trial.read({"train_images": 64, "test_images": 30})
+    trial = TrialSettings.read({"train_images": 64, "test_images": 30})
     assert len(data.load(**trial.data_request()).train.images) == 64
     assert trial.identity()["train_images"] == 64

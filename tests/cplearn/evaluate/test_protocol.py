@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from cplearn import training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split, load
 from cplearn.errors import InputError
 from cplearn.evaluate import linear_probe, probe, protocol
@@ -29,7 +29,7 @@ EVERYTHING = {
 }
 
 
-def evaluated(**changes: Any) -> Trial:
+def evaluated(**changes: Any) -> TrialSettings:
     return trial(**{**changes, "evaluation": {**EVERYTHING, **changes.pop("evaluation", {})}})
 
 
@@ -107,7 +107,7 @@ def test_images_of_a_probe_are_augmented_anew_in_each_epoch_and_alike_from_files
         Image.fromarray(draw.integers(0, 256, (12, 12, 3), np.uint8)).save(folder / name)
     for decode in ("cached", "on-demand"):
         settings = {"dataset": f"folder:{folder}", "decode": decode, "image_size": 8}
-        trial = Trial.read(settings | {"method": "untrained", "backbone": {"name": "pixels"}})
+        trial = TrialSettings.read(settings | {"method": "untrained", "backbone": {"name": "pixels"}})
         dataset = load(**trial.data_request(), root=tmp_path)
         model = training.Pack([trial], dataset).model
         first, again, other = (protocol._augmented(model, dataset.train, epoch) for epoch in (0, 0, 1))
@@ -166,7 +166,7 @@ def test_the_label_free_criteria_never_see_a_label(digits: Dataset) -> None:
 def test_validation_holds_out_a_part_of_the_training_images(digits: Dataset) -> None:
     evaluation = {"validation": 0.25, "probe_c": 1e3}
     untrained = {"method": "untrained", "backbone": {"name": "pixels"}, "evaluation": evaluation}
-    pack = training.Pack([Trial.read(untrained), Trial.read({**untrained, "seed": 1})], digits)
+    pack = training.Pack([TrialSettings.read(untrained), TrialSettings.read({**untrained, "seed": 1})], digits)
     # Labels of no meaning: what was fitted is known by heart, what was held out is guessed.
     noise = torch.randint(0, 10, (160,), generator=torch.Generator().manual_seed(0))
     noisy = dataclasses.replace(digits, train=dataclasses.replace(digits.train, labels=noise))
@@ -182,7 +182,7 @@ def test_validation_holds_out_a_part_of_the_training_images(digits: Dataset) -> 
 def test_two_images_are_too_few_for_a_validation_split(digits: Dataset) -> None:
     two = torch.tensor([0, int((digits.train.labels != digits.train.labels[0]).nonzero()[0])])
     few = dataclasses.replace(digits.train, images=digits.train.images[two], labels=digits.train.labels[two])
-    pack = training.Pack([Trial.read({"method": "untrained", "backbone": {"name": "pixels"}})], digits)
+    pack = training.Pack([TrialSettings.read({"method": "untrained", "backbone": {"name": "pixels"}})], digits)
     (outcome,) = protocol.run(pack.model, dataclasses.replace(digits, train=few))
     assert "probe/accuracy" in outcome.metrics
     assert not any(name.startswith("validation/") for name in outcome.metrics)
@@ -217,7 +217,7 @@ def test_images_of_another_size_or_number_of_channels_are_brought_to_the_models(
 
 
 def test_raw_pixels_transfer_too(digits: Dataset) -> None:
-    untrained = Trial.read({"method": "untrained", "backbone": {"name": "pixels"}})
+    untrained = TrialSettings.read({"method": "untrained", "backbone": {"name": "pixels"}})
     pack = training.Pack([untrained], digits)
     (outcome,) = protocol.run(pack.model, colour(digits, 16), [digits])
     assert outcome.metrics["transfer/digits/accuracy"] > 0.7

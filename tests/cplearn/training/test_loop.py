@@ -13,7 +13,7 @@ import torch
 import cplearn
 import cplearn.data
 from cplearn import cost, methods, stacked, training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
 from cplearn.model import load_folder
@@ -266,7 +266,7 @@ def test_the_memory_of_a_member_is_that_of_its_weights_and_of_what_a_step_keeps(
     # What the step keeps grows with the batch; weights, gradients, moments and dictionary do not.
     fixed = 4 * weights + 32 * 16
     assert (large - fixed) == pytest.approx(4 * (small - fixed), rel=0.1)
-    untrained = Trial.read({"method": "untrained", "backbone": {"name": "resnet8-slim", "width": 4}})
+    untrained = TrialSettings.read({"method": "untrained", "backbone": {"name": "resnet8-slim", "width": 4}})
     assert training.footprint(untrained, digits).memory < small
 
 
@@ -301,7 +301,7 @@ def test_a_training_of_no_epochs_has_the_footprint_of_one(digits: Dataset) -> No
 def test_raw_pixels_are_evaluated_in_packs_as_alone(digits: Dataset) -> None:
     settings = {"method": "untrained", "backbone": {"name": "pixels"}}
     probed = {"evaluation": {"probe": ["sgd"], "probe_augment": True}}
-    trials = [Trial.read({**settings, **probed, "precision": "float64", "seed": seed}) for seed in (0, 1)]
+    trials = [TrialSettings.read({**settings, **probed, "precision": "float64", "seed": seed}) for seed in (0, 1)]
     together = training.train(trials, digits)
     alone = [training.train([one], digits)[0] for one in trials]
     for own, other in zip(together, alone, strict=True):
@@ -338,7 +338,7 @@ def test_each_member_keeps_the_time_of_its_own_training(digits: Dataset) -> None
 
 @pytest.mark.parametrize("backbone", ["pixels", "resnet8-slim"])
 def test_baselines_are_evaluated_without_training(digits: Dataset, backbone: str) -> None:
-    (outcome,) = training.train([Trial.read({"method": "untrained", "backbone": {"name": backbone}})], digits)
+    (outcome,) = training.train([TrialSettings.read({"method": "untrained", "backbone": {"name": backbone}})], digits)
     assert outcome.metrics["probe/accuracy"] > 0.3
     assert not any(name.startswith(("codes/", "collapse/")) for name in outcome.metrics)
 
@@ -351,7 +351,7 @@ def test_trials_that_do_not_fit_are_refused(digits: Dataset) -> None:
     with pytest.raises(ValueError, match=r"differ in method.codes cannot share a pack"):
         training.Pack([trial(), trial(method={"codes": 33})], digits)
     with pytest.raises(ValueError, match="cannot share a pack"):
-        training.Pack([trial(), Trial.read({"method": "untrained"})], digits)
+        training.Pack([trial(), TrialSettings.read({"method": "untrained"})], digits)
 
 
 @needs("g++")

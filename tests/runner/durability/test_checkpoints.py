@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import cplearn.data
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from cplearn.training import Pack
 from runner.durability.checkpoints import KEPT, Checkpoints
@@ -122,8 +122,8 @@ def test_an_address_that_makes_no_sense_is_refused(place: str) -> None:
         Checkpoints(place)
 
 
-def trial(**changes: Any) -> Trial:
-    return Trial.read(
+def trial(**changes: Any) -> TrialSettings:
+    return TrialSettings.read(
         {
             "epochs": 4,
             "method": {"codes": 32, "embedding_dim": 16, "beta": changes.pop("beta", 1.0)},
@@ -162,7 +162,7 @@ def test_nothing_of_any_method_optimiser_or_precision_is_lost(changes: dict[str,
     )
     method = changes.get("method", {"name": "cplearn", "codes": 12, "embedding_dim": 8})
     evaluation = {"kmeans_restarts": 1, **changes.get("evaluation", {})}
-    own = Trial.read(
+    own = TrialSettings.read(
         {
             "epochs": 3,
             "batch_size": 32,

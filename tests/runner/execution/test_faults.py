@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from runner.execution import session
 from runner.faults import Repeats, normalise
 from runner.planning.plan import command
@@ -399,12 +399,12 @@ def test_two_drivers_of_one_sweep_share_the_work(cluster: Cluster, undisturbed: 
 def test_the_command_of_a_trial_makes_the_same_trial(settings: dict[str, Any]) -> None:
     import shlex
 
-    trial = Trial.read(settings)
+    trial = TrialSettings.read(settings)
     words = shlex.split(command(trial))
     assert words[:3] == ["cplearn", "train", "--dataset"]
     given = dict(parse_override(text) for text in words[5::2])
     assert set(words[4::2]) == {"--set"}
-    assert Trial.read(nested({**given, "dataset": words[3]})) == trial
+    assert TrialSettings.read(nested({**given, "dataset": words[3]})) == trial
 
 
 def test_failures_are_the_same_but_for_numbers_addresses_and_folders() -> None:

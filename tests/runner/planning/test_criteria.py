@@ -8,7 +8,7 @@ import pytest
 
 import cplearn.data
 from cplearn import training
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from runner.planning.criteria import check_epochs, check_objectives, of_test_split
 
@@ -22,10 +22,10 @@ ALL = {
 }
 
 
-def trial(**evaluation: Any) -> Trial:
+def trial(**evaluation: Any) -> TrialSettings:
     small = {"backbone": {"name": "resnet8-slim", "width": 4}, "method": {"codes": 16, "embedding_dim": 8}}
     size = {"train_images": 200, "test_images": 100, "epochs": 1}
-    return Trial.read({"dataset": "digits", **small, **size, "evaluation": evaluation})
+    return TrialSettings.read({"dataset": "digits", **small, **size, "evaluation": evaluation})
 
 
 def test_every_metric_that_a_trial_ends_with_is_known() -> None:

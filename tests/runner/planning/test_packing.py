@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cplearn.config.trial import Trial
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from cplearn.training import Footprint
 from runner.planning.packing import BUSY, MEMORY_SHARE, describe, group, parse, widest
@@ -87,7 +87,7 @@ def test_packs_are_described_in_a_line(jobs: list[Job]) -> None:
 
 def test_models_of_timm_stay_alone_and_the_plan_says_so(jobs: list[Job]) -> None:
     backbone = {"name": "timm", "model": "vit_small_patch16_224"}
-    alone = [replace(job, trial=Trial.read({"backbone": backbone, "seed": job.trial.seed})) for job in jobs[:3]]
+    alone = [replace(job, trial=TrialSettings.read({"backbone": backbone, "seed": job.trial.seed})) for job in jobs[:3]]
 
     def fitting(job: Job) -> int:
         assert job.trial.stackable, "asked for the memory of a pack that cannot be"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cplearn import optim, stacked
-from cplearn.config.groups import Optimizer
+from cplearn.config.groups import OptimizerSettings
 from cplearn.methods.parts import heads
 from support import normal
 
@@ -48,7 +48,7 @@ def test_weight_decay_spares_a_bias() -> None:
     stacked.initialise(linear, generators()[:1])
     linear.bias.data.fill_(1)
     before = linear.weight.detach().clone()
-    adam = optim.build([Optimizer(name="adamw", weight_decay=0.5)], linear.parameters())
+    adam = optim.build([OptimizerSettings(name="adamw", weight_decay=0.5)], linear.parameters())
     linear.weight.grad, linear.bias.grad = torch.zeros_like(linear.weight), torch.zeros_like(linear.bias)
     adam.step(torch.tensor([0.1]))
     assert torch.equal(linear.bias, torch.ones(4))
@@ -77,7 +77,7 @@ def test_views_are_normalised_one_at_a_time() -> None:
 def test_a_frozen_weight_does_not_move_though_the_optimiser_would_move_it(name: str) -> None:
     linear = stacked.Linear(K, 3, 4)
     stacked.initialise(linear, generators())
-    adam = optim.build([Optimizer(name=name, weight_decay=0.5)] * K, linear.parameters())
+    adam = optim.build([OptimizerSettings(name=name, weight_decay=0.5)] * K, linear.parameters())
     moved = []
     for frozen in (False, True, True):
         before = linear.weight.detach().clone()
