@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 
 from reports import figures, page, render, store
-from reports.errors import ReportError
 from reports.origin import Maker, Origin
 from reports.store import SweepResult
 from reports.tables import STATES, Table, make_table, spec
 from reports.tables.spec import TableSpec, Where
+from sweeps.errors import UserError
 
 WRITTEN = ".written"
 """In the folder of figures: a list of the files in it that are ours."""
@@ -44,14 +44,14 @@ def build(
 
     `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
 
-    Raises ReportError for an unknown sweep or data set, where no trial has finished, and where files cannot be written.
+    Raises UserError for an unknown sweep or data set, where no trial has finished, and where files cannot be written.
     """
     results = store.read_sweep(uri, sweep, datasets)
     states = pd.concat(result.runs["status"] for result in results)
     if not (states == "FINISHED").any():
         counts = states.map(STATES).value_counts()
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        raise ReportError(f"sweep {sweep!r} has no finished trial to report on ({told})")
+        raise UserError(f"sweep {sweep!r} has no finished trial to report on ({told})")
     specification = spec.read("sweep")
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
@@ -71,12 +71,12 @@ def build_table(
     `name` is that of a specification that comes with the program, or the path of a YAML file; `where` maps settings to
     the values that count.
 
-    Raises ReportError for an unknown or wrong specification, for trials that do not fit it, and where files cannot be
+    Raises UserError for an unknown or wrong specification, for trials that do not fit it, and where files cannot be
     written.
     """
     specification = spec.read(name)
     if specification.per_sweep:
-        raise ReportError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
+        raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
     table = Maker(uri).make(origin)
     folder = Path(out) / "tables" / specification.table
@@ -120,7 +120,7 @@ def program() -> str:
 def _write(result: SweepResult, out: Path, reader: figures.Reader, specification: TableSpec, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name:
-            raise ReportError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
+            raise UserError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
@@ -153,7 +153,7 @@ def _writing(out: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ReportError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+        raise UserError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
 
 
 def _forget(folder: Path, written: Collection[str]) -> None:

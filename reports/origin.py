@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reports import store
-from reports.errors import ReportError
 from reports.store import SweepResult
 from reports.tables import Table, make_table, paper, spec
 from reports.tables.spec import TableSpec, Where
+from sweeps.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Maker:
     def make(self, origin: Origin) -> Table:
         """The table of this origin as its runs give it now.
 
-        Raises ReportError where the sweep, its data set or all trials are gone, and if the store cannot be read.
+        Raises UserError where the sweep, its data set or all trials are gone, and if the store cannot be read.
         """
         specification = spec.TableSpec.model_validate(origin.specification)
         if not specification.per_sweep:
@@ -57,6 +57,6 @@ class Maker:
             if sweep not in self.results:
                 self.results[sweep] = {one.slug: one for one in store.read_sweep(self.uri, sweep)}
             if origin.dataset not in self.results[sweep]:
-                raise ReportError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
+                raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
             table = make_table(self.results[sweep][origin.dataset], specification)
         return replace(table, runs_at=origin.runs_at)

@@ -14,11 +14,11 @@ from typing import Any
 
 from reports import render, store
 from reports.build import FORMATS, program, render_all
-from reports.errors import ReportError
 from reports.origin import Maker, Origin
 from reports.statistics import Number
 from reports.store import NothingThere
 from reports.tables.model import FINISHED, Cell, Choice, Row, Source, Table
+from sweeps.errors import UserError
 
 TOLERANCE = 1e-9
 """Relative: numbers are recomputed from the same values, but another NumPy may add them in another order."""
@@ -61,12 +61,12 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
     that file holds: trials, numbers, choices and words. Every printed file is compared with what the numbers in
     table.json give.
 
-    Raises ReportError if there is no table, if one cannot be read, and if the store cannot be read.
+    Raises UserError if there is no table, if one cannot be read, and if the store cannot be read.
     """
     path = Path(path)
     sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [_sidecar(path)]
     if not sidecars:
-        raise ReportError(f"{path}: no table.json in it; write the tables with: cplearn report")
+        raise UserError(f"{path}: no table.json in it; write the tables with: cplearn report")
     maker = Maker(uri)
     return [_check(maker, sidecar) for sidecar in sidecars]
 
@@ -76,7 +76,7 @@ def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Trace
 
     Words need not be exact: case and punctuation do not count, a part of a name will do, and a slip of the pen.
 
-    Raises ReportError if there is no such table or cell, and if the store cannot be read.
+    Raises UserError if there is no such table or cell, and if the store cannot be read.
     """
     table, _ = _read(_sidecar(Path(path)))
     found = _find(table, words)
@@ -88,9 +88,9 @@ def _sidecar(path: Path) -> Path:
     """The table.json of a table's file or folder."""
     found = (path if path.is_dir() else path.parent) / "table.json"
     if not path.exists():
-        raise ReportError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file")
     if not found.is_file():
-        raise ReportError(f"{found}: no such file, and it is what knows the runs; write it with: cplearn report")
+        raise UserError(f"{found}: no such file, and it is what knows the runs; write it with: cplearn report")
     return found
 
 
@@ -99,7 +99,7 @@ def _read(sidecar: Path) -> tuple[Table, dict[str, Any]]:
         document = json.loads(sidecar.read_text(encoding="utf-8"))
         return render.from_json(document), document
     except (OSError, ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
-        raise ReportError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
+        raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
 
 
 def _check(maker: Maker, sidecar: Path) -> Checked:
@@ -108,7 +108,7 @@ def _check(maker: Maker, sidecar: Path) -> Checked:
     try:
         origin = Origin(**about["made_from"])
     except (KeyError, TypeError):
-        raise ReportError(
+        raise UserError(
             f"{sidecar}: does not say what it was made of, as tables of earlier versions; write it anew with: "
             "cplearn report"
         ) from None
@@ -116,7 +116,7 @@ def _check(maker: Maker, sidecar: Path) -> Checked:
         now = maker.make(origin)
     except NothingThere:
         raise
-    except ReportError as error:
+    except UserError as error:
         drift = [f"cannot be made any more: {error}"]
     else:
         drift = list(_drift(then, now))
@@ -275,7 +275,7 @@ def _find(table: Table, words: Sequence[str]) -> list[tuple[Row, str, Cell]]:
         near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         shown = ", ".join(dict.fromkeys(row.label for row in table.all_rows))
-        raise ReportError(f"no cell answers to {' and '.join(map(repr, words))}{hint or '.'} Rows: {shown}")
+        raise UserError(f"no cell answers to {' and '.join(map(repr, words))}{hint or '.'} Rows: {shown}")
     return found
 
 

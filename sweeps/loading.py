@@ -8,21 +8,21 @@ from typing import Any
 
 import yaml
 
-from sweeps.errors import SweepError
+from sweeps.errors import UserError
 
 LARGEST = 1_000_000
 """Bytes of a sweep file."""
 
 
 def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
-    """`key=value` as given on a command line; the value is YAML. Raises SweepError if it is not of that form."""
+    """`key=value` as given on a command line; the value is YAML. Raises UserError if it is not of that form."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise SweepError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
+        raise UserError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
     try:
         return key.strip(), yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise SweepError(f"{option} {text!r}: the value is not valid YAML") from None
+        raise UserError(f"{option} {text!r}: the value is not valid YAML") from None
 
 
 class Loader(yaml.SafeLoader):
@@ -49,28 +49,28 @@ Loader.add_implicit_resolver(
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The group of keys in a sweep file. Raises SweepError with one sentence where there is none."""
+    """The group of keys in a sweep file. Raises UserError with one sentence where there is none."""
     try:
         if path.exists() and not path.is_file():
-            raise SweepError(f"{path}: not a file; a sweep file is a short text in YAML")
+            raise UserError(f"{path}: not a file; a sweep file is a short text in YAML")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         text = content.decode("utf-8")
     except FileNotFoundError:
-        raise SweepError(f"{path}: no such sweep file") from None
+        raise UserError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error})") from None
     if len(content) > LARGEST:
-        raise SweepError(f"{path}: larger than {LARGEST:,} bytes; a sweep file is a short text")
+        raise UserError(f"{path}: larger than {LARGEST:,} bytes; a sweep file is a short text")
     try:
         document = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         deep = "nested too deeply" if isinstance(error, RecursionError) else None
-        raise SweepError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
-        raise SweepError(
+        raise UserError(
             f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
         )
     return document

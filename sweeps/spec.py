@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from sweeps.errors import SweepError
+from sweeps.errors import UserError
 from sweeps.file import (
     MOST_TRIALS,
     Arm,
@@ -81,7 +81,7 @@ class Space:
     read: Callable[[dict[str, Any], str], dict[str, Any]] = field(repr=False)
 
     def trial(self, point: Mapping[str, Scalar], dataset: str | None, seed: int) -> SweepTrial:
-        """The trial at a point; raises SweepError where the point has settings that do not go together."""
+        """The trial at a point; raises UserError where the point has settings that do not go together."""
         placed = {} if dataset is None else {"dataset": dataset}
         return _trial("", self.settings, point, placed, seed, self.read)
 
@@ -98,7 +98,7 @@ class Space:
         }
 
     def probes(self, dataset: str | None, seed: int) -> Iterator[SweepTrial]:
-        """Trials that show mistakes: every listed value and every bound once. Raises SweepError for a value that goes
+        """Trials that show mistakes: every listed value and every bound once. Raises UserError for a value that goes
         neither with the first nor with the last values of the other axes."""
         ends = {key: axis.ends() if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
         first, last = ({key: values[place] for key, values in ends.items()} for place in (0, -1))
@@ -106,7 +106,7 @@ class Space:
             for value in values:
                 try:
                     yield self.trial({**first, key: value}, dataset, seed)
-                except SweepError:
+                except UserError:
                     yield self.trial({**last, key: value}, dataset, seed)
 
 
@@ -147,7 +147,7 @@ def read_sweep(
     setting or axis, or if none has it, to all. `seeds` counts seeds from 0. `scale` is full, or one of the
     file's scales; the sweep's name then ends with it.
 
-    Raises SweepError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
+    Raises UserError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
     known one), a wrong type, or leads to a trial that the schema refuses.
     """
     overrides = overrides or {}
@@ -157,7 +157,7 @@ def read_sweep(
     try:
         file = SweepFile.model_validate(document)
     except ValidationError as error:
-        raise SweepError(f"{path}: {explain(error)}") from None
+        raise UserError(f"{path}: {explain(error)}") from None
     if scale != "full":
         file = _scaled(path, file, scale, keep_seeds=seeds is not None)
     settings, arms = _merge(path, file, overrides, schema.list_keys)
@@ -165,14 +165,14 @@ def read_sweep(
         unknown = [key for key in flat(arm.settings) | arm.axes.keys() if not is_known(key, schema.known_keys)]
         if unknown:
             where = _origin(path, unknown[0], overrides)
-            raise SweepError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], schema.known_keys)}")
+            raise UserError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], schema.known_keys)}")
 
     def read(own: dict[str, Any], label: str) -> dict[str, Any]:
         try:
             return schema.read(own)
         except ValueError as error:
             where = _origin(path, getattr(error, "key", None), overrides)
-            raise SweepError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
+            raise UserError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
 
     space = _space(path, file, arms, read) if file.search else None
     trials = list(_expand(path, file, settings, [] if space else arms, read, _datasets(arms)))
@@ -203,16 +203,16 @@ def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFi
     """The file at one of its scales: other values, the same structure."""
     if name not in file.scales:
         known = ", ".join(["full", *file.scales])
-        raise SweepError(f"{path}: the sweep has no scale {name!r}, only: {known}")
+        raise UserError(f"{path}: the sweep has no scale {name!r}, only: {known}")
     scale = file.scales[name]
     if foreign := [arm for arm in scale.arms if arm not in file.arms]:
-        raise SweepError(f"{path}: scales.{name}.arms: there is no arm {foreign[0]!r}")
+        raise UserError(f"{path}: scales.{name}.arms: there is no arm {foreign[0]!r}")
 
     def shrink(where: str, arm: Arm, smaller: Arm) -> dict[str, Any]:
         for key, values in smaller.axes.items():
             size = len(arm.axes[key]) if isinstance(arm.axes.get(key), list) else None
             if key != "dataset" and (not isinstance(values, list) or len(values) != size):
-                raise SweepError(
+                raise UserError(
                     f"{path}: {where}.axes: a scale must keep the number of values of {key!r}, which is {size or 0}"
                 )
         settings = overlay(nested(arm.settings), smaller.settings)
@@ -255,11 +255,11 @@ def _merge(
         for one in having:
             _override(one.settings, one.axes, key, value, lists)
     if whole := next((key for arm in arms for key in arm.axes if key in lists), None):
-        raise SweepError(f"{path}: {whole!r} is a list itself, so it cannot be an axis; write it under settings")
+        raise UserError(f"{path}: {whole!r} is a list itself, so it cannot be an axis; write it under settings")
     if any(isinstance(arm.axes.get("dataset"), Range) for arm in arms):
-        raise SweepError(f"{path}: axis 'dataset' must be a list of names")
+        raise UserError(f"{path}: axis 'dataset' must be a list of names")
     if any("dataset" in arm.axes for arm in file.arms.values()):
-        raise SweepError(f"{path}: 'dataset' must be an axis of all arms or of none")
+        raise UserError(f"{path}: 'dataset' must be an axis of all arms or of none")
     return shared, arms
 
 
@@ -268,7 +268,7 @@ def _override(settings: dict[str, Any], axes: Axes, key: str, value: Any, lists:
         try:
             axes[key] = read_axis(key, value)
         except ValueError as error:
-            raise SweepError(f"command line: {error}") from None
+            raise UserError(f"command line: {error}") from None
     else:
         axes.pop(key, None)
         assign(settings, key, value)
@@ -286,7 +286,7 @@ def _expand(
     grids = [_points(arm, file.samples, generator) for arm in arms]
     size = sum(math.prod(map(len, grid)) for grid in grids) * len(datasets) * len(file.seeds)
     if size > MOST_TRIALS:
-        raise SweepError(f"{path}: the sweep has {size:,} trials; at most {MOST_TRIALS:,} are planned at once")
+        raise UserError(f"{path}: the sweep has {size:,} trials; at most {MOST_TRIALS:,} are planned at once")
     for seed, dataset in itertools.product(dict.fromkeys(file.seeds), datasets):
         placed = {} if dataset is None else {"dataset": dataset}
         for name, replaced in file.baselines.items():
@@ -332,21 +332,21 @@ def _datasets(arms: Sequence[_Merged]) -> list[str | None]:
 def _space(
     path: Path, file: SweepFile, arms: Sequence[_Merged], read: Callable[[dict[str, Any], str], dict[str, Any]]
 ) -> Space:
-    """The space of a sweep with a search; raises SweepError where there is nothing to search."""
+    """The space of a sweep with a search; raises UserError where there is nothing to search."""
     assert file.search is not None
     if file.arms:
-        raise SweepError(f"{path}: a search has one space, so it cannot have arms; write a sweep for each arm")
+        raise UserError(f"{path}: a search has one space, so it cannot have arms; write a sweep for each arm")
     if "samples" in file.model_fields_set:
-        raise SweepError(f"{path}: samples counts random draws of a sweep without search; write search.trials")
+        raise UserError(f"{path}: samples counts random draws of a sweep without search; write search.trials")
     axes = {key: axis for key, axis in arms[0].axes.items() if key != "dataset"}
     if not axes:
-        raise SweepError(f"{path}: a search needs axes, for instance method.beta: {{log_uniform: [0.01, 10]}}")
+        raise UserError(f"{path}: a search needs axes, for instance method.beta: {{log_uniform: [0.01, 10]}}")
     if data := next((key for key in axes if key in DATA_KEYS), None):
-        raise SweepError(f"{path}: {data!r} changes the data, so its values cannot be compared; it cannot be searched")
+        raise UserError(f"{path}: {data!r} changes the data, so its values cannot be compared; it cannot be searched")
     space = Space(axes, _datasets(arms), arms[0].settings, read)
     count, trials = space.points(), file.search.trials
     if count is not None and count <= trials:
-        raise SweepError(
+        raise UserError(
             f"{path}: search.trials {trials} is as many as the {count} points of its axes; leave search out, and the "
             "grid runs each of them once"
         )

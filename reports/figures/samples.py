@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.errors import ReportError
 from reports.figures import canvas
+from sweeps.errors import UserError
 
 MOST_RUNS = 24
 Reader = Callable[[str, str], bytes | None]
@@ -44,7 +44,7 @@ def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader, most:
     """The run of the lowest seed of each row that has a finished one, in the order of the rows.
 
     Where there are more than `most` rows, evenly spaced ones: so the work does not grow with the sweep. `runs` has the
-    columns `row`, `seed`, `status` and `run_id`. Raises ReportError for an artifact that cannot be read.
+    columns `row`, `seed`, `status` and `run_id`. Raises UserError for an artifact that cannot be read.
     """
     finished = runs[runs["status"] == "FINISHED"].sort_values(["row", "seed"], kind="stable").drop_duplicates("row")
     found = []
@@ -63,7 +63,7 @@ def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader, most:
                 )
             )
         except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ReportError(
+            raise UserError(
                 f"an artifact of run {run_id} (diagnostics.json or evaluation.npz) cannot be read: {error}; "
                 "run the sweep again with --force to write it anew"
             ) from None

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from reports.errors import ReportError
 from reports.store.connection import connect, shown
+from sweeps.errors import UserError
 
 
 def download_model(run_id: str) -> Path:
@@ -20,7 +20,7 @@ def download_model(run_id: str) -> Path:
         raise LookupError(f"{run_id!r} is not a run id, which has 32 hexadecimal digits")
     try:
         client = connect(None)
-    except ReportError as error:
+    except UserError as error:
         raise LookupError(str(error)) from None
     from mlflow.exceptions import MlflowException
 
@@ -35,7 +35,7 @@ def download_model(run_id: str) -> Path:
 
 def artifact_reader(uri: str | None = None) -> Callable[[str, str], bytes | None]:
     """A function from a run's id and the path of a file among its artifacts to the file's bytes, None if it has no such
-    file. It raises ReportError if the store cannot be read."""
+    file. It raises UserError if the store cannot be read."""
     client = connect(uri)
     from mlflow.exceptions import MlflowException
 
@@ -48,6 +48,6 @@ def artifact_reader(uri: str | None = None) -> Callable[[str, str], bytes | None
                 return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
         except (MlflowException, OSError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ReportError(f"{path} of run {run_id} in {shown(uri)} cannot be read: {reason}") from error
+            raise UserError(f"{path} of run {run_id} in {shown(uri)} cannot be read: {reason}") from error
 
     return read

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from reports.errors import ReportError
+from sweeps.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-class NothingThere(ReportError):
+class NothingThere(UserError):
     """The store, or the experiment in it, does not exist."""
 
 
@@ -37,7 +37,7 @@ def resolve(uri: str | None = None) -> str:
 
 
 def check(uri: str | None) -> None:
-    """Raise ReportError if the store cannot be read, or holds no experiment."""
+    """Raise UserError if the store cannot be read, or holds no experiment."""
     open_experiment(uri)
 
 
@@ -65,7 +65,7 @@ def shown(uri: str | None) -> str:
 
 
 def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment; raises NothingThere or ReportError."""
+    """A client and the id of the experiment; raises NothingThere or UserError."""
     client = connect(uri)
     name = experiment_name()
     with readable(uri):
@@ -97,7 +97,7 @@ def readable(uri: str | None) -> Iterator[None]:
         yield
     except MlflowException as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ReportError(f"{shown(uri)} cannot be read: {reason}") from error
+        raise UserError(f"{shown(uri)} cannot be read: {reason}") from error
 
 
 def search(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
@@ -139,7 +139,7 @@ def _check_database(uri: str) -> None:
         tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall()
         connection.close()
     except sqlite3.Error as error:
-        raise ReportError(f"{shown(uri)} cannot be read: {error}") from None
+        raise UserError(f"{shown(uri)} cannot be read: {error}") from None
     if not tables:
         raise NothingThere(f"{shown(uri)} is empty; run a sweep first, or set MLFLOW_TRACKING_URI")
 
@@ -153,4 +153,4 @@ def _check_server(uri: str) -> None:
         return  # It answers; the rest is between MLflow and the server.
     except OSError as error:
         if isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror):
-            raise ReportError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None
+            raise UserError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None

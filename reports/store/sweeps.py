@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.errors import ReportError
 from reports.store.connection import open_experiment, readable, search, shown
 from reports.store.trials import newest, placed, record
+from sweeps.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +58,7 @@ class SweepResult:
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
     """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (slugs).
 
-    Raises ReportError if the store cannot be read or holds no sweep.
+    Raises UserError if the store cannot be read or holds no sweep.
     """
 
     def used(run: Run) -> set[str]:
@@ -75,7 +75,7 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
 
     Where several parent runs have the sweep's name, each data set is taken from the newest one that declares it.
 
-    Raises ReportError for an unknown name or data set (with the known ones), and if the store cannot be read.
+    Raises UserError for an unknown name or data set (with the known ones), and if the store cannot be read.
     """
     client, experiment = open_experiment(uri)
     with readable(uri):
@@ -83,16 +83,16 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
         if name not in known:
             near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise ReportError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
+            raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
         declared: dict[str, tuple[str, Mapping[str, Any]]] = {}
         for parent in known[name]:
             manifest = _manifest(client, parent.info.run_id)
             for slug in dict.fromkeys(dataset["slug"] for dataset in manifest.get("datasets", [])):
                 declared.setdefault(slug, (parent.info.run_id, manifest))
         if not declared:
-            raise ReportError(f"sweep {name!r} in {shown(uri)} has no manifest.json; run the sweep again to write it")
+            raise UserError(f"sweep {name!r} in {shown(uri)} has no manifest.json; run the sweep again to write it")
         if unknown := sorted(set(datasets or ()) - declared.keys()):
-            raise ReportError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
+            raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
         wanted = {slug: found for slug, found in declared.items() if datasets is None or slug in datasets}
         keys = {t["key"] for slug, (_, manifest) in wanted.items() for t in manifest["trials"] if t["dataset"] == slug}
         runs = newest(client, experiment, keys, record)
@@ -105,7 +105,7 @@ def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.Da
     Of the whole experiment these are the trials that have a run. Of sweeps also those that were declared and have none:
     their settings are those of the same point at another seed, or if no seed has a run, unknown.
 
-    Raises ReportError as `read_sweep` does, and where the experiment holds no trial.
+    Raises UserError as `read_sweep` does, and where the experiment holds no trial.
     """
     if sweeps is not None:
         frames = []
@@ -120,12 +120,12 @@ def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.Da
     with readable(uri):
         found = newest(client, experiment, None, lambda run: placed(run) | record(run))
     if not found:
-        raise ReportError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
+        raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
     return pd.DataFrame.from_records([{"key": key, **record} for key, record in found.items()])
 
 
 def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:
-    """The parent runs of each sweep's name; raises ReportError if there is none.
+    """The parent runs of each sweep's name; raises UserError if there is none.
 
     The one that was worked on last comes first: a parent goes on when its sweep is invoked again.
     """
@@ -134,7 +134,7 @@ def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str
     for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
         parents.setdefault(run.data.tags.get("cplearn.sweep", ""), []).append(run)
     if not parents:
-        raise ReportError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
+        raise UserError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
     return parents
 
 
@@ -146,7 +146,7 @@ def _manifest(client: MlflowClient, run_id: str) -> Mapping[str, Any]:
         path = client.download_artifacts(run_id, "manifest.json", folder)
         manifest: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     if manifest.get("version") != MANIFEST_VERSION:
-        raise ReportError(
+        raise UserError(
             f"the manifest of run {run_id} has version {manifest.get('version')!r}, this program reads "
             f"{MANIFEST_VERSION}; use the version of the program that wrote it"
         )

@@ -55,7 +55,7 @@ class KnownRun:
 def known_runs(uri: str | None = None, keys: Collection[str] | None = None) -> dict[str, KnownRun]:
     """The run that counts for each trial key; of all keys, or of `keys`.
 
-    A store or experiment that does not exist yet knows none. Raises ReportError if it cannot be read.
+    A store or experiment that does not exist yet knows none. Raises UserError if it cannot be read.
     """
     try:
         client, experiment = open_experiment(uri)
@@ -78,7 +78,7 @@ def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, mos
     """Newest finished trials of a method, on any data or on one, at most `most`: what estimates of time start from.
 
     Each is a plain dict: `params` and `tags` (those of `cplearn.*`, without the prefix) are text, `metrics` the last
-    values, `data` what the run says of its data's size. Empty without a store; raises ReportError if it is unreadable.
+    values, `data` what the run says of its data's size. Empty without a store; raises UserError if it is unreadable.
     """
     try:
         client, experiment = open_experiment(uri)
@@ -103,7 +103,7 @@ def _timed(run: Run) -> dict[str, Any]:
 def diverged_runs(uri: str | None, keys: Collection[str]) -> dict[str, str]:
     """The failure of each trial key whose newest run has diverged: a loss that is no longer finite.
 
-    Keys that have finished are left out. A store or experiment that does not exist yet has none. Raises ReportError if
+    Keys that have finished are left out. A store or experiment that does not exist yet has none. Raises UserError if
     it cannot be read.
     """
     try:
@@ -122,7 +122,7 @@ def diverged_runs(uri: str | None, keys: Collection[str]) -> dict[str, str]:
 def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dict[str, dict[int, float]]:
     """A metric after each epoch for every trial key that has a run, of the run that counts; epochs from 1.
 
-    A store or experiment that does not exist yet has none. Raises ReportError if it cannot be read.
+    A store or experiment that does not exist yet has none. Raises UserError if it cannot be read.
     """
     runs = known_runs(uri, keys)
     if not runs:
@@ -137,7 +137,7 @@ def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dic
 
 def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
     """For each of the keys that has a run, the record of the one that counts: `run_id`, `status`, `params.*`, `tags.*`,
-    and each metric under its name. Raises ReportError if the store cannot be read."""
+    and each metric under its name. Raises UserError if the store cannot be read."""
     client, experiment = open_experiment(uri)
     with readable(uri):
         return newest(client, experiment, keys, record)

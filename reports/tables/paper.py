@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from reports import metrics, text
-from reports.errors import ReportError
 from reports.metrics import Metric
 from reports.tables import fill, spec
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Column, Row, Source, Table
 from reports.tables.spec import METRIC, Dimension, TableSpec, Where
+from sweeps.errors import UserError
 
 Settings = Mapping[str, Any]
 SHOWN_AS = {
@@ -64,7 +64,7 @@ def make_table(trials: pd.DataFrame, table: TableSpec, where: Where | None = Non
 
     A cell holds the trials that agree in everything but the seed. Numbers come from finished ones only.
 
-    Raises ReportError if no finished trial matches, and if the trials of a cell differ in a setting that no row or
+    Raises UserError if no finished trial matches, and if the trials of a cell differ in a setting that no row or
     column tells, since a mean over different settings would mean nothing.
     """
     wanted: Where = {**table.where, **(where or {})}
@@ -77,7 +77,7 @@ def make_table(trials: pd.DataFrame, table: TableSpec, where: Where | None = Non
             placed.setdefault(place, []).append(trial)
     if not any(trial.source.status == FINISHED for found in placed.values() for trial in found):
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
-        raise ReportError(
+        raise UserError(
             f"table {table.table!r}: none of the {len(known)} trials found has finished and matches its rows"
             + (f" and {asked}" if asked else "")
         )
@@ -126,7 +126,7 @@ class _Layout:
         logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
         shown = {name: metric for name, metric in self.spec.shown.items() if name in logged}
         if not shown:
-            raise ReportError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
+            raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_rows = self.spec.rows[0].key == METRIC
         blocks: list[Metric | None] = [*shown.values()] if in_rows else [None]
         heads = self._columns(shown, in_rows)
@@ -376,7 +376,7 @@ def _choice(found: Sequence[Trial], select: spec.Selection, where: str) -> Choic
 
 
 def _agree(table: TableSpec, where: str, found: Sequence[Trial], wanted: Where) -> None:
-    """Raise ReportError if trials of one cell differ in more than the seed. A setting that one of them lacks is younger
+    """Raise UserError if trials of one cell differ in more than the seed. A setting that one of them lacks is younger
     than that trial, which then has its default."""
     differing: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for trial in found for key in trial.settings):
@@ -389,7 +389,7 @@ def _agree(table: TableSpec, where: str, found: Sequence[Trial], wanted: Where) 
         further = f" and {others} more setting{'s' if others > 1 else ''}" if others else ""
         results = [trial for trial in found if trial.source.status == FINISHED and key in trial.settings]
         one = json.dumps(results[-1].settings[key], sort_keys=True) if results else values[-1]
-        raise ReportError(
+        raise UserError(
             f"table {table.table!r}: {where} has trials that differ in {key} ({', '.join(values)}){further}; say which "
             f"count, for instance --where {key}={one} or --sweep NAME"
         )

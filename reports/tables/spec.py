@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reports import metrics
-from reports.errors import ReportError
 from reports.metrics import Metric
 from reports.tables.model import Preference
+from sweeps.errors import UserError
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
@@ -204,19 +204,19 @@ def names() -> list[str]:
 def read(name: str) -> TableSpec:
     """The specification of this name, or in the YAML file of this path.
 
-    Raises ReportError, with the nearest known name or key, if there is none or it is not valid.
+    Raises UserError, with the nearest known name or key, if there is none or it is not valid.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ReportError(f"no table {name!r}; {_nearest(name, names())}, or a path to a YAML file of your own")
+        raise UserError(f"no table {name!r}; {_nearest(name, names())}, or a path to a YAML file of your own")
     return _validate(TableSpec, path, _load(path))
 
 
 def published(name: str) -> Published:
-    """A group of published numbers; raises ReportError for an unknown one."""
+    """A group of published numbers; raises UserError for an unknown one."""
     known = _load(PUBLISHED)
     if name not in known:
-        raise ReportError(f"published: {name}: no such group in {PUBLISHED.name}; {_nearest(name, list(known))}")
+        raise UserError(f"published: {name}: no such group in {PUBLISHED.name}; {_nearest(name, list(known))}")
     return _validate(Published, PUBLISHED, known[name])
 
 
@@ -224,13 +224,13 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise ReportError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
-        raise ReportError(f"{path}: must be a group of keys (table, rows, columns, ...)")
+        raise UserError(f"{path}: must be a group of keys (table, rows, columns, ...)")
     return document
 
 
@@ -242,9 +242,9 @@ def _validate(kind: type[Strict], path: Path, content: Any) -> Strict:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             owner = _owner(kind, first["loc"])
-            raise ReportError(f"{path}: unknown key {key!r}; {_nearest(str(first['loc'][-1]), owner)}") from None
+            raise UserError(f"{path}: unknown key {key!r}; {_nearest(str(first['loc'][-1]), owner)}") from None
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        raise ReportError(f"{path}: {key + ': ' if key else ''}{message}") from None
+        raise UserError(f"{path}: {key + ': ' if key else ''}{message}") from None
 
 
 def _owner(kind: type[_Strict], location: Sequence[int | str]) -> list[str]:

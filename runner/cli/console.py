@@ -33,12 +33,11 @@ MESSAGE = 700
 def plain_errors() -> Iterator[None]:
     """A user's mistake is one sentence and status 2, never a traceback."""
     from cplearn.errors import InputError
-    from reports.errors import ReportError
-    from sweeps.errors import SweepError
+    from sweeps.errors import UserError
 
     try:
         yield
-    except (InputError, SweepError, ReportError) as error:
+    except (InputError, UserError) as error:
         err.print(f"[red]error:[/] {escape(plain(str(error)))}", highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
 

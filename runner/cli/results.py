@@ -35,13 +35,13 @@ def report(
     with plain_errors():
         from cplearn.data.catalogue import slug
         from reports import build, store, terminal
-        from reports.errors import ReportError
+        from sweeps.errors import UserError
         from sweeps.loading import parse_override
 
         uri = store.resolve(tracking_uri)
         if table:
             if name or dataset:
-                raise ReportError(
+                raise UserError(
                     "--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset"
                 )
             kept = dict(parse_override(text, "--where") for text in where)
@@ -50,15 +50,15 @@ def report(
             out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
             return
         if sweeps or where:
-            raise ReportError("--sweep and --where go with --table; for the report of a sweep give its name alone")
+            raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
         only = {slug(dataset)} if dataset else None
         names = [name] if name else store.list_sweeps(uri, only)
         if not names:
-            raise ReportError(f"no sweep in the store was run on {dataset}")
+            raise UserError(f"no sweep in the store was run on {dataset}")
         for one in names:
             try:
                 write_reports(uri, one, results, only)
-            except ReportError as error:
+            except UserError as error:
                 if name or len(names) == 1:
                     raise
                 # Of many sweeps, one without results must not keep the others from theirs.

@@ -37,7 +37,7 @@ from runner.planning import criteria
 from runner.planning.plan import Job, Plan
 from runner.planning.preview import Searched
 from sweeps import identity
-from sweeps.errors import SweepError
+from sweeps.errors import UserError
 from sweeps.file import Range, Scalar
 from sweeps.spec import Space
 
@@ -115,7 +115,7 @@ class StudyOf:
         """The jobs of a point, one a seed; none where its settings do not go together."""
         try:
             return [self.make(point, seed) for seed in self.plan.sweep.seeds]
-        except (InputError, SweepError):
+        except (InputError, UserError):
             return []
 
     def make(self, point: Mapping[str, Scalar], seed: int) -> Job:
@@ -332,7 +332,7 @@ class Search:
         self.asked[one.key] += 1
         try:
             jobs = [one.make(trial.params, seed) for seed in self.plan.sweep.seeds]
-        except (InputError, SweepError) as error:
+        except (InputError, UserError) as error:
             one.study.tell(trial.number, state=TrialState.FAIL)
             self.say(f"suggestion {trial.number} has settings that do not go together and counts as failed: {error}")
             return True

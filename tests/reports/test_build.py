@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from reports import build, provenance, store, terminal
-from reports.errors import ReportError
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, sqlite, trial_metrics
 from support import mlflow_server, needs, run_cli
+from sweeps.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def store_of_words(folder: Path) -> str:
 def test_a_store_that_is_not_there_is_said_in_one_sentence(prepare: Any, message: str, tmp_path: Path) -> None:
     uri = prepare(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(UserError, match=message):
         build.build(uri, "beta", tmp_path / "results")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before, "a reader creates nothing"
 
@@ -272,20 +272,20 @@ def test_a_store_that_does_not_exist_yet_has_no_finished_trials(tmp_path: Path) 
 def test_what_cannot_be_reported_is_said(
     written: Writer, name: str, datasets: list[str] | None, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(UserError, match=message):
         build.build(written.uri, name, tmp_path, datasets)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_experiment_of_another_name_is_asked_for(written: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
-    with pytest.raises(ReportError, match="no experiment 'other'"):
+    with pytest.raises(UserError, match="no experiment 'other'"):
         store.list_sweeps(written.uri)
 
 
 def test_results_that_cannot_be_written_are_said(written: Writer, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(ReportError, match=r"cannot write to .*results"):
+    with pytest.raises(UserError, match=r"cannot write to .*results"):
         build.build(written.uri, "beta", tmp_path / "results")
 
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from frames import EMBEDDINGS, LABELS, arrays, grid, npz, result
-from reports.errors import ReportError
 from reports.figures import canvas, images, matrices, mixtures, plots, projection, samples, spectra
 from reports.figures.samples import Sample
 from reports.tables import number_rows
+from sweeps.errors import UserError
 
 # Two classes of two images: three directions in the plane, one of them twice.
 
@@ -149,7 +149,7 @@ def test_artifacts_are_asked_for_of_a_bounded_number_of_runs() -> None:
     assert len(found) == len(set(asked)) == samples.MOST_RUNS
     assert (asked[0], asked[-1]) == ("0/1", "99/1"), "the lowest seed that has finished"
     assert [s.name for s in found[:2]] == ["β = 0", "β = 4"]
-    with pytest.raises(ReportError, match=r"artifact of run 0/1 .* cannot be read: .*--force"):
+    with pytest.raises(UserError, match=r"artifact of run 0/1 .* cannot be read: .*--force"):
         samples.read(runs, canvas.names(one, runs), lambda run, path: b"PK broken")
 
 

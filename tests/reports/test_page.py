@@ -15,9 +15,9 @@ import pytest
 
 from frames import arrays, npz
 from reports import build, page, store
-from reports.errors import ReportError
 from stores import AWKWARD, Writer, declare, sqlite, trial_metrics
 from support import needs
+from sweeps.errors import UserError
 
 BETAS = [0.1, 1, 10]
 CHROMIUM = "chromium"
@@ -160,7 +160,7 @@ def test_an_artifact_that_cannot_be_read_is_named(written: Writer, tmp_path: Pat
     assert json.loads(reader(run, "diagnostics.json") or b"")["singular_values"] == [3.0, 1.0]
     assert reader(run, "none.json") is None
     assert reader(run, "folder/none.json") is None
-    with pytest.raises(ReportError, match=r"diagnostics.json of run nosuchrun .* cannot be read"):
+    with pytest.raises(UserError, match=r"diagnostics.json of run nosuchrun .* cannot be read"):
         reader("nosuchrun", "diagnostics.json")
 
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from reports import build, provenance, store, terminal
-from reports.errors import ReportError
 from reports.tables import Row, spec
 from runner.cli import app
 from stores import Writer, declare, sqlite
 from support import needs
+from sweeps.errors import UserError
 
 SEEDS = (0, 1, 2)
 NOISE = {0: -0.01, 1: 0.0, 2: 0.011}
@@ -347,7 +347,7 @@ def test_a_table_of_an_earlier_version_is_said(made: build.Report, written: Writ
     document = json.loads(path.read_text())
     del document["made_from"]["specification"]
     path.write_text(json.dumps(document))
-    with pytest.raises(ReportError, match="does not say what it was made of"):
+    with pytest.raises(UserError, match="does not say what it was made of"):
         provenance.verify(written.uri, path)
 
 
@@ -387,7 +387,7 @@ def broken_spec(tmp_path: Path, old: str, new: str) -> str:
 def test_a_specification_that_is_wrong_is_said_in_one_sentence(
     written: Writer, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    with pytest.raises(ReportError, match=re.escape(message).replace("\\ ", " ")):
+    with pytest.raises(UserError, match=re.escape(message).replace("\\ ", " ")):
         build.build_table(written.uri, broken_spec(tmp_path, old, new), tmp_path / "results")
     assert not (tmp_path / "results" / "tables" / "table1").exists()
 
@@ -396,7 +396,7 @@ def test_trials_that_differ_in_more_than_the_seed_are_not_averaged(own: Writer, 
     trial = {**declare("svhn", "barlow_twins", {}, 0), "key": "longer"}
     settings = {"method.name": "barlow_twins", "dataset": "svhn", "backbone.name": "resnet8", "epochs": 200}
     own.trial("other", trial, metrics={"probe/accuracy": 0.9}, settings=settings)
-    with pytest.raises(ReportError, match=r"Barlow Twins, SVHN, – has trials that differ in epochs \(20, 200\)"):
+    with pytest.raises(UserError, match=r"Barlow Twins, SVHN, – has trials that differ in epochs \(20, 200\)"):
         build.build_table(own.uri, "table1", tmp_path)
     made = build.build_table(own.uri, "table1", tmp_path, where={"epochs": 20})
     assert made.table.n == 3
@@ -462,7 +462,7 @@ def test_without_the_criterion_nothing_is_chosen(written: Writer, tmp_path: Path
 
 @pytest.mark.parametrize(("name", "message"), [("tabel1", "did you mean 'table1'"), ("sweep", "that of every sweep")])
 def test_a_table_that_there_is_not_is_said(written: Writer, tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(UserError, match=message):
         build.build_table(written.uri, name, tmp_path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.planning.plan import SCHEMA
-from sweeps.errors import SweepError
+from sweeps.errors import UserError
 from sweeps.loading import parse_override
 from sweeps.spec import Sweep, read_sweep
 
@@ -139,7 +139,7 @@ def test_a_setting_that_is_a_list_is_a_value_and_no_axis(tmp_path: Path) -> None
     (trial,) = sweep.trials
     assert trial.settings["evaluation"]["probe"] == ["lbfgs", "sgd"]
     assert trial.settings["evaluation"]["gmm_components"] == [10, 20]
-    with pytest.raises(SweepError, match=r"'evaluation.probe' is a list itself, so it cannot be an axis"):
+    with pytest.raises(UserError, match=r"'evaluation.probe' is a list itself, so it cannot be an axis"):
         read(tmp_path, BASE + "axes: {evaluation.probe: [lbfgs, sgd]}\n")
 
 
@@ -214,7 +214,7 @@ def test_a_scale_changes_values_not_structure(tmp_path: Path) -> None:
 def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: str, message: str) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
-    with pytest.raises(SweepError, match=message):
+    with pytest.raises(UserError, match=message):
         read_sweep(path, SCHEMA, scale=scale)
 
 
@@ -249,24 +249,24 @@ def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: st
     ],
 )
 def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(SweepError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, text)
     assert str(caught.value).startswith(str(tmp_path / "sweep.yaml"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_or_binary_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match="no such sweep file"):
+    with pytest.raises(UserError, match="no such sweep file"):
         read_sweep(tmp_path / "none.yaml", SCHEMA)
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SweepError, match=r"cannot be read|not valid YAML"):
+    with pytest.raises(UserError, match=r"cannot be read|not valid YAML"):
         read_sweep(tmp_path / "b.yaml", SCHEMA)
 
 
 def test_an_error_names_the_command_line_where_the_key_came_from_there(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=r"^command line: method.beta: must be greater"):
+    with pytest.raises(UserError, match=r"^command line: method.beta: must be greater"):
         read(tmp_path, BASE, {"method.beta": -1})
-    with pytest.raises(SweepError, match="write it as key=value"):
+    with pytest.raises(UserError, match="write it as key=value"):
         parse_override("epochs")
 
 
@@ -296,7 +296,7 @@ def test_a_search_has_a_space_instead_of_trials(tmp_path: Path) -> None:
 def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path: Path) -> None:
     axes = "axes: {epochs: {integers: [1, 9]}, optimizer.warmup_epochs: {integers: [0, %d]}}\nsearch: optuna\n"
     assert read(tmp_path, BASE + axes % 8).space
-    with pytest.raises(SweepError, match="warmup_epochs 10 is longer than epochs 9"):
+    with pytest.raises(UserError, match="warmup_epochs 10 is longer than epochs 9"):
         read(tmp_path, BASE + axes % 10)
 
 
@@ -319,5 +319,5 @@ def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path
     ],
 )
 def test_what_is_no_search_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(SweepError, match=message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, text)

@@ -28,7 +28,7 @@ from runner.faults import Kind, Policy
 from runner.machine.hardware import describe
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Job, make_plan
-from sweeps.errors import SweepError
+from sweeps.errors import UserError
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -228,7 +228,7 @@ def test_resources_count_processes_and_slots() -> None:
 )
 def test_a_bad_request_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP + text)
-    with pytest.raises(SweepError, match=message):
+    with pytest.raises(UserError, match=message):
         read_sweep(tmp_path / "tiny.yaml", SCHEMA)
 
 
