@@ -7,7 +7,9 @@ byte (as Pillow does for 16-bit colour), every other mode is what Pillow convert
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,46 @@ from cplearn.errors import InputError
 
 VERSION = 1
 """Of the decoder; raise it when the same files are to give other pixels."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, whatever a file's suffix says: Pillow would also start Ghostscript for PostScript."""
+MOST_PIXELS = 100_000_000
+"""Most pixels of an image that is decoded, 300 MB in memory; a small file can claim to have many more."""
 GREYSCALE = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 TRANSPARENT = {"LA", "PA", "RGBA"}
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file whose pixels are not decoded yet.
+
+    Raises ValueError if it is no regular file (to open a pipe would wait for ever) or has more than `MOST_PIXELS`, and
+    what Pillow raises if it is not of one of the `FORMATS`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    with Image.open(path, formats=FORMATS) as image:
+        pixels = image.width * image.height
+        if pixels > MOST_PIXELS:
+            raise ValueError(f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
+        yield image
+
+
+def check(path: Path) -> tuple[tuple[int, int], str]:
+    """(height, width) as displayed, and the mode, of an image whose pixels are decoded once to find damage.
+
+    Raises InputError if it cannot be decoded to its end.
+    """
+    try:
+        with opened(path) as image:
+            size, mode = extent(image), image.mode
+            # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
+            image.draft(None, (1, 1))
+            image.load()
+            return size, mode
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise unreadable(path, error) from error
 
 
 def extent(image: Image.Image) -> tuple[int, int]:
@@ -32,7 +70,7 @@ def extent(image: Image.Image) -> tuple[int, int]:
 def whole(path: Path, channels: int, size: int) -> np.ndarray:
     """One image (C, size, size) uint8: the shorter side resized to `size` (bicubic, antialiased), the centre kept."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             image = _convert(ImageOps.exif_transpose(file), channels)
             return _pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # decoders of damaged files raise almost anything
@@ -49,7 +87,7 @@ def crops(
     is decoded at a half, a quarter or an eighth of its resolution, which saves most of the time.
     """
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             if extent(file) != expected:
                 raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
             reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))

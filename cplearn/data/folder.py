@@ -1,13 +1,15 @@
 """Your own images: PATH/train/<class>/* and PATH/test/<class>/*.
 
 Which files: those with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored
-silently, other files with a logged warning; a folder inside a class folder is an error. Classes are sorted by name,
-images by class and file name. Which pixels: see `cplearn.data.decode`. The data set is greyscale if the mode of every
-image is, else RGB.
+silently, other files with a logged warning whenever the folder is read; a folder inside a class folder is an error.
+Names of classes are compared in Unicode's composed form (NFC), since macOS writes the decomposed one. Classes are
+sorted by name, images by class and file name. Which pixels: see `cplearn.data.decode`. The data set is greyscale if the
+mode of every image is, else RGB.
 
 Images are either decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or every time they
 are used ("on-demand"): then nothing is written, random crops are cut from the full resolution, and the data set may be
-larger than memory and disk (see `cplearn.data.image_files`).
+larger than memory and disk (see `cplearn.data.image_files`). Either way every image is decoded once when its folder is
+first read, so that a damaged one is found before anything is trained.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,13 +29,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from PIL import Image
 
 from cplearn.data import Dataset, Split, cache, catalogue, decode
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MIXED_SIZE = 64
 """Side in pixels if none is asked for and the images do not share one."""
 SAMPLE = 500
@@ -107,6 +110,14 @@ def read(
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
     listing = _list(path, test_folder)
+    if listing.ignored:
+        logging.getLogger(__name__).warning(
+            "%s: ignored %d files without a suffix of images, %s for one; read are %s",
+            path,
+            len(listing.ignored),
+            listing.ignored[0],
+            ", ".join(sorted(SUFFIXES)),
+        )
     owner = f"folder-{_digest(os.fsencode(path))}"
     notes = root / "cache" / f"{owner}.json"
 
@@ -188,7 +199,7 @@ def _list(path: Path, test_folder: str) -> _Listing:
             f"{path}: no such folder; dataset folder:PATH reads PATH/train/<class>/* and PATH/{test_folder}/<class>/*"
         )
     ignored: list[str] = []
-    classes: dict[str, list[str]] = {}
+    classes: dict[str, dict[str, str]] = {}
     for split, folder in folders.items():
         if not (path / folder).is_dir():
             raise InputError(
@@ -196,28 +207,50 @@ def _list(path: Path, test_folder: str) -> _Listing:
                 "same classes"
             )
         entries = _scan(path / folder)
-        classes[split] = [entry.name for entry in entries if entry.is_dir()]
-        ignored += [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir()]
+        inside = [_is_folder(entry) for entry in entries]
+        classes[split] = _by_class(
+            path / folder, [e.name for e, is_folder in zip(entries, inside, strict=True) if is_folder]
+        )
+        ignored += [f"{folder}/{e.name}" for e, is_folder in zip(entries, inside, strict=True) if not is_folder]
         if not classes[split]:
             raise InputError(f"{path / folder}: no class folders in it; put the images into one folder a class")
-    if classes["train"] != classes["test"]:
-        raise InputError(f"{path}: train and test have different classes; {_difference(**classes)}")
-    if len(classes["train"]) == 1:
-        raise InputError(f"{path}: only one class, {classes['train'][0]!r}; at least two are needed")
+    names = list(classes["train"])
+    if names != list(classes["test"]):
+        raise InputError(f"{path}: train and test have different classes; {_difference(names, list(classes['test']))}")
+    if len(names) == 1:
+        raise InputError(f"{path}: only one class, {names[0]!r}; at least two are needed")
     splits: dict[str, list[_File]] = {}
-    for split, names in classes.items():
+    for split, folder_of in classes.items():
         splits[split] = []
         for label, class_name in enumerate(names):
-            files, others = _list_class(path, f"{folders[split]}/{class_name}", label)
+            files, others = _list_class(path, f"{folders[split]}/{folder_of[class_name]}", label)
             splits[split] += files
             ignored += others
-    return _Listing(path, test_folder, tuple(classes["train"]), splits, tuple(ignored))
+    return _Listing(path, test_folder, tuple(names), splits, tuple(ignored))
+
+
+def _by_class(folder: Path, names: list[str]) -> dict[str, str]:
+    """The folders of one split by the names of their classes, in the order of the latter."""
+    by_class: dict[str, str] = {}
+    for name in names:
+        composed = unicodedata.normalize("NFC", name)
+        if composed in by_class:
+            raise InputError(f"{folder}: two folders for the class {composed!r}, in two Unicode forms; join them")
+        by_class[composed] = name
+    return dict(sorted(by_class.items()))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself, for instance
+        raise InputError(f"{entry.path}: cannot be opened ({error.strerror}); remove or repair it") from error
 
 
 def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[str]]:
     files, others = [], []
     for entry in _scan(path / folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             raise InputError(
                 f"{entry.path}: a folder inside a class folder; put its images directly into {path / folder}"
             )
@@ -228,6 +261,8 @@ def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[
             status = entry.stat()
         except OSError as error:
             raise decode.unreadable(Path(entry.path), error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{entry.path}: not a regular file; remove it")
         files.append(_File(f"{folder}/{entry.name}", label, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(f"{path / folder}: no images in this class folder; read are {', '.join(sorted(SUFFIXES))}")
@@ -269,20 +304,13 @@ def _remember(notes: Path, listing: _Listing, facts: _Facts) -> None:
 
 def _inspect(listing: _Listing) -> _Facts:
     """Read every file once: its content's digest, its mode and its size."""
-    if listing.ignored:
-        logging.getLogger(__name__).warning(
-            "%s: ignored %d files that are no images, %s for one",
-            listing.path,
-            len(listing.ignored),
-            listing.ignored[0],
-        )
     digest, greyscale = hashlib.blake2b(digest_size=16), True
     extents: dict[str, list[tuple[int, int]]] = {}
     digest.update(json.dumps([decode.VERSION, listing.classes]).encode())
     for split, files in listing.splits.items():
         digest.update(json.dumps([split, [file.label for file in files]]).encode())
         extents[split] = []
-        for content, extent, mode in _each(lambda file: _read_header(listing.path / file.path), files):
+        for content, extent, mode in _each(lambda file: _read_once(listing.path / file.path), files):
             digest.update(content)
             extents[split].append(extent)
             greyscale &= mode in decode.GREYSCALE
@@ -292,15 +320,14 @@ def _inspect(listing: _Listing) -> _Facts:
     return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size, extents)
 
 
-def _read_header(path: Path) -> tuple[bytes, tuple[int, int], str]:
-    """Digest of the content, (height, width) and mode."""
+def _read_once(path: Path) -> tuple[bytes, tuple[int, int], str]:
+    """Digest of the content, (height, width) and mode of an image that can be decoded."""
     try:
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-        with Image.open(path) as image:
-            return content, decode.extent(image), image.mode
-    except Exception as error:  # decoders of damaged files raise almost anything
+    except OSError as error:
         raise decode.unreadable(path, error) from error
+    return content, *decode.check(path)
 
 
 def _decode(listing: _Listing, facts: _Facts, image_size: int | None, root: Path, owner: str) -> None:

@@ -91,7 +91,7 @@ def _check(split: Path, wanted: list[str]) -> None:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        wanted = _parse(path.read_text())
+        wanted = _parse(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes {path}: cannot be read ({error}); it holds one class a line") from error
     bad = [name for name in wanted if Path(name).name != name]

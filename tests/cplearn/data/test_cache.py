@@ -1,5 +1,6 @@
 """Decoded copies on disk: complete or absent, shared, and identified by what is in them."""
 
+import json
 import os
 from contextlib import suppress
 
@@ -68,17 +69,47 @@ def test_equal_content_may_be_written_twice(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("file", ["dataset.json", "train-images.npy", "test-labels.npy"])
-@pytest.mark.parametrize("left", [0, 100, None])
-def test_a_damaged_copy_is_named(tmp_path, file, left):
+def flip(path, place):
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+FILES = ["dataset.json", "train-images.npy", "test-images.npy", "train-labels.npy", "test-labels.npy"]
+DAMAGE = {
+    "cut off": lambda path: os.truncate(path, 100),
+    "empty": lambda path: os.truncate(path, 0),
+    "missing": lambda path: path.unlink(),
+    "one bit": lambda path: flip(path, -10),
+    "noise": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+    "other labels": lambda path: np.save(path, np.load(path)[::-1]) if path.suffix == ".npy" else path.write_text("[]"),
+    "other facts": lambda path: path.write_text(json.dumps({"classes": 3, "fingerprint": [], "checksums": {}})),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_copy_is_removed_with_a_note(tmp_path, file, damage, caplog):
     write(tmp_path)
-    path = tmp_path / "cache" / "key" / file
-    if left is None:
-        path.unlink()
-    else:
-        os.truncate(path, left)
-    with pytest.raises(InputError, match=r"cache/key: this decoded copy is damaged \(.*\); delete it and load again"):
-        read(tmp_path)
+    DAMAGE[damage](tmp_path / "cache" / "key" / file)
+    assert read(tmp_path) is None
+    (note,) = caplog.messages
+    assert "cache/key: this decoded copy is damaged (" in note
+    assert note.endswith("so the data set is decoded anew")
+    assert os.listdir(tmp_path / "cache") == ["owner.lock"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_copies_of_earlier_versions_are_checked_by_their_fingerprint(tmp_path, damaged):
+    write(tmp_path)
+    path = tmp_path / "cache" / "key" / "dataset.json"
+    facts = json.loads(path.read_text())
+    del facts["checksums"]
+    path.write_text(json.dumps(facts))
+    if damaged:
+        flip(tmp_path / "cache" / "key" / "test-images.npy", -1)
+    assert (read(tmp_path) is None) == damaged
 
 
 def test_an_unwritable_data_folder_is_named(tmp_path):

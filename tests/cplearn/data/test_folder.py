@@ -182,7 +182,51 @@ def test_hidden_files_are_ignored_and_other_files_reported(images, root, caplog)
     (images / "train" / "cat" / "notes.txt").write_text("")
     save(images / "train" / "cat" / "2.png", noise(8, 8, 3))
     assert load(images, root).fingerprint != before
-    assert caplog.messages == [f"{images}: ignored 1 files that are no images, train/cat/notes.txt for one"]
+    load(images, root)
+    first, again = caplog.messages
+    assert first == again
+    assert first.startswith(f"{images}: ignored 1 files without a suffix of images, train/cat/notes.txt for one")
+
+
+def bomb(path):
+    """A small file that claims to be an image of 10,001 x 10,001 pixels."""
+    path.write_bytes(b"P5 10001 10001 255\n0")
+
+
+def test_names_of_classes_are_compared_in_one_unicode_form(tmp_path, root):
+    images = fill(tmp_path / "images", classes=("caf\u00e9", "the"))
+    (images / "test" / "caf\u00e9").rename(images / "test" / "cafe\u0301")
+    dataset = load(images, root)
+    assert dataset.classes == ("caf\u00e9", "the")
+    assert dataset.test.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "JPE"])
+def test_rarer_suffixes_of_jpeg_are_read(images, root, suffix):
+    save(images / "train" / "cat" / f"2.{suffix}", smooth(8, 8), format="JPEG")
+    assert len(load(images, root).train.images) == 5
+
+
+@pytest.mark.parametrize("decode", ["cached", "on-demand"])
+def test_a_truncated_image_is_found_when_the_folder_is_read(images, root, decode):
+    path = images / "test" / "dog" / "1.jpg"
+    save(path, smooth(96, 96), quality=95)
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    with pytest.raises(InputError, match=r"test/dog/1\.jpg: cannot be read as an image \(image file is truncated"):
+        data.load(f"folder:{images}", root, 16, decode)
+
+
+def test_a_damaged_cache_is_decoded_anew(images, root, caplog):
+    before = load(images, root)
+    pixels = before.train.images.clone()
+    (file,) = root.glob("cache/*/train-images.npy")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    again = load(images, root)
+    assert (again.train.images == pixels).all()
+    assert again.fingerprint == before.fingerprint
+    assert "decoded anew" in "".join(caplog.messages)
 
 
 def remove(path):
@@ -206,6 +250,15 @@ def remove(path):
         (lambda path: os.truncate(path / "train/cat/1.png", 150), "train/cat/1.png: cannot be read as an image"),
         (lambda path: (path / "train/cat/1.gif").symlink_to("nowhere"), "train/cat/1.gif: cannot be read"),
         (lambda path: (path / "train/cat/images").mkdir(), "train/cat/images: a folder inside a class folder"),
+        (lambda path: (path / "train/loop").symlink_to("loop"), "train/loop: cannot be opened"),
+        (lambda path: (path / "train/cat/loop.png").symlink_to("loop.png"), "train/cat/loop.png: cannot be opened"),
+        (lambda path: os.mkfifo(path / "train/cat/pipe.png"), "train/cat/pipe.png: not a regular file"),
+        (
+            lambda path: (path / "train/cat/1.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n"),
+            "1.png: cannot be read as an",
+        ),
+        (lambda path: bomb(path / "train/cat/1.png"), "1.png: cannot be read as an image (it has 100,020,001 pixels"),
+        (lambda path: [(path / "train/caf\u00e9").mkdir(), (path / "train/cafe\u0301").mkdir()], "two Unicode forms"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(images, root, damage, message):
@@ -352,7 +405,7 @@ def _load_and_report(path, root):
 
 def test_parallel_processes_decode_once(tmp_path, root):
     path = fill(tmp_path / "images", n=30)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(2, context, _meet, (context.Barrier(2),)) as pool:
         tasks = [pool.submit(_load_and_report, path, root) for _ in range(2)]
         found = sorted(task.result() for task in tasks)

@@ -376,7 +376,7 @@ def _load_svhn(root):
 
 
 def test_parallel_processes_download_once(svhn, tmp_path, monkeypatch):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     with web_server(svhn) as (server, address):
         table = svhn_table(svhn, address)
         monkeypatch.setattr(SVHN, "split_list", table)
