@@ -28,7 +28,8 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 
-from cplearn.data import Dataset, Split, catalogue
+from cplearn.data import catalogue
+from cplearn.data.dataset import Dataset, Split
 from cplearn.errors import InputError
 
 DESCRIPTION = "dataset.json"

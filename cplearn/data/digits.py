@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cplearn.data import Dataset, cache
+from cplearn.data import cache
+from cplearn.data.dataset import Dataset
 from cplearn.errors import InputError
 
 SIZE = 8

@@ -30,7 +30,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from cplearn.data import Dataset, Split, cache, catalogue, decode
+from cplearn.data import cache, catalogue, decode
+from cplearn.data.dataset import Dataset, Split
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
 

@@ -12,7 +12,8 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from cplearn.data import Dataset, data_root, folder
+from cplearn.data import folder
+from cplearn.data.dataset import Dataset, data_root
 from cplearn.errors import InputError
 
 NAME = "imagenet100"

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cplearn.data import Dataset, cache, decode
+from cplearn.data import cache, decode
+from cplearn.data.dataset import Dataset
 from cplearn.errors import InputError
 
 SIZES = {"svhn": 32, "cifar10": 32, "cifar100": 32, "stl10": 96, "tiny-imagenet": 64}

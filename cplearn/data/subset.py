@@ -9,7 +9,7 @@ import json
 import torch
 from torch import Tensor
 
-from cplearn.data import Dataset, Split
+from cplearn.data.dataset import Dataset, Split
 from cplearn.errors import InputError
 
 

@@ -1,0 +1,73 @@
+"""What a data set is: images and labels of a training and a test split. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cplearn.data.image_files import ImageFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """`images` (n, C, H, W) uint8 and `labels` (n,) int64, both on the CPU; a label of -1 means none.
+
+    The images may be a copy-on-write memory map: processes that load the same data set share its pages. Images that are
+    decoded on demand are no tensor; `len`, `shape` and `split` are what both have in common.
+    """
+
+    images: Tensor | ImageFiles
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory, or on disk behind memory maps or files.
+
+    `mean` and `std` are scalars for pixels in [0, 1]. `fingerprint` identifies images, labels and classes of all
+    splits as used here, wherever they were read from; `source` says where that was. `with_unlabelled` is the training
+    split and, behind it, images without labels, where a data set has such.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: float
+    std: float
+    source: str
+    with_unlabelled: Split | None = None
+
+    @property
+    def pretrain(self) -> Split:
+        """What self-supervised training sees: the training split, with the unlabelled images where there are any."""
+        return self.with_unlabelled or self.train
+
+    @property
+    def channels(self) -> int:
+        """1 (greyscale) or 3 (RGB)."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.train.images.shape[-1]
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    def normalise(self, images01: Tensor) -> Tensor:
+        """(x - mean) / std of float pixels in [0, 1], any shape."""
+        return (images01 - self.mean) / self.std
+
+
+def data_root(root: Path | None = None) -> Path:
+    """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""
+    return Path(os.path.abspath(Path(root or os.environ.get("CPLEARN_DATA") or "data").expanduser()))
