@@ -5,7 +5,7 @@ run, and works on a local SQLite file and on a remote tracking server alike.
 """
 
 from reports.store.artifacts import artifact_reader, download_model
-from reports.store.connection import NothingThere, check, experiment_name, resolve, runs_at, without_secrets
+from reports.store.connection import NothingThere, check, experiment_name, runs_at
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import (
     LOOKUPS,
@@ -17,7 +17,9 @@ from reports.store.trials import (
     read_keys,
     recorded,
     timed_runs,
+    trial_records,
 )
+from sweeps.addresses import resolve, without_secrets
 
 __all__ = [
     "LOOKUPS",
@@ -40,5 +42,6 @@ __all__ = [
     "resolve",
     "runs_at",
     "timed_runs",
+    "trial_records",
     "without_secrets",
 ]

@@ -10,11 +10,11 @@ import sqlite3
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote
 
+from sweeps.addresses import resolve, store_file, without_secrets
 from sweeps.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ PAGE = 1000
 
 class NothingThere(UserError):
     """The store, or the experiment in it, does not exist."""
-
-
-def resolve(uri: str | None = None) -> str:
-    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory.
-
-    The file is named by its absolute path: to MLflow, a leftover folder `mlruns` would win over a mere default.
-    """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def check(uri: str | None) -> None:
@@ -52,11 +44,6 @@ def runs_at(uri: str | None) -> str:
     if not address.startswith(("http:", "https:")):
         return ""
     return f"{without_secrets(address).rstrip('/')}/#/experiments/{open_experiment(uri)[1]}/runs/"
-
-
-def without_secrets(address: str) -> str:
-    """A store's address without user, password and query; a password may hold any character, `@` and `/` too."""
-    return address if address.startswith("sqlite") else re.sub(r"(://).*@", r"\1", address.partition("?")[0])
 
 
 def shown(uri: str | None) -> str:
@@ -124,14 +111,9 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def database_file(uri: str) -> str:
-    """The path in the address of a SQLite store."""
-    return uri.partition(":///")[2].partition("?")[0]
-
-
 def _check_database(uri: str) -> None:
     """MLflow would create a missing database, and its tables in an empty one; a reader must not."""
-    path = Path(database_file(uri))
+    path = store_file(uri)
     if not path.is_file():
         raise NothingThere(f"{shown(uri)} does not exist; run a sweep first, or set MLFLOW_TRACKING_URI")
     try:

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
-from runner.durability.companions import companion, store_file
+from runner.durability.companions import companion
+from sweeps.addresses import store_file
 
 POLL_SECONDS = 1.0
 GRACE = 3.0

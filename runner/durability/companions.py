@@ -6,10 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-
-def store_file(uri: str) -> Path:
-    """The file of a tracking store in SQLite."""
-    return Path(uri.partition(":///")[2].partition("?")[0])
+from sweeps.addresses import store_file
 
 
 def companion(uri: str, kind: str) -> Path:

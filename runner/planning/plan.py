@@ -18,6 +18,7 @@ from cplearn.evaluate import protocol
 from runner.planning import criteria
 from sweeps import identity, spec
 from sweeps.loading import parse_override
+from sweeps.record import DatasetUse, Manifest, ManifestTrial
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,6 @@ class Job:
     def name(self) -> str:
         """Short text for listings, `beta=0.1 seed=0` for instance."""
         return f"{self.label} seed={self.trial.seed}".strip()
-
-
-@dataclass(frozen=True)
-class DatasetUse:
-    """A data set as used by a sweep."""
-
-    name: str
-    slug: str
-    fingerprint: str
-    source: str
-    train_images: int
-    test_images: int
-    channels: int
-    image_size: int
 
 
 @dataclass(frozen=True)
@@ -86,30 +73,22 @@ class Plan:
             found[key] = sorted(values, key=lambda value: (isinstance(value, str), value is None, value))
         return found
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What a report needs to know about the sweep beyond the runs: axes, seeds, and the keys of its trials."""
-        search = self.sweep.search
-        return {
-            "version": 1,
-            "sweep": self.sweep.name,
-            "description": self.sweep.description,
-            "source": self.sweep.source,
-            "axes": self.axes(),
-            "seeds": self.sweep.seeds,
-            **({"search": search.model_dump()} if search else {}),
-            "datasets": [vars(dataset) for dataset in self.datasets],
-            "trials": [
-                {
-                    "key": job.key,
-                    "dataset": job.dataset,
-                    "role": job.role,
-                    "label": job.label,
-                    "point": job.point,
-                    "seed": job.trial.seed,
-                }
-                for job in self.jobs
-            ],
-        }
+        sweep = self.sweep
+        trials = [
+            ManifestTrial(job.key, job.dataset, job.role, job.label, job.point, job.trial.seed) for job in self.jobs
+        ]
+        return Manifest(
+            sweep=sweep.name,
+            description=sweep.description,
+            source=sweep.source,
+            axes=self.axes(),
+            seeds=sweep.seeds,
+            datasets=self.datasets,
+            trials=trials,
+            search=sweep.search.model_dump() if sweep.search else None,
+        )
 
 
 SCHEMA = spec.Schema(
@@ -197,11 +176,6 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute_name(name: Any) -> Any:
     family, colon, path = str(name).partition(":")
     return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
-
-
-def spell(value: Any) -> str:
-    """A setting's value as the text that runs keep of it; `json.loads` reads back what was no text."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def split(

@@ -28,7 +28,8 @@ from cplearn.config.groups import KEPT_COMPONENTS
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from cplearn.model import Model
-from runner.planning.plan import DatasetUse, Job, spell
+from runner.planning.plan import Job
+from sweeps.record import DatasetUse, param_text
 from sweeps.settings import nested
 
 Record = Mapping[str, Any]
@@ -185,7 +186,7 @@ def _interval(draws: np.ndarray) -> Interval:
 
 def _costly(trial: TrialSettings) -> dict[str, str]:
     """The settings that decide a trial's time, spelled as runs keep them."""
-    return {key: spell(value) for key, value in trial.pack_signature().items() if key not in FREE}
+    return {key: param_text(value) for key, value in trial.pack_signature().items() if key not in FREE}
 
 
 def _timed(record: Record) -> bool:

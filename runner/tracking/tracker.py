@@ -39,10 +39,11 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from cplearn.config import trial as config
 from cplearn.errors import InputError
-from runner.durability.companions import store_file
 from runner.durability.outbox import Outbox
 from runner.faults import Kind
-from runner.planning.plan import DatasetUse, Job, Plan, command, spell
+from runner.planning.plan import Job, Plan, command
+from sweeps.addresses import store_file
+from sweeps.record import DatasetUse, param_text
 
 # The migrations of a fresh store are no news to its user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -51,10 +52,6 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
 MOST_COMPARED = 60
-PROFILE = ("train_images", "test_images", "channels", "image_size")
-"""What a run says of its data's size, beside the fingerprint; estimates of other runs start from it."""
-
-
 STOP_TAGS = {"cplearn.stopped_by", "cplearn.stopped_epoch", "cplearn.error"}
 """What a run that was stopped early has until it goes on."""
 
@@ -190,7 +187,7 @@ class Tracker:
             }
             name = f"{sweep.name} · {tags['cplearn.dataset']}"
             parent = self.client.create_run(self.experiment, tags=tags | _source(), run_name=name).info.run_id
-        self.client.log_dict(parent, self.plan.manifest(), "manifest.json")
+        self.client.log_dict(parent, self.plan.manifest().to_dict(), "manifest.json")
         return parent
 
     def _interrupted(self) -> dict[str, Run]:
@@ -221,7 +218,7 @@ class Tracker:
 
     def extended(self) -> None:
         """Write down that the plan has further trials."""
-        manifest = self.plan.manifest()
+        manifest = self.plan.manifest().to_dict()
         self.outbox.put(lambda: self.client.log_dict(self.parent, manifest, "manifest.json"))
 
     # Events of jobs.
@@ -337,7 +334,7 @@ class Tracker:
             # Tells a run that a repeated write finds from those of earlier invocations.
             "cplearn.attempt": uuid.uuid4().hex,
         } | _source()
-        params = [Param(key, spell(value)) for key, value in job.trial.flat().items()]
+        params = [Param(key, param_text(value)) for key, value in job.trial.flat().items()]
         before = self.interrupted.get(job.key)
         tried = False
         gone: set[str] = set()
@@ -425,7 +422,7 @@ def _dataset_input(use: DatasetUse) -> DatasetInput:
         digest=use.fingerprint,
         source_type="local",
         source=json.dumps({"uri": use.source}),
-        profile=json.dumps({key: getattr(use, key) for key in PROFILE}),
+        profile=json.dumps(use.profile()),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
 

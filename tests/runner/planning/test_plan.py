@@ -36,7 +36,7 @@ def test_jobs_carry_key_data_and_place(tmp_path: Path) -> None:
 
 def test_the_manifest_is_plain_json_and_complete(tmp_path: Path) -> None:
     planned = plan(tmp_path)
-    manifest = json.loads(json.dumps(planned.manifest()))
+    manifest = json.loads(json.dumps(planned.manifest().to_dict()))
     assert manifest["axes"] == {"method.beta": [0.1, 1, 10]}
     assert [trial["key"] for trial in manifest["trials"]] == [job.key for job in planned.jobs]
     assert manifest["trials"][1]["point"] == {"method.beta": 0.1}

@@ -99,7 +99,7 @@ def test_a_study_gets_the_mean_over_seeds_of_exactly_so_many_suggestions(tmp_pat
     assert states(tmp_path) == {"COMPLETE": 8}
     assert "Best of 8 complete suggestions on digits" in one.summary()
     assert {job.key for job in one.plan.jobs} == {job.key for job in jobs}
-    assert len(one.plan.manifest()["axes"]["method.beta"]) == 8
+    assert len(one.plan.manifest().axes["method.beta"]) == 8
 
 
 def test_it_learns(tmp_path: Path) -> None:

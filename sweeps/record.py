@@ -1,0 +1,262 @@
+"""What a run says of itself: the names of its tags, metrics and files, a sweep's manifest, and the state of a trial.
+
+`runner.tracking` writes runs in these words and `reports.store` reads them; both import them from here, so that neither
+can ask for what the other does not write. Nothing here knows MLflow, which keeps the runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Literal
+
+from sweeps.errors import UserError
+
+EXPERIMENT = "cplearn"
+"""The MLflow experiment that holds all runs, unless MLFLOW_EXPERIMENT_NAME names another."""
+
+SWEEP, TRIAL, BASELINE = "sweep", "trial", "baseline"
+"""A run is of kind SWEEP or TRIAL; a trial has the role TRIAL, or BASELINE where others are compared with it."""
+
+
+class Tag(StrEnum):
+    """The tags that runs have; a run of an older version may lack some and have others."""
+
+    KIND = "cplearn.kind"  # SWEEP or TRIAL.
+    SWEEP = "cplearn.sweep"  # The name of the sweep that the run belongs to, or is.
+    DATASET = "cplearn.dataset"  # The short name of the data set; of a sweep's run all of them, separated by ", ".
+    NOTE = "mlflow.note.content"  # Text (markdown) that MLflow's pages show.
+
+    # Of a sweep's run.
+    SWEEP_KEY = "cplearn.sweep_key"  # Equal for all calls of one sweep.
+    STUDY = "cplearn.study"  # The names of the Optuna studies of a search.
+
+    # Of a trial's run: what it is.
+    KEY = "cplearn.key"  # The trial's identity; trials of one key have equal numbers.
+    PARENT = "mlflow.parentRunId"  # The run of the sweep that has started it.
+    ROLE = "cplearn.role"  # TRIAL or BASELINE.
+    LABEL = "cplearn.label"  # What sets the trial apart from the others of its sweep, without the seed.
+    FINGERPRINT = "cplearn.fingerprint"  # A hash of the images and labels of the data set.
+    COMMAND = "cplearn.command"  # The command that runs this trial alone.
+    ATTEMPT = "cplearn.attempt"  # A number drawn for each start, by which a repeated write finds its run.
+
+    # By which code it was made.
+    NUMERICS = "cplearn.numerics"  # The version of the trainer's numerics.
+    VERSIONS = "cplearn.versions"  # The versions of the packages that decide the numbers, as JSON.
+    GIT_COMMIT = "cplearn.git_commit"
+    GIT_EDITED = "cplearn.git_edited"  # "true" where the checkout had changes that were not committed.
+    MLFLOW_COMMIT = "mlflow.source.git.commit"  # The commit once more, where MLflow's own pages look for it.
+
+    # On what it ran.
+    DEVICE = "cplearn.device"  # "cpu" or "cuda".
+    DEVICE_NAME = "cplearn.device_name"  # The model of the processor or of the GPU.
+    HOST = "cplearn.host"
+    CPUS = "cplearn.cpus"  # Cores of the host.
+    THREADS = "cplearn.threads"  # Threads of torch.
+    RANKS = "cplearn.ranks"  # Processes that shared the trial.
+
+    # How it ended, where it has no result.
+    FAILURE = "cplearn.failure"  # A `Failure`.
+    ERROR = "cplearn.error"  # The last lines of the failure's message.
+    STOPPED_BY = "cplearn.stopped_by"  # The sweep and the scheduler that have stopped it early.
+    STOPPED_EPOCH = "cplearn.stopped_epoch"  # The epoch after which it was stopped.
+
+    @property
+    def short(self) -> str:
+        """The name without its prefix, `git_commit` for instance."""
+        return self.rpartition(".")[2]
+
+    @property
+    def column(self) -> str:
+        """The column of this tag in the frames that `reports.store` makes of runs, `tags.git_commit` for instance."""
+        return f"tags.{self.short}"
+
+
+HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS)
+"""The tags that say on what a trial ran."""
+
+END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH)
+"""The tags that a run loses when it goes on after it was stopped."""
+
+TRAIN, VALIDATION, SELECT, TIME = "train/", "validation/", "select/", "time/"
+"""The beginnings of metrics that say nothing of the test data: of each epoch of training, on a part of the training
+data that is held out, of the training data without labels, and of time."""
+
+UNSEEN = (VALIDATION, SELECT, TRAIN)
+"""A setting may be chosen by metrics that begin so: none has seen the test data."""
+
+LOSS = "train/loss"
+"""The metric that every epoch of a training has."""
+
+TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"
+"""Seconds of training, of evaluation and of both; the last is written with the final metrics."""
+
+MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "report"
+"""Artifacts of a sweep's run: its `Manifest`, and the reports by data set."""
+
+MODEL_FOLDER, DIAGNOSTICS_FILE, ARRAYS_FILE = "model", "diagnostics.json", "evaluation.npz"
+"""Artifacts of a trial's run: the trained model, and what figures need beside the metrics."""
+
+PARAMS = "params."
+"""The beginning of the columns of settings in the frames that `reports.store` makes of runs."""
+
+
+def param_text(value: Any) -> str:
+    """A setting's value as the text that runs keep of it.
+
+    >>> param_text(0.5), param_text(None), param_text("digits")
+    ('0.5', 'null', 'digits')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def param_value(text: str) -> Any:
+    """The setting's value that `param_text` has made a text of.
+
+    >>> param_value("0.5"), param_value("null"), param_value("digits")
+    (0.5, None, 'digits')
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """A data set as a sweep uses it; `slug` is its short name, which serves as the name of a folder too."""
+
+    name: str
+    slug: str
+    fingerprint: str
+    source: str
+    train_images: int
+    test_images: int
+    channels: int
+    image_size: int
+
+    def profile(self) -> dict[str, int]:
+        """The data's size, which runs say of their data; estimates of other runs start from it."""
+        size = ("train_images", "test_images", "channels", "image_size")
+        return {name: getattr(self, name) for name in size}
+
+
+@dataclass(frozen=True)
+class ManifestTrial:
+    """A trial that a sweep declares: its place in the sweep, and the key under which its run is found."""
+
+    key: str
+    dataset: str
+    role: str
+    label: str
+    point: dict[str, Any]
+    seed: int
+
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a sweep's run says beyond the runs of its trials, which need not exist yet.
+
+    `axes` maps dotted settings to their values in order, `search` is what the sweep file says of a search, if it does.
+    """
+
+    sweep: str
+    description: str
+    source: str
+    axes: dict[str, list[Any]]
+    seeds: list[int]
+    datasets: list[DatasetUse]
+    trials: list[ManifestTrial]
+    search: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A document of plain values, for JSON."""
+        document = {"version": MANIFEST_VERSION, **asdict(self)}
+        return document if self.search else {key: value for key, value in document.items() if key != "search"}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], whose: str = "a sweep") -> Manifest:
+        """The manifest that `to_dict` has made a document of; raises UserError, with `whose` in its sentence."""
+        if document.get("version") != MANIFEST_VERSION:
+            raise UserError(
+                f"the manifest of {whose} has version {document.get('version')!r}, this program reads "
+                f"{MANIFEST_VERSION}; use the version of the program that wrote it"
+            )
+        try:
+            content = {item.name: document[item.name] for item in fields(cls) if item.name != "search"}
+            content["datasets"] = [DatasetUse(**dataset) for dataset in document["datasets"]]
+            content["trials"] = [ManifestTrial(**trial) for trial in document["trials"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the manifest of {whose} is damaged ({error}); run the sweep again to write it") from None
+        return cls(**content, search=document.get("search"))
+
+
+Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
+"""How far a run is, in MLflow's words; a killed one may go on."""
+
+Failure = Literal["", "diverged", "exception", "lost", "memory"]
+"""Why a run has failed: the loss is no longer finite, the trial has raised an exception, its worker or node was lost,
+memory did not suffice. Empty where it has not failed."""
+
+TrialState = Literal["new", "reused", "resumable", "failed", "running", "stopped", "diverged"]
+STATES: tuple[TrialState, ...] = ("new", "reused", "resumable", "failed", "running", "stopped", "diverged")
+LEFT_ALONE: tuple[TrialState, ...] = ("reused", "stopped", "diverged")
+"""Trials in these states are not run; all others are."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """The run that counts for a trial's key: the newest finished one, else the newest.
+
+    `sweep` is the sweep under which it was made, `started` its start (UTC, ISO 8601), `error` the end of a failure's
+    message, `stopped_by` the sweep and the scheduler that have stopped it early; each is empty where there is none.
+    `metrics` are the last values of those that were asked for, as far as the run has them.
+    """
+
+    key: str
+    run_id: str
+    status: Status
+    sweep: str = ""
+    started: str = ""
+    failure: Failure = ""
+    error: str = ""
+    stopped_by: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def state_of(
+    record: TrialRecord | None,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+    stopper: str = "",
+    reached: int | None = None,
+) -> TrialState:
+    """The state of a trial for a sweep, from the run that counts for its key (None: it has no run).
+
+    `force` runs everything anew, `retry_failed` what has diverged too. `stopper` is the sweep's own scheduler: what
+    another one has stopped early goes on. `reached` is the last epoch of the trial's checkpoint, if it has one.
+
+    >>> state_of(TrialRecord("k", "r", "FINISHED"))
+    'reused'
+    >>> state_of(TrialRecord("k", "r", "KILLED"), reached=3)
+    'resumable'
+    """
+    status = record.status if record else None
+    if record and not force:
+        if status == "FINISHED":
+            return "reused"
+        if status == "KILLED" and stopper and record.stopped_by == stopper:
+            return "stopped"
+        if status == "FAILED" and record.failure == "diverged" and not retry_failed:
+            return "diverged"
+    if reached is not None and not force:
+        return "resumable"
+    if status == "RUNNING":
+        return "running"
+    return "failed" if status == "FAILED" else "new"
