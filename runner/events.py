@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from runner.faults import Kind
+from runner.faults import FailureKind
 from runner.planning.plan import Job
+
+T = TypeVar("T")
 
 
 class Listener(Protocol):
-    """Told how the jobs were packed, then of each job: started, any number of epochs, finished, failed or stopped.
+    """Hears which jobs are planned, then of each job: started, any number of epochs, finished, failed or stopped.
 
-    A job whose worker was lost starts again, and its epochs go back to those of its last checkpoint. A pack that has to
-    be divided is told as `planned` anew, in its parts.
+    A job whose worker was lost starts again, and its epochs go back to those of its last checkpoint.
     """
 
-    def planned(self, packs: Sequence[Sequence[Job]]) -> None: ...
+    def planned(self, jobs: Sequence[Job]) -> None:
+        """These jobs wait to be run. A search plans further ones later; after an interruption some are told again."""
 
     def started(self, job: Job) -> None: ...
 
@@ -32,7 +34,40 @@ class Listener(Protocol):
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
     ) -> None: ...
 
-    def failed(self, job: Job, reason: str, kind: Kind) -> None: ...
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None: ...
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        """A scheduler has ended the job early, after an epoch; only sweeps that have one tell this."""
+        """A scheduler has ended the job early, after an epoch; this happens only in sweeps that have one."""
+
+
+class Audience:
+    """All listeners of a sweep, told of each event in turn.
+
+    `ended` has the keys of the jobs that are over. An error is kept in `error`, to be raised when all trials have
+    ended: raised in the middle of Ray Tune, it would come out as an error of Tune.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.listeners = listeners
+        self.ended: set[str] = set()
+        self.error: Exception | None = None
+
+    def planned(self, jobs: Sequence[Job]) -> None:
+        """Tell of jobs that wait to be run."""
+        for listener in self.listeners:
+            self.guarded(lambda listener=listener: listener.planned(jobs))  # type: ignore[misc]
+
+    def tell(self, event: str, job: Job, *details: Any) -> None:
+        """Tell of an event of a job, a method of `Listener`."""
+        if event in ("finished", "failed", "stopped"):
+            self.ended.add(job.key)
+        for listener in self.listeners:
+            self.guarded(lambda listener=listener: getattr(listener, event)(job, *details))  # type: ignore[misc]
+
+    def guarded(self, call: Callable[[], T]) -> T | None:
+        """What `call` returns; None if it raises, with the first error kept."""
+        try:
+            return call()
+        except Exception as error:
+            self.error = self.error or error
+            return None

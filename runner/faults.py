@@ -9,7 +9,7 @@ from typing import Literal
 
 from cplearn.errors import InputError
 
-Kind = Literal["diverged", "exception", "lost", "memory"]
+FailureKind = Literal["diverged", "exception", "lost", "memory"]
 """The loss is no longer finite; the trial raised; its worker or node was lost; memory did not suffice.
 
 The first two are functions of the trial and would happen again, so they are not retried. The others are, up to a limit.
@@ -43,7 +43,7 @@ class Repeats:
         self.reached: str | None = None
         """The failure, as it was last seen, that has come too often."""
 
-    def add(self, kind: Kind, text: str) -> None:
+    def add(self, kind: FailureKind, text: str) -> None:
         if kind == "diverged":
             return
         essence = normalise(text)

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from runner.faults import Kind
-from runner.planning.packing import describe
+from runner.faults import FailureKind
 from runner.planning.plan import Job
 from runner.timing.pace import Pace
 
@@ -40,7 +39,7 @@ class Progress:
         self.pace = pace or Pace({})
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
-        self.failures: list[tuple[Job, str, Kind]] = []
+        self.failures: list[tuple[Job, str, FailureKind]] = []
         self.early: list[Job] = []
         self.start = time.monotonic()
         self.live: Live | None = None
@@ -61,11 +60,9 @@ class Progress:
 
     # Events of jobs.
 
-    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
-        self.pace.planned(packs)
-        self.known |= {job.key for pack in packs for job in pack}
-        if text := describe(packs):
-            self.console.print(text, highlight=False)
+    def planned(self, jobs: Sequence[Job]) -> None:
+        self.pace.planned([[job] for job in jobs])
+        self.known |= {job.key for job in jobs}
 
     def started(self, job: Job) -> None:
         self.pace.started(job)
@@ -99,7 +96,7 @@ class Progress:
         """Show a sentence above the table."""
         self.console.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
 
-    def failed(self, job: Job, reason: str, kind: Kind) -> None:
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self._stop(job, failed=True)
         self.failures.append((job, reason, kind))
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from runner.durability.checkpoints import Checkpoints
     from runner.durability.claims import Claims
     from runner.events import Listener
+    from runner.execution.contract import Steering
     from runner.execution.scheduler import Asha
-    from runner.faults import Kind
+    from runner.faults import FailureKind
     from runner.planning.budget import Deadline
     from runner.planning.plan import Job, Plan
     from runner.planning.preview import Forecast, Searched
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from runner.timing.pace import Pace
     from runner.tracking.tracker import Tracker
 
-    Failed = tuple[Job, str, Kind]
+    Failed = tuple[Job, str, FailureKind]
     Missing = Callable[[list[Job]], tuple[list[Job], list[Failed], set[str]]]
 
 AT_STOP_SECONDS = 10
@@ -120,20 +121,12 @@ def sweep(
         _announce(plan, work)
         pace = Pace(work.expected.timings, work.expected.slots)
 
+        from runner.execution.contract import ExecutionOptions
         from runner.execution.execute import execute
 
-        start = functools.partial(
-            execute,
-            resources=resources,
-            packing=width,
-            data_root=str(cplearn.data.data_root(data_root)),
-            compile=compile,
-            by_seed=deadline.given,
-            admit=(lambda pack: deadline.allows(pace.ends_in(pack))) if deadline.given else None,
-            checkpoints=kept.place,
-            checkpoint_every=checkpoint_every,
-            policy=policy,
-        )
+        root = str(cplearn.data.data_root(data_root))
+        options = ExecutionOptions(resources, root, compile, kept.place, checkpoint_every, policy)
+        start = functools.partial(execute, options=options)
         run = functools.partial(_run, kept=kept, force=force, pace=pace, deadline=deadline)
         failed = _run_unclaimed(plan, work, uri, kept, force, missing, run, start)
         _explain(plan, failed)
@@ -232,8 +225,7 @@ def _run_unclaimed(
             if mine or not begun or (search and search.to_come):
                 if force:
                     kept.discard({job.key for job in mine})
-                alive = functools.partial(start, beat=claims.keep)
-                progress, stopped = run(plan, mine, work.before, uri, alive, claims=claims, search=search)
+                progress, stopped = run(plan, mine, work.before, uri, start, claims=claims, search=search)
                 failed += progress.failures
             # Not kept while waiting: two drivers that wait for each other would do so for ever.
             claims.release()
@@ -311,6 +303,20 @@ def _asha(plan: Plan, uri: str, force: bool) -> Asha | None:
     return asha
 
 
+def _steering(claims: Claims, pace: Pace, deadline: Deadline, search: Search | None, asha: Asha | None) -> Steering:
+    """What is decided while trials run: claims are looked after, a budget and a search say what is to start."""
+    from runner.execution.contract import Steering
+
+    steering = Steering()
+    steering.keep_alive = claims.keep  # type: ignore[method-assign]
+    if deadline.given:
+        steering.admits = lambda job: deadline.allows(pace.ends_in([job]))  # type: ignore[method-assign]
+    if search:
+        steering.next_job = search.more  # type: ignore[method-assign]
+    steering.asha = asha
+    return steering
+
+
 def _run(
     plan: Plan,
     jobs: list[Job],
@@ -351,8 +357,8 @@ def _run(
     repeated: str | None = None
     try:
         with sigterm_as_interrupt(), deadline, progress:
-            more = search.more if search and search.to_come else None
-            repeated = start(jobs, listeners, more=more, asha=_asha(plan, uri, force))
+            steering = _steering(claims, pace, deadline, search, _asha(plan, uri, force))
+            repeated = start(jobs, listeners, steering=steering)
     except KeyboardInterrupt:
         _remark(tracker, search)
         if not deadline.passed:

@@ -1,7 +1,4 @@
-"""Checkpoints: the state of each trial after an epoch, in one file named by the trial's key.
-
-A member's state does not depend on its pack, so trials can go on in other packs than those they were stopped in.
-"""
+"""Checkpoints: the state of a trial after an epoch, in one file named by the trial's key and the epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +18,9 @@ from cplearn.errors import InputError
 MAGIC = b"cplearn checkpoint 1\n"
 DIGEST = 32
 KEPT = 2
-"""Checkpoints kept of a trial: should the newest be damaged, or a pack be stopped between its files, the one before
-serves."""
+"""Checkpoints kept of a trial: should the newest be damaged, the one before serves."""
 
 State = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Restored:
-    """States of one epoch, one a member, or none if training has to start anew; `notes` say what was damaged."""
-
-    states: list[State] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Damaged(Exception):
@@ -62,45 +49,43 @@ class Checkpoints:
     def epochs(self, keys: Collection[str]) -> dict[str, int]:
         """The newest checkpoint's epoch of each key that has one; raises InputError if the folder cannot be read."""
         try:
-            return {key: found[0] for key, found in self._found(set(keys)).items()}
+            return {key: epochs[0] for key, epochs in self._epochs(keys).items()}
         except OSError as error:
             raise InputError(f"--checkpoints {self.place}: {_why(error)}") from None
 
-    def save(self, states: Mapping[str, State]) -> None:
-        """Write the states of a pack's members by key, then remove what has become too old.
+    def save(self, key: str, state: State) -> None:
+        """Write a trial's state, then remove what has become too old.
 
-        A reader sees a whole file or none. Raises OSError if a file cannot be written; what was there stays.
+        A reader sees a whole file or none. Raises OSError if the file cannot be written; what was there stays.
         """
         self.files.create_dir(self.root, recursive=True)
-        for key, state in states.items():
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            payload = buffer.getvalue()
-            self._write(self._path(key, state["epoch"]), MAGIC + _digest(payload) + payload)
-        # Not before all are there: a pack goes on from an epoch that each of its members has.
-        for key, found in self._found(set(states)).items():
-            for epoch in found[KEPT:]:
-                self.files.delete_file(self._path(key, epoch))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        self._write(self._path(key, state["epoch"]), MAGIC + _digest(payload) + payload)
+        for epoch in self._epochs({key})[key][KEPT:]:
+            self.files.delete_file(self._path(key, epoch))
 
-    def restore(self, keys: Sequence[str]) -> Restored:
-        """The states of the newest epoch of which every key has an intact checkpoint."""
+    def restore(self, key: str) -> tuple[State | None, list[str]]:
+        """The newest intact state of a trial, None if training has to start anew; and notes on what was damaged.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Checkpoints(folder).save("0a", {"epoch": 3})
+        ...     Checkpoints(folder).restore("0a")
+        ({'epoch': 3}, [])
+        """
         notes: list[str] = []
-        found = self._found(set(keys))
-        common = set.intersection(*(set(found.get(key, ())) for key in keys))
-        for epoch in sorted(common, reverse=True):
-            states = []
-            for key in keys:
-                try:
-                    states.append(self._read(key, epoch))
-                except (Damaged, OSError) as error:
-                    why = str(error) if isinstance(error, Damaged) else _why(error)
-                    notes.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {why}")
-                    break
-            else:
-                return Restored(states, notes)
-        if found:
+        epochs = self._epochs({key}).get(key, [])
+        for epoch in epochs:
+            try:
+                return self._read(key, epoch), notes
+            except (Damaged, OSError) as error:
+                why = str(error) if isinstance(error, Damaged) else _why(error)
+                notes.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {why}")
+        if epochs:
             notes.append("no usable checkpoint, so training starts anew")
-        return Restored([], notes)
+        return None, notes
 
     def discard(self, keys: Collection[str]) -> None:
         """Remove all checkpoints of the keys; raises InputError where that cannot be done."""
@@ -113,18 +98,18 @@ class Checkpoints:
         except OSError as error:
             raise InputError(f"--checkpoints {self.place}: {_why(error)}") from None
 
-    def _found(self, keys: set[str]) -> dict[str, list[int]]:
+    def _epochs(self, keys: Collection[str]) -> dict[str, list[int]]:
         """The epochs of each key's checkpoints, the newest first."""
-        found: dict[str, list[int]] = {}
+        epochs: dict[str, list[int]] = {}
         for info in self._files():
             name = re.fullmatch(r"([0-9a-f]+)\.(\d+)\.ckpt", info.base_name)
             if name and name[1] in keys:
-                found.setdefault(name[1], []).append(int(name[2]))
-        return {key: sorted(epochs, reverse=True) for key, epochs in found.items()}
+                epochs.setdefault(name[1], []).append(int(name[2]))
+        return {key: sorted(of_key, reverse=True) for key, of_key in epochs.items()}
 
     def _files(self) -> list[fs.FileInfo]:
-        found: list[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
-        return found
+        files: list[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return files
 
     def _path(self, key: str, epoch: int) -> str:
         return f"{self.root}/{key}.{epoch:06d}.ckpt"

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
-from runner.durability.companions import companion
+from runner.durability.store_paths import companion
 from sweeps.addresses import store_file
 
 POLL_SECONDS = 1.0

@@ -1,1 +1,5 @@
-"""Runs jobs with Ray Tune, here or on a cluster; the only importer of Ray."""
+"""Running jobs with Ray Tune, on this machine or on a cluster; nothing else imports Ray.
+
+`contract` is the page to read first. Others use `execute.execute` and `execute.cluster`, the options in `contract`, and
+`scheduler.Asha`. Nothing here knows MLflow, Optuna or the command line: results leave as events (`runner.events`).
+"""

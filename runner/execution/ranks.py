@@ -16,7 +16,8 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cplearn.distributed import Ranks
-from cplearn.training import Pack
+from runner.execution.contract import TrialRequest
+from runner.execution.lone import LoneTrial
 
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
 """How long a process waits for another one in a step. A process that fails is noticed at once, see `Team`; this is for
@@ -28,8 +29,8 @@ JOINING = datetime.timedelta(minutes=5)
 GRACE = 5.0
 """Seconds in which the cause of a failure may show, after the first process has failed for want of another."""
 
-Build = Callable[[dict[str, Any], str, Ranks], Pack]
-"""Makes the pack of a trainable's configuration on a device."""
+Build = Callable[[TrialRequest, str, Ranks], LoneTrial]
+"""Makes the training that a request asks for, on a device (`trainable.build`)."""
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class ProcessLost(RuntimeError):
 
 
 class Team:
-    """A pack that trains on several processes; to its owner, who is the first of them, it looks like any `Pack`.
+    """A trial that trains on several processes; its owner, who is the first of them, uses it like a lone training.
 
     The others are Ray actors in the further bundles of the trial's placement group. They train along and hold nothing
     that the first does not have too. If one raises or dies, the first would wait for it in the middle of a step; so a
@@ -48,39 +49,39 @@ class Team:
     What a process raises is raised here, and ProcessLost if one has died.
     """
 
-    def __init__(self, build: Build, config: dict[str, Any], device: str) -> None:
+    def __init__(self, build: Build, request: TrialRequest, device: str) -> None:
         self.others: list[Any] = []
-        size, group = int(config["ranks"]), get_current_placement_group()
+        size, group = request.ranks, get_current_placement_group()
         try:
             for rank in range(1, size):
                 place = (
                     PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) if group else "DEFAULT"
                 )
-                resources = {"num_cpus": config["cpus"], "num_gpus": config["gpus"]}
+                resources = {"num_cpus": request.cpus, "num_gpus": request.gpus}
                 actor = ray.remote(_Rank).options(**resources, scheduling_strategy=place).remote(rank, size)
                 self.others.append(actor)
             # Who waits in a group cannot be told that another process does not even start.
             self._together("ready", lambda: None)
             host = ray.util.get_node_ip_address()
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOINING)
-            self._together("join", lambda: _join(0, size, store, device), host, store.port, config)
-            self.pack = self._together("build", lambda: build(config, device, Ranks(0, size)), build, config)
+            self._together("join", lambda: _join(0, size, store, device), host, store.port, request)
+            self.training = self._together("build", lambda: build(request, device, Ranks(0, size)), build, request)
         except BaseException:
             self.close()
             raise
 
     def __getattr__(self, name: str) -> Any:
-        if name == "pack":  # not there yet; looking it up in itself would never end
+        if name == "training":  # It is not there yet; looking it up in itself would never end.
             raise AttributeError(name)
-        return getattr(self.pack, name)
+        return getattr(self.training, name)
 
-    def train_epoch(self) -> list[tuple[int, dict[str, float]]]:
-        """As `Pack.train_epoch`, in all processes."""
-        return self._together("train_epoch", self.pack.train_epoch)
+    def train_epoch(self) -> dict[str, float]:
+        """Train one epoch in all processes."""
+        return self._together("train_epoch", self.training.train_epoch)
 
-    def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
-        """As `Pack.load_member_states`, in all processes."""
-        self._together("load_member_states", lambda: self.pack.load_member_states(states), states)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state in all processes."""
+        self._together("load_state_dict", lambda: self.training.load_state_dict(state), state)
 
     def close(self) -> None:
         """End the other processes and leave the group."""
@@ -88,14 +89,14 @@ class Team:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _together(self, method: str, own: Callable[[], T], *arguments: Any) -> T:
-        """What `own` returns in this process, while the others do `method`; raises what the first to fail raised."""
+    def _together(self, method: str, here: Callable[[], T], *arguments: Any) -> T:
+        """What `here` returns in this process, while the others do `method`; raises what the first to fail raised."""
         calls = [getattr(actor, method).remote(*arguments) for actor in self.others]
         failures: list[Exception] = []
         watch = threading.Thread(target=self._watch, args=(calls, failures), daemon=True)
         watch.start()
         try:
-            result = own()
+            result = here()
         except Exception as error:
             # Perhaps only because another process has gone.
             watch.join(2 * GRACE)
@@ -137,20 +138,20 @@ class _Rank:
     def ready(self) -> None:
         """Returns once the process has started."""
 
-    def join(self, host: str, port: int, config: dict[str, Any]) -> None:
-        torch.set_num_threads(max(1, int(config["cpus"])))
-        self.device = "cuda" if config["gpus"] > 0 and torch.cuda.is_available() else "cpu"
+    def join(self, host: str, port: int, request: TrialRequest) -> None:
+        torch.set_num_threads(max(1, int(request.cpus)))
+        self.device = "cuda" if request.gpus > 0 and torch.cuda.is_available() else "cpu"
         store = dist.TCPStore(host, port, is_master=False, timeout=JOINING)
         _join(self.rank, self.size, store, self.device)
 
-    def build(self, build: Build, config: dict[str, Any]) -> None:
-        self.pack = build(config, self.device, Ranks(self.rank, self.size))
+    def build(self, build: Build, request: TrialRequest) -> None:
+        self.training = build(request, self.device, Ranks(self.rank, self.size))
 
     def train_epoch(self) -> None:
-        self.pack.train_epoch()
+        self.training.train_epoch()
 
-    def load_member_states(self, states: Sequence[dict[str, Any]]) -> None:
-        self.pack.load_member_states(states)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state)
 
 
 def _join(rank: int, size: int, store: dist.Store, device: str) -> None:
@@ -169,5 +170,5 @@ def _error(call: Any) -> Exception | None:
 def _cause(failures: Sequence[Exception]) -> Exception:
     """The failure behind the others: the death of a process if there is one, else the first that was seen."""
     # What the code of a process raised comes as a RayTaskError; other errors of Ray say that the process has gone.
-    deaths = [one for one in failures if isinstance(one, RayError) and not isinstance(one, RayTaskError)]
+    deaths = [error for error in failures if isinstance(error, RayError) and not isinstance(error, RayTaskError)]
     return ProcessLost(f"a process of the trial was lost: {deaths[0]}") if deaths else failures[0]

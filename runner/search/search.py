@@ -31,8 +31,8 @@ from sqlalchemy.schema import CreateSchema
 
 from cplearn.config import trial as config
 from cplearn.errors import InputError
-from runner.durability.companions import companion
-from runner.faults import Kind
+from runner.durability.store_paths import companion
+from runner.faults import FailureKind
 from runner.planning import criteria
 from runner.planning.plan import Job, Plan
 from runner.planning.preview import Searched
@@ -244,7 +244,7 @@ class Search:
 
     # Events of jobs.
 
-    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
+    def planned(self, jobs: Sequence[Job]) -> None:
         pass
 
     def started(self, job: Job) -> None:
@@ -265,7 +265,7 @@ class Search:
         with _reachable():
             self._finish(job, metrics)
 
-    def failed(self, job: Job, reason: str, kind: Kind) -> None:
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         if kind == "diverged":
             with _reachable():
                 self._end(job.key, TrialState.FAIL)

@@ -40,7 +40,7 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 from cplearn.config import trial as config
 from cplearn.errors import InputError
 from runner.durability.outbox import Outbox
-from runner.faults import Kind
+from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, command
 from sweeps.addresses import store_file
 from sweeps.record import DatasetUse, param_text
@@ -147,7 +147,6 @@ class Tracker:
         self.experiment = self._experiment()
         self.datasets = {use.fingerprint: use for use in plan.datasets}
         self.begun: set[str] = set()
-        self.widths: dict[str, int] = {}
         # From here on only the outbox's thread uses these.
         self.runs: dict[str, str] = {}
         self.logged: dict[str, set[int]] = {}
@@ -223,9 +222,8 @@ class Tracker:
 
     # Events of jobs.
 
-    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
-        """Note the width of each job's pack: it explains its speed, though it does not change its numbers."""
-        self.widths |= {job.key: len(pack) for pack in packs for job in pack}
+    def planned(self, jobs: Sequence[Job]) -> None:
+        pass
 
     def started(self, job: Job) -> None:
         # A job whose worker was lost starts more than once.
@@ -249,8 +247,7 @@ class Tracker:
     ) -> None:
         wall = metrics.get("time/train_s", 0.0) + metrics.get("time/evaluation_s", 0.0)
         batch = _batch({**metrics, "time/wall_s": wall}, job.trial.epochs, _now())
-        width = {"pack_width": str(self.widths.get(job.key, 1))}
-        tags = [RunTag(f"cplearn.{key}", value) for key, value in {**hardware, **width}.items()]
+        tags = [RunTag(f"cplearn.{key}", value) for key, value in {**hardware, "pack_width": "1"}.items()]
 
         def write() -> None:
             run = self.runs[job.key]
@@ -269,7 +266,7 @@ class Tracker:
 
         self.outbox.put(write)
 
-    def failed(self, job: Job, reason: str, kind: Kind) -> None:
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.started(job)
         last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
         tags = [RunTag("cplearn.error", last_lines[-4000:]), RunTag("cplearn.failure", kind)]
@@ -328,7 +325,7 @@ class Tracker:
             "cplearn.role": job.role,
             "cplearn.label": job.label,
             "cplearn.command": command(job.trial),
-            "cplearn.pack_width": str(self.widths.get(job.key, 1)),
+            "cplearn.pack_width": "1",
             "cplearn.versions": json.dumps(_versions()),
             "mlflow.note.content": f"{job.name}, of sweep {self.plan.sweep.name} on {job.dataset}",
             # Tells a run that a repeated write finds from those of earlier invocations.

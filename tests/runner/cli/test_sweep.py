@@ -18,7 +18,9 @@ import ray
 from mlflow import MlflowClient
 
 import cplearn
-from runner.execution.execute import Resources, execute
+from runner.execution.contract import ExecutionOptions
+from runner.execution.execute import execute
+from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, make_plan
 from support import run_cli, uri
 from sweeps.spec import read_sweep
@@ -184,8 +186,8 @@ class Recorder:
         self.reasons: dict[str, str] = {}
         self.notes: list[str] = []
 
-    def planned(self, packs: Sequence[Sequence[Job]]) -> None:
-        self.events.append(("planned", str([len(pack) for pack in packs])))
+    def planned(self, jobs: Sequence[Job]) -> None:
+        self.events.append(("planned", str(len(jobs))))
 
     def started(self, job: Job) -> None:
         self.events.append(("started", job.label))
@@ -222,18 +224,10 @@ def test_gpus_are_shared_as_asked(cluster: None, tmp_path: Path, gpus: float, mo
     recorder = Recorder()
     # Two equally long trials, long enough that both workers are up before one ends.
     text = SWEEP.replace("epochs: 2", "epochs: 30\n  batch_size: 256").partition("baselines:")[0]
-    execute(jobs(tmp_path, text), [recorder], Resources(1, gpus))
+    execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, gpus)))
     assert recorder.most == most
     assert recorder.events.index(("started", "beta=1")) < recorder.events.index(("epoch 1", "beta=1"))
     assert recorder.events.index(("epoch 30", "beta=1")) < recorder.events.index(("finished", "beta=1"))
-
-
-def test_automatic_packs_fill_the_slots(cluster: None, tmp_path: Path) -> None:
-    recorder = Recorder()
-    text = SWEEP.replace("[0.1, 1]", "[0.1, 0.2, 0.5, 1]")
-    execute(jobs(tmp_path, text), [recorder], Resources(1, 0), packing=None)
-    assert recorder.events[0] == ("planned", "[1, 2, 2]")
-    assert [event for event, _ in recorder.events].count("finished") == 5
 
 
 def test_a_listener_that_gives_up_ends_the_sweep_in_its_own_words(cluster: None, tmp_path: Path) -> None:
@@ -246,13 +240,13 @@ def test_a_listener_that_gives_up_ends_the_sweep_in_its_own_words(cluster: None,
     recorder = Broken()
     text = SWEEP.replace("epochs: 2", "epochs: 100000").partition("baselines:")[0]
     with pytest.raises(cplearn.errors.InputError, match=r"^the store does not come back$"):
-        execute(jobs(tmp_path, text), [recorder], Resources(1, 0))
+        execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, 0)))
     assert recorder.reasons == {}
 
 
 def test_more_than_the_cluster_has_is_refused(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(cplearn.errors.InputError, match="a trial asks for 64 CPUs and 0 GPUs, but the nodes have 2"):
-        execute(jobs(tmp_path), [Recorder()], Resources(64, 0))
+        execute(jobs(tmp_path), [Recorder()], ExecutionOptions(Resources(64, 0)))
 
 
 def test_data_that_disappears_before_the_trials_is_one_sentence(cluster: None, tmp_path: Path) -> None:
@@ -269,7 +263,7 @@ def test_data_that_disappears_before_the_trials_is_one_sentence(cluster: None, t
     (tmp_path / "images").rename(tmp_path / "gone")
     recorder = Recorder()
     with pytest.raises(cplearn.errors.InputError, match=r"^no node is left .*; node .* is left out: .*/images.*$"):
-        execute(planned, [recorder], Resources(1, 0), data_root=str(tmp_path / "data"))
+        execute(planned, [recorder], ExecutionOptions(Resources(1, 0), str(tmp_path / "data")))
     assert "finished" not in [event for event, _ in recorder.events]
 
 

@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 from cplearn import streams
 from cplearn.errors import InputError
 from runner.cli import app
+from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.execution.ranks import PATIENCE
-from runner.faults import Kind, Policy
+from runner.faults import FailureKind, Policy
 from runner.machine.hardware import describe
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Job, make_plan
@@ -58,9 +59,9 @@ class Recorder:
         self.logged: dict[tuple[str, int], dict[str, float]] = {}
         self.final: dict[str, dict[str, float]] = {}
         self.reasons: dict[str, str] = {}
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, FailureKind] = {}
 
-    def planned(self, packs: Any) -> None:
+    def planned(self, jobs: Any) -> None:
         pass
 
     def started(self, job: Job) -> None:
@@ -78,7 +79,7 @@ class Recorder:
     def noted(self, job: Job, text: str) -> None:
         pass
 
-    def failed(self, job: Job, reason: str, kind: Kind) -> None:
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.reasons[job.label], self.kinds[job.label] = reason, kind
 
 
@@ -92,7 +93,7 @@ def test_a_sweep_in_two_processes_a_trial_gives_the_numbers_of_one(cluster: None
     found = []
     for ranks in (1, 2):
         recorder = Recorder()
-        execute(jobs(tmp_path), [recorder], Resources(1, 0, ranks))
+        execute(jobs(tmp_path), [recorder], ExecutionOptions(Resources(1, 0, ranks)))
         assert not recorder.reasons
         found.append(recorder)
     one, two = found
@@ -135,7 +136,7 @@ def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> 
     recorder.epoch = kill_the_other  # type: ignore[method-assign]
     recorder.noted = lambda job, text: noted.append(text)  # type: ignore[method-assign]
     text = SWEEP.replace("epochs: 2", "epochs: 2000").replace("[0.1, 1]", "[1]")
-    execute(jobs(tmp_path, text), [recorder], Resources(1, 0, 2), policy=Policy(retries=1))
+    execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, 0, 2), policy=Policy(retries=1)))
     assert len(killed) == 2
     assert len(noted) == 1
     assert "the worker was lost" in noted[0]
@@ -169,7 +170,7 @@ def test_what_another_process_raises_is_the_reason_and_nobody_waits_for_it(clust
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, (1e9, 1e9))
     recorder, start = Recorder(), time.monotonic()
-    execute([job], [recorder], Resources(1, 0, 2), data_root=str(tmp_path / "data"))
+    execute([job], [recorder], ExecutionOptions(Resources(1, 0, 2), str(tmp_path / "data")))
     assert recorder.kinds == {"beta=1": "exception"}
     assert "cannot be read as an image" in recorder.reasons["beta=1"]
     assert "_Rank.train_epoch" in recorder.reasons["beta=1"], "the second process has read it"

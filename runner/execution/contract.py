@@ -1,0 +1,173 @@
+"""The contract between driver, Ray Tune and worker: who sends what, when, and what happens on each fault.
+
+The driver is the process of the command line; `execute` runs in it, and so does Tune's loop. A worker is a Ray actor
+that trains one trial after the other; with several processes a trial it is the first of them (see `ranks`).
+
+1. `execute` takes jobs, listeners, `ExecutionOptions` and a `Steering`. It connects to Ray (`session`), leaves out
+   nodes that cannot train (`nodes`), and starts Tune.
+2. Whenever a slot is free, Tune asks the `dispatch.Dispatcher` for a trial. It sends the next job that the steering
+   admits as a `TrialRequest`, a plain dict under `REQUEST` in Tune's configuration. There is no other way for a trial
+   to start.
+3. The worker (`trainable.TrialTrainable`) builds the trial from the request, and goes on from its checkpoint if there
+   is one. Each `step` trains one epoch, or evaluates after the last one.
+4. After each step the worker sends a `StepReport` under `REPORT` in Tune's result. The first one has the history of the
+   epochs that were trained before. The last one has either a `TrialResult` or a `Problem`. A report is an object, not a
+   dict: Tune would flatten a dict and keep its numbers for ever.
+5. In the driver Tune first asks `dispatch.EarlyStopper` whether the trial stops here, then gives the report to
+   `tune_callbacks.TuneCallbacks`. This takes it out of Tune's result, and tells the listeners (`runner.events`).
+6. The worker takes up the next request in the same process (`reset_config`), so that torch and data stay in memory.
+
+| fault | who notices | what follows |
+| :-- | :-- | :-- |
+| the loss is no longer finite | worker: `TrialResult.failure` | the trial has failed as "diverged" |
+| the trial raises | worker: `Problem` "exception" | the trial has failed; others go on |
+| memory does not suffice | worker: it raises MemoryError; or Ray ends the worker | Tune tries again in another worker |
+| a worker or node is lost | Tune | Tune tries again, from the last checkpoint |
+| a process of a trial is lost | worker: it raises ProcessLost | Tune tries again, from the last checkpoint |
+| a worker is lost while it starts | Tune, which would not try again | the dispatcher hands the job out again |
+| a node lacks code, library or data | worker: `Problem` "unfit" | the node is left out, unfinished jobs start anew |
+| the driver's own Ray dies | callbacks: no node is alive | Ray is started again, and unfinished jobs with it |
+| the same failure `stop_after` times | callbacks | all trials end; `execute` returns the failure |
+| a listener or the steering raises | callbacks | all trials end; `execute` raises the error |
+| a checkpoint cannot be written | worker: a note | training goes on; the checkpoint before stays |
+
+"Tries again" means up to `Policy.retries` times a job; then it has failed as "lost" or "memory".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.faults import FailureKind, Policy
+from runner.machine.resources import Resources
+
+if TYPE_CHECKING:
+    from runner.execution.scheduler import Asha
+    from runner.planning.plan import Job
+
+REQUEST = "request"
+"""The key of a `TrialRequest`, as a dict, in the configuration of a Tune trial."""
+REPORT = "report"
+"""The key of a `StepReport` in a Tune result."""
+
+History = list[tuple[int, int, dict[str, float]]]
+"""Trained epochs: the epoch, when it ended (ms since 1970), its metrics."""
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """How trials are run; none of it changes their numbers.
+
+    `data_root` should be absolute, because workers do not run in the driver's directory. `checkpoints` is a folder or
+    an address (see `durability.checkpoints`), or None; a trial leaves a checkpoint every `checkpoint_every` seconds at
+    most. `compile` turns on `torch.compile`.
+    """
+
+    resources: Resources = Resources()  # noqa: RUF009 (it is frozen)
+    data_root: str | None = None
+    compile: bool = False
+    checkpoints: str | None = None
+    checkpoint_every: float = 60
+    policy: Policy = Policy()  # noqa: RUF009 (it is frozen)
+
+
+class Steering:
+    """What the driver decides while trials run. This one lets all jobs run; a subclass overrides what it needs.
+
+    `asha` stops jobs early; None lets all of them run to their end.
+    """
+
+    asha: Asha | None = None
+
+    def admits(self, job: Job) -> bool:
+        """Whether a waiting job may start now. A refused job is asked for again, as long as another one runs."""
+        return True
+
+    def next_job(self) -> Job | None:
+        """A further job, asked for when a slot is free and no job waits; None if there is none at present."""
+        return None
+
+    def keep_alive(self) -> None:
+        """Called every few seconds; an error ends the sweep."""
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What the driver sends a worker: one trial, and how to run it."""
+
+    key: str
+    """The job's key, which also names its checkpoints."""
+    settings: Mapping[str, Any]
+    """The trial's settings, `TrialSettings.canonical()`."""
+    data: Sequence[Sequence[str]]
+    """Name and fingerprint of each data set that the trial uses; the worker's must be the same."""
+    data_root: str | None
+    cpus: float
+    """CPUs of each process, also its number of threads."""
+    gpus: float
+    """GPUs of each process."""
+    ranks: int
+    """Number of processes that train the trial together."""
+    compile: bool
+    checkpoints: str | None
+    checkpoint_every: float
+    """Least seconds between two checkpoints; 0 asks for one after every epoch."""
+    rungs: Sequence[int]
+    """Epochs that end with a checkpoint in any case, because the trial may be stopped there."""
+    driver: Mapping[str, str]
+    """The driver's code and libraries (`nodes.facts`), which a node must have too; empty on the driver's machine."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as Tune takes it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> TrialRequest:
+        """The request that was made a dict by `to_dict`.
+
+        >>> request = TrialRequest("0a", {"epochs": 2}, [], None, 1, 0, 1, False, None, 60, [], {})
+        >>> TrialRequest.from_dict(request.to_dict()) == request
+        True
+        """
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What the evaluation of a trial gives: metrics, why it failed (None if it did not), and its files.
+
+    Files travel as bytes by relative path, because the nodes of a cluster need not share a disk.
+    """
+
+    metrics: Mapping[str, float]
+    failure: str | None
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a trial ended without a result: its traceback; or, for an unfit `node`, what that node lacks."""
+
+    kind: FailureKind | Literal["unfit"]
+    text: str
+    node: str = ""
+
+
+@dataclass
+class StepReport:
+    """What a worker reports after each step."""
+
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The metrics of the epoch; empty if none was trained in this step, or if the loss is no longer finite."""
+    history: History = field(default_factory=list)
+    """In the first report: the epochs before, which an earlier worker has trained."""
+    result: TrialResult | None = None
+    problem: Problem | None = None
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the user."""
+    hardware: dict[str, str] = field(default_factory=dict)
+    """Tags of what the trial ran on (`machine.hardware.describe`)."""
