@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sweeps.errors import explain
+
 Scalar = bool | int | float | str | None
 
 MOST_TRIALS = 1_000_000
-"""That are planned at once."""
+"""Most trials that one sweep may have."""
 
 
 class Range(BaseModel):
@@ -63,6 +64,7 @@ class Range(BaseModel):
 
 
 def _seed_list(value: object) -> object:
+    # A number of seeds is short for their list, counted from 0.
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         if value > MOST_TRIALS:
             raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
@@ -108,10 +110,11 @@ class Scale(Arm):
 
 
 def _named(value: object) -> object:
+    # `search: optuna` is short for `search: {name: optuna}`.
     return {"name": value} if isinstance(value, str) else value
 
 
-class Search(BaseModel):
+class SearchSettings(BaseModel):
     """Suggestions of a sampler instead of a grid; `search: optuna` alone means the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -127,7 +130,7 @@ class Search(BaseModel):
     startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
 
 
-class Scheduler(BaseModel):
+class SchedulerSettings(BaseModel):
     """Early stopping; `scheduler: asha` alone means the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -140,11 +143,11 @@ class Scheduler(BaseModel):
 
     def rungs(self, epochs: int) -> list[int]:
         """The epochs after which a trial of so many can be stopped; never after the last, when nothing is saved."""
-        found, rung = [], self.grace
+        rungs, rung = [], self.grace
         while rung < epochs:
-            found.append(rung)
+            rungs.append(rung)
             rung *= self.reduction
-        return found
+        return rungs
 
     def __str__(self) -> str:
         return f"{self.name} ({self.metric} {self.mode}, grace {self.grace}, reduction {self.reduction})"
@@ -171,14 +174,11 @@ class SweepFile(Arm):
         default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
     )
     resources: ResourceRequest = Field(ResourceRequest(), description="What a trial asks for: cpus, gpus, ranks.")
-    search: Annotated[Search, BeforeValidator(_named)] | None = Field(
+    search: Annotated[SearchSettings, BeforeValidator(_named)] | None = Field(
         None, description="Suggest trials from the axes as a space instead of running all that they span."
     )
-    scheduler: Annotated[Scheduler, BeforeValidator(_named)] | None = Field(
+    scheduler: Annotated[SchedulerSettings, BeforeValidator(_named)] | None = Field(
         None, description="Stop trials early that do worse than others."
-    )
-    packing: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
-        "off", description="Trials that differ in numbers trained together as one model: auto, off, or at most N."
     )
     baselines: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
@@ -204,34 +204,9 @@ def read_axis(key: str, values: Any) -> list[Scalar] | Range:
     return values
 
 
-def is_known(key: str, known: Sequence[str]) -> bool:
-    """Whether a dotted key is a setting or a group of settings."""
-    # A group written as one word (`method: cplearn`) is known by its members.
-    return key in known or any(name.startswith(key + ".") for name in known)
-
-
-def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint at the known key that an unknown one is most like."""
-    leaf = key.rsplit(".", 1)[-1]
-    near = [name for name in known if name.rsplit(".", 1)[-1] == leaf] or difflib.get_close_matches(key, known, 1)
-    near = near or difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1] for name in known], 1)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-
-
 FILE_KEYS = (
     *SweepFile.model_fields,
-    *(f"search.{key}" for key in Search.model_fields),
-    *(f"scheduler.{key}" for key in Scheduler.model_fields),
+    *(f"search.{key}" for key in SearchSettings.model_fields),
+    *(f"scheduler.{key}" for key in SchedulerSettings.model_fields),
 )
-
-
-def explain(error: ValidationError, known: Sequence[str] = FILE_KEYS) -> str:
-    """One sentence for the first of pydantic's complaints."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {nearest(key, known)}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    where = f"{key}: " if key and first["type"] != "value_error" else ""
-    shown = "" if isinstance(first["input"], Mapping | list) else f", not {first['input']!r}"
-    return f"{where}{message[0].lower()}{message[1:]}{shown}"
+"""The keys of a sweep file, for hints at what an unknown one should have been."""

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sweeps.errors import UserError
+from sweeps.errors import UserError, nearest
 
 LARGEST = 1_000_000
-"""Bytes of a sweep file."""
+"""Most bytes that a sweep file may have."""
+
+
+def find(name: str) -> Path:
+    """The sweep file of a path, or of a name, `beta` say: NAME.yaml in `sweeps` or `sweeps/presets`, below the working
+    directory or as installed. A file of that path wins. Raises UserError, with the nearest name, where there is none.
+
+    >>> find("beta").name
+    'beta.yaml'
+    >>> find("of/my/own.yaml").as_posix()
+    'of/my/own.yaml'
+    """
+    path = Path(name)
+    if os.path.isfile(name) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        return path
+    shipped = Path(__file__).parent
+    folders = (Path("sweeps"), Path("sweeps/presets"), shipped, shipped / "presets")
+    known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    if name not in known:
+        hint = nearest(name, sorted(known))
+        raise UserError(f"no sweep {name!r} ({hint}); a sweep of your own is given by the path of its YAML file")
+    return known[name]
 
 
 def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:

@@ -39,7 +39,9 @@ Uri = Annotated[
 ]
 
 
-SweepPath = Annotated[Path, typer.Argument(help="A sweep file, sweeps/beta.yaml for instance.")]
+SweepName = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A sweep's name, beta for instance, or the path of its YAML file.")
+]
 Seeds = Annotated[int | None, typer.Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")]
 Cpus = Annotated[
     float | None, typer.Option("--cpus-per-trial", help="CPUs, and so threads, of each process of a trial; default: 1.")
@@ -50,14 +52,6 @@ Gpus = Annotated[
 ]
 Ranks = Annotated[
     int | None, typer.Option("--ranks", min=1, help="Processes that share a trial on CPUs; with GPUs: one for each.")
-]
-Packing = Annotated[
-    str | None,
-    typer.Option(
-        "--packing",
-        metavar="auto|off|N",
-        help="Train trials that differ in numbers as one model; default: off, or what the sweep file says.",
-    ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Run backbones through torch.compile.")]
 Force = Annotated[bool, typer.Option("--force", help="Run trials again that have finished before.")]

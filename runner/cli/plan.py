@@ -20,14 +20,13 @@ from runner.cli.options import (
     Epochs,
     Force,
     Gpus,
-    Packing,
     Ranks,
     Results,
     RetryFailed,
     Scale,
     Seeds,
     Setting,
-    SweepPath,
+    SweepName,
     Uri,
 )
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    file: SweepPath,
+    file: SweepName,
     dataset: DatasetName = None,
     seeds: Seeds = None,
     epochs: Epochs = None,
@@ -48,7 +47,6 @@ def plan(
     cpus: Cpus = None,
     gpus: Gpus = None,
     ranks: Ranks = None,
-    packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -74,7 +72,7 @@ def plan(
 
         deadline = Deadline(budget)
         planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = pack_width(planned, packing)
+        width = 1
         uri = store.resolve(tracking_uri)
         check_places(results, uri, checkpoints)
         searched, wanted, examples = look_at_search(planned, uri, force)
@@ -104,7 +102,7 @@ def plan(
 
 
 def plan_sweep(
-    file: Path,
+    file: str,
     dataset: str | None,
     seeds: int | None,
     epochs: int | None,
@@ -115,19 +113,12 @@ def plan_sweep(
 ) -> tuple[Plan, Resources]:
     """A sweep's plan, and what each of its trials runs on; `asked` are CPUs, GPUs and ranks of the command line."""
     from runner.planning.plan import SCHEMA, make_plan
+    from sweeps.loading import find
     from sweeps.spec import read_sweep
 
-    described: Sweep = read_sweep(file, SCHEMA, overridden(dataset, epochs, settings), seeds, scale)
+    described: Sweep = read_sweep(find(file), SCHEMA, overridden(dataset, epochs, settings), seeds, scale)
     resources = _resources(described, *asked)
     return make_plan(described, data_root, resources.processes), resources
-
-
-def pack_width(plan: Plan, asked: str | None) -> int | None:
-    """How many trials are trained together, see `planning.packing`; one by one if suggested or stopped so."""
-    from runner.planning.packing import parse
-
-    width = parse(asked or plan.sweep.packing)
-    return 1 if plan.sweep.search or plan.sweep.scheduler else width
 
 
 def look_at_search(plan: Plan, uri: str, force: bool) -> tuple[list[Searched], set[str], list[Job]]:

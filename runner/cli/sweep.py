@@ -33,17 +33,16 @@ from runner.cli.options import (
     Epochs,
     Force,
     Gpus,
-    Packing,
     Ranks,
     Results,
     RetryFailed,
     Scale,
     Seeds,
     Setting,
-    SweepPath,
+    SweepName,
     Uri,
 )
-from runner.cli.plan import forecast, look_at_search, pack_width, plan_sweep
+from runner.cli.plan import forecast, look_at_search, plan_sweep
 from runner.cli.results import write_reports
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ MOST_LISTED = 10
 
 
 def sweep(
-    file: SweepPath,
+    file: SweepName,
     dataset: DatasetName = None,
     seeds: Seeds = None,
     epochs: Epochs = None,
@@ -79,7 +78,6 @@ def sweep(
     cpus: Cpus = None,
     gpus: Gpus = None,
     ranks: Ranks = None,
-    packing: Packing = None,
     compile: Compile = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -107,7 +105,7 @@ def sweep(
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = pack_width(plan, packing)
+        width = 1
         if retry_failed and plan.sweep.search:
             raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
         uri = store.resolve(tracking_uri)

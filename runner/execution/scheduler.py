@@ -10,7 +10,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cplearn.errors import InputError
 from runner.planning.plan import Job
-from sweeps.file import Scheduler
+from sweeps.file import SchedulerSettings
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Asha:
     `stopped` has the epoch after which each job was stopped, by key.
     """
 
-    def __init__(self, settings: Scheduler) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.crowds: dict[tuple[str, int], ASHAScheduler] = {}
         self.entered: set[str] = set()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
-from sweeps.file import Scheduler
+from sweeps.file import SchedulerSettings
 
 ONLINE = "train/online_accuracy"
 UNSEEN = ("validation/", "select/", "train/", "time/")
@@ -36,7 +36,7 @@ def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
             raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
 
 
-def check_scheduler(scheduler: Scheduler, trials: Iterable[TrialSettings]) -> None:
+def check_scheduler(scheduler: SchedulerSettings, trials: Iterable[TrialSettings]) -> None:
     """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
     stopped."""
     longest = 0

@@ -92,7 +92,7 @@ class Plan:
 
 
 SCHEMA = spec.Schema(
-    lambda settings: config.TrialSettings.read(settings).canonical(), tuple(config.known_keys()), config.list_keys()
+    lambda settings: config.TrialSettings.read(_absolute(settings)), config.TrialSettings.flat, config.list_keys()
 )
 """What `sweeps` must know of a trial's settings; the two packages meet only here."""
 
@@ -107,7 +107,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     datasets: dict[tuple[Any, ...], cplearn.data.Dataset] = {}
 
     def make(declared: spec.SweepTrial) -> Job:
-        trial = config.TrialSettings.read(_absolute(declared.settings))
+        trial: config.TrialSettings = declared.settings
         request = trial.data_request()
         use = tuple(request.values())
         if use not in datasets:

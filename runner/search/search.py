@@ -39,7 +39,7 @@ from runner.planning.preview import Searched
 from sweeps import identity
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar
-from sweeps.spec import Space
+from sweeps.trials import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

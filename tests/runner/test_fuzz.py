@@ -1,4 +1,4 @@
-"""A thousand ways to get a sweep file or an option wrong: one clear sentence and status 2, and nothing is left behind.
+"""Hundreds of ways to get a sweep file or an option wrong: one clear sentence and status 2, and nothing is left behind.
 
 The mutants go through `cplearn plan`, which reads and checks all that `cplearn sweep` does before it starts anything; a
 dozen go through the real command.
@@ -25,7 +25,7 @@ import yaml
 from runner import cli
 from runner.cli import console
 
-MUTANTS = 1_000
+MUTANTS = 200
 ODD: list[Any] = [
     None, True, False, 0, 1, -1, 2, -0.5, 1e-300, 1e300, 10**30, 2**63, float("nan"), float("inf"), -float("inf"),
     "", " ", "auto", "nan", "digits", "digit", "svnh", "folder:", "folder:/nowhere", "folder:/dev/null", "β", "\u202e",
@@ -157,12 +157,12 @@ def one_sentence(code: int, said: str, complained: str) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_a_mutated_file_is_planned_or_refused(workplace: Workplace, root: Path, part: int) -> None:
     draw, documents = random.Random(part), shipped(root)
     before, refused = workplace.left() | {"data", "mutant.yaml"}, 0
     file = workplace.folder / "mutant.yaml"
-    for i in range(MUTANTS // 4):
+    for i in range(MUTANTS // 2):
         document = draw.choice(documents)
         if i % 4:
             text = yaml.safe_dump(mutate(document, draw), allow_unicode=True, sort_keys=False)
@@ -178,7 +178,7 @@ def test_a_mutated_file_is_planned_or_refused(workplace: Workplace, root: Path, 
             sys.stderr.write(f"the mutant was:\n{file.read_bytes()!r}\n")
             raise
     assert workplace.left() <= before
-    assert MUTANTS // 10 < refused < MUTANTS // 4, "the mutants are all alike"
+    assert MUTANTS // 10 < refused < MUTANTS // 2, "the mutants are all alike"
 
 
 def test_the_files_that_are_mutated_are_planned(workplace: Workplace, root: Path) -> None:
@@ -240,6 +240,7 @@ def test_what_must_be_refused_is(workplace: Workplace, command: str, name: str) 
 BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "a folder as file": (["."], "not a file"),
     "no file": (["none.yaml"], "no such sweep file"),
+    "no name": (["btea"], "did you mean 'beta'?"),
     "a device": (["/dev/zero"], "not a file"),
     "set without value": (["good.yaml", "--set", "method.beta"], "write it as key=value"),
     "set of nothing": (["good.yaml", "--set", "=1"], "write it as key=value"),
@@ -254,7 +255,6 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "negative gpus": (["good.yaml", "--gpus-per-trial", "-1"], "GPUs per trial"),
     "gpus that are no number": (["good.yaml", "--gpus-per-trial", "nan"], "GPUs per trial"),
     "more gpus than there are": (["good.yaml", "--gpus-per-trial", "64"], "ask for less"),
-    "packing": (["good.yaml", "--packing", "0"], "packing must be"),
     "budget of nothing": (["good.yaml", "--budget", "0h"], "write a time such as 90m"),
     "budget in words": (["good.yaml", "--budget", "soon"], "write a time such as 90m"),
     "results in a file": (["good.yaml", "--results", "file/results"], "--results"),
@@ -285,7 +285,7 @@ def test_options_and_paths_that_cannot_be_are_refused(workplace: Workplace, comm
 def test_overrides_are_planned_or_refused(workplace: Workplace) -> None:
     (workplace.folder / "good.yaml").write_text(HEAD)
     draw, before, codes = random.Random(7), workplace.left() | {"data", "good.yaml"}, []
-    for _ in range(150):
+    for _ in range(50):
         value = draw.choice(
             [*map(str, ODD), "[1, 2]", "1e-3", "'", "{", "\t", "a: b: c", "&a 1", "*a", "%", "@", "\x00", "\x1b[2J"]
         )

@@ -10,7 +10,7 @@ import pytest
 
 from runner.planning.plan import SCHEMA
 from sweeps.errors import UserError
-from sweeps.loading import parse_override
+from sweeps.loading import find, parse_override
 from sweeps.spec import Sweep, read_sweep
 
 
@@ -48,22 +48,22 @@ def test_presets_open_with_their_command_cost_and_expected_result(root: Path) ->
 def test_presets_keep_their_structure_at_every_scale(root: Path) -> None:
     for file in presets(root):
         full = read_sweep(file, SCHEMA, seeds=1)
-        datasets = len({trial.settings["dataset"] for trial in full.trials})
+        datasets = len({trial.settings.dataset for trial in full.trials})
         for scale in ("small", "smoke"):
             smaller = read_sweep(file, SCHEMA, seeds=1, scale=scale)
-            assert {trial.settings["dataset"] for trial in smaller.trials} == {"digits"}
+            assert {trial.settings.dataset for trial in smaller.trials} == {"digits"}
             assert len(smaller.trials) * datasets == len(full.trials), (file, scale)
             assert {key: len(values) for key, values in smaller.axes.items()} == {
                 key: len(values) for key, values in full.axes.items()
             }
-            assert max(trial.settings["epochs"] for trial in smaller.trials) == {"small": 20, "smoke": 1}[scale]
+            assert max(trial.settings.epochs for trial in smaller.trials) == {"small": 20, "smoke": 1}[scale]
 
 
 def test_a_group_of_another_name_replaces_the_group(tmp_path: Path) -> None:
     text = "sweep: s\nsettings: {method: {name: cplearn, codes: 16}}\narms: {A: {settings: {method: {name: simclr}}}}\n"
     (trial,) = read(tmp_path, text).trials
-    assert trial.settings["method"]["name"] == "simclr"
-    assert "codes" not in trial.settings["method"]
+    assert trial.settings.method.name == "simclr"
+    assert not hasattr(trial.settings.method, "codes")
 
 
 def test_the_beta_sweep_is_the_grid_of_the_paper(root: Path) -> None:
@@ -76,13 +76,13 @@ def test_grid_is_ordered_seed_by_seed(tmp_path: Path) -> None:
     sweep = read(tmp_path, BASE + "axes: {method.beta: [1, 2], batch_size: [32, 64]}\nseeds: 2\n")
     seen = [(t.seed, t.point["method.beta"], t.point["batch_size"]) for t in sweep.trials]
     assert seen == [(s, b, n) for s in (0, 1) for b in (1, 2) for n in (32, 64)]
-    assert all(t.settings["method"]["codes"] == 16 for t in sweep.trials)
+    assert all(t.settings.method.codes == 16 for t in sweep.trials)
 
 
 def test_numbers_may_be_written_as_in_papers(tmp_path: Path) -> None:
     sweep = read(tmp_path, "sweep: s\nsettings: {optimizer.lr: 1e-3, epochs: 1e1}\n")
-    assert sweep.trials[0].settings["optimizer"]["lr"] == 1e-3
-    assert sweep.trials[0].settings["epochs"] == 10
+    assert sweep.trials[0].settings.optimizer.lr == 1e-3
+    assert sweep.trials[0].settings.epochs == 10
 
 
 def test_equal_points_are_one_trial(tmp_path: Path) -> None:
@@ -115,21 +115,21 @@ def test_baselines_replace_settings_and_run_once_a_seed_and_data_set(tmp_path: P
     text = BASE + "axes: {method.beta: [1, 2], dataset: [svhn, digits]}\nbaselines: {random: {method: untrained}}\n"
     sweep = read(tmp_path, text, seeds=2)
     baselines = [t for t in sweep.trials if t.role == "baseline"]
-    assert [(t.settings["dataset"], t.seed) for t in baselines] == [
+    assert [(t.settings.dataset, t.seed) for t in baselines] == [
         ("svhn", 0),
         ("digits", 0),
         ("svhn", 1),
         ("digits", 1),
     ]
-    assert {t.settings["method"]["name"] for t in baselines} == {"untrained"}
+    assert {t.settings.method.name for t in baselines} == {"untrained"}
     assert "dataset" not in sweep.axes
 
 
 def test_overrides_fix_an_axis_make_one_or_change_a_setting(tmp_path: Path) -> None:
     text = BASE + "axes: {method.beta: [1, 2]}\n"
-    assert read(tmp_path, text, {"method.beta": 3}).trials[0].settings["method"]["beta"] == 3
+    assert read(tmp_path, text, {"method.beta": 3}).trials[0].settings.method.beta == 3
     assert read(tmp_path, text, {"method.codes": [8, 9]}).axes == {"method.beta": [1, 2], "method.codes": [8, 9]}
-    assert read(tmp_path, text, {"epochs": 3}).trials[1].settings["epochs"] == 3
+    assert read(tmp_path, text, {"epochs": 3}).trials[1].settings.epochs == 3
     assert parse_override("method.beta=[1, 2e-1]") == ("method.beta", [1, 0.2])
 
 
@@ -137,8 +137,8 @@ def test_a_setting_that_is_a_list_is_a_value_and_no_axis(tmp_path: Path) -> None
     sweep = read(tmp_path, BASE, {"evaluation.probe": ["lbfgs", "sgd"], "evaluation.gmm_components": [10, 20]})
     assert sweep.axes == {}
     (trial,) = sweep.trials
-    assert trial.settings["evaluation"]["probe"] == ["lbfgs", "sgd"]
-    assert trial.settings["evaluation"]["gmm_components"] == [10, 20]
+    assert trial.settings.evaluation.probe == ["lbfgs", "sgd"]
+    assert trial.settings.evaluation.gmm_components == [10, 20]
     with pytest.raises(UserError, match=r"'evaluation.probe' is a list itself, so it cannot be an axis"):
         read(tmp_path, BASE + "axes: {evaluation.probe: [lbfgs, sgd]}\n")
 
@@ -164,7 +164,7 @@ def test_arms_cross_the_shared_axes_with_their_own(tmp_path: Path) -> None:
     ]
     assert first[0].point == {"arm": "Plain", "batch_size": 16}
     assert first[2].point == {"arm": "Ours", "batch_size": 16, "method.beta": 1}
-    assert [trial.settings["method"]["codes"] for trial in first] == [8, 8, 16, 16, 16, 16]
+    assert [trial.settings.method.codes for trial in first] == [8, 8, 16, 16, 16, 16]
     assert [trial.seed for trial in sweep.trials] == [0] * 6 + [1] * 6
 
 
@@ -172,12 +172,12 @@ def test_an_override_goes_to_the_arms_that_have_it_or_to_all(tmp_path: Path) -> 
     fixed = read(tmp_path, ARMS.replace(", beta: 5", ""), {"method.beta": 3, "epochs": 4})
     assert fixed.axes["arm"] == ["Plain", "Ours"]
     assert "method.beta" not in fixed.axes
-    assert {(trial.point["arm"], trial.settings["method"]["beta"]) for trial in fixed.trials} == {
+    assert {(trial.point["arm"], trial.settings.method.beta) for trial in fixed.trials} == {
         ("Plain", 1),
         ("Ours", 3),
     }
-    assert {trial.settings["epochs"] for trial in fixed.trials} == {4}
-    assert {trial.settings["dataset"] for trial in read(tmp_path, ARMS, {"dataset": "svhn"}).trials} == {"svhn"}
+    assert {trial.settings.epochs for trial in fixed.trials} == {4}
+    assert {trial.settings.dataset for trial in read(tmp_path, ARMS, {"dataset": "svhn"}).trials} == {"svhn"}
 
 
 SCALED = ARMS + (
@@ -192,11 +192,11 @@ def test_a_scale_changes_values_not_structure(tmp_path: Path) -> None:
     full, smoke = read_sweep(path, SCHEMA), read_sweep(path, SCHEMA, scale="smoke")
     assert (full.name, smoke.name) == ("s", "s-smoke")
     assert smoke.axes == {"arm": ["Plain", "Ours"], "batch_size": [8, 12], "method.beta": [1, 2]}
-    assert {trial.settings["method"]["codes"] for trial in smoke.trials} == {8, 4}
-    assert {trial.settings["epochs"] for trial in smoke.trials} == {1}
+    assert {trial.settings.method.codes for trial in smoke.trials} == {8, 4}
+    assert {trial.settings.epochs for trial in smoke.trials} == {1}
     assert len(smoke.trials) == len(full.trials) / 2
     assert len(read_sweep(path, SCHEMA, seeds=3, scale="smoke").trials) == 18
-    assert read_sweep(path, SCHEMA, {"epochs": 2}, scale="smoke").trials[1].settings["epochs"] == 2
+    assert read_sweep(path, SCHEMA, {"epochs": 2}, scale="smoke").trials[1].settings.epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: st
         ("sweep: s\nseeds: [-1]\n", "greater than or equal to 0"),
         ("sweep: s\nsettings: {dataset: imagenet}\n", "unknown dataset 'imagenet'"),
         ("sweep: s\nseeds: 2000000\n", "at most 1,000,000"),
-        ("sweep: s\npacking: some\n", "packing.*must be 'auto' or 'off', not 'some'"),
+        ("sweep: s\npacking: off\n", "packing is gone, every trial is trained by itself; delete the line"),
     ],
 )
 def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, message: str) -> None:
@@ -287,7 +287,7 @@ def test_a_search_has_a_space_instead_of_trials(tmp_path: Path) -> None:
         {"method.beta": 0.1, "optimizer.lr": 1e-2},
     ]
     trial = sweep.space.trial({"method.beta": 0.5, "optimizer.lr": 1e-3}, "svhn", 4)
-    assert (trial.label, trial.seed, trial.settings["dataset"]) == ("beta=0.5 lr=0.001", 4, "svhn")
+    assert (trial.label, trial.seed, trial.settings.dataset) == ("beta=0.5 lr=0.001", 4, "svhn")
     first, again = (sweep.space.draw(random.Random(3)) for _ in range(2))
     assert first == again
     assert 0.1 <= first["method.beta"] <= 1  # type: ignore[operator]
@@ -321,3 +321,16 @@ def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path
 def test_what_is_no_search_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
+
+
+def test_a_sweep_is_found_by_its_name_or_its_path(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("table1") == root / "sweeps" / "presets" / "table1.yaml"
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "beta.yaml").touch()
+    (tmp_path / "sweeps" / "mine.yaml").touch()
+    assert [find(name).as_posix() for name in ("mine", "beta")] == ["sweeps/mine.yaml", "sweeps/beta.yaml"]
+    (tmp_path / "beta").touch()
+    assert find("beta") == Path("beta")
+    with pytest.raises(UserError, match=r"no sweep 'tabel1' \(did you mean 'table1'\?\); a sweep of your own"):
+        find("tabel1")

@@ -91,5 +91,5 @@ def test_local_crops_count_for_the_methods_that_accept_them(name: str) -> None:
 
 def test_the_preset_compares_every_method(root: Path) -> None:
     sweep = read_sweep(root / "sweeps" / "presets" / "methods.yaml", SCHEMA)
-    names = {trial.settings["method"]["name"] for trial in sweep.trials}
+    names = {trial.settings.method.name for trial in sweep.trials}
     assert sorted(names - {"untrained"}) == TRAINED

@@ -157,25 +157,6 @@ def test_a_failing_trial_leaves_the_others_alone_and_is_named(cluster: None, tmp
     assert "failed" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
 
 
-def test_a_pack_gives_each_member_its_own_run_with_the_numbers_it_has_alone(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
-    folder, _ = finished
-    (tmp_path / "tiny.yaml").write_text(SWEEP)
-    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--packing", "2", "--gpus-per-trial", "0")
-    assert code == 0, output
-    assert "Trained together in packs: 1 of 2 and 1 trial alone." in output
-    widths = {run.data.tags["cplearn.label"]: run.data.tags["cplearn.pack_width"] for run in trial_runs(tmp_path)}
-    assert widths == {"beta=0.1": "2", "beta=1": "2", "random backbone": "1"}
-    alone = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(folder)}
-    together = {run.data.tags["cplearn.key"]: run.data.metrics for run in trial_runs(tmp_path)}
-    assert len(together) == 3
-    for key, metrics in together.items():
-        assert metrics.keys() == alone[key].keys()
-        if "train/loss" in metrics:
-            assert metrics["train/loss"] == pytest.approx(alone[key]["train/loss"], rel=1e-3)
-
-
 class Recorder:
     """A listener that notes the order of events and how many packs run at once."""
 
@@ -276,7 +257,6 @@ def test_data_that_disappears_before_the_trials_is_one_sentence(cluster: None, t
         (["sweep", "tiny.yaml", "--dataset", "svnh"], "unknown dataset 'svnh'; did you mean 'svhn'?"),
         (["sweep", "tiny.yaml", "--cpus-per-trial", "0"], "CPUs per trial must be at least 1"),
         (["sweep", "tiny.yaml", "--gpus-per-trial", "1.5"], "a fraction of one or a whole number"),
-        (["sweep", "tiny.yaml", "--packing", "some"], "packing must be auto, off or a number of trials"),
         (["sweep", "tiny.yaml", "--results", "/proc/none"], "cannot write there"),
         (["train", "--set", "method.codes=1"], "method.codes: must be greater than or equal to 2"),
         (["data", "folder:nowhere"], "nowhere"),
