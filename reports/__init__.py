@@ -1,6 +1,5 @@
-"""Tables and figures from the runs in MLflow.
+"""Tables and figures from the runs in the tracking store; `build` writes the files of a sweep or of a paper's table.
 
-`store` alone reads MLflow; `aggregate` computes; `tables`, `render`, `figures` and `terminal` show; `build` writes the
-files of a sweep. Nothing here imports torch, ray or the other three packages, and importing this package alone loads
-nothing heavy.
+Anything here may be imported by the command line. This package may import `sweeps`; it must never import torch, Ray, or
+the packages that train and execute, and importing it alone loads nothing heavy.
 """

@@ -13,8 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from reports import figures, page, render, store
-from reports.origin import Maker, Origin
+from reports import figures, store
+from reports.provenance.origin import Maker, Origin
+from reports.render import formats as render
+from reports.render import page
 from reports.store import SweepResult
 from reports.tables import STATES, Table, make_table, spec
 from reports.tables.spec import TableSpec, Where

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from reports import metrics, text
+from reports import metrics
+from reports.render import text
 from reports.store import SweepResult
 
 T = TypeVar("T")

@@ -14,9 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import findings, metrics, statistics, text
+from reports import metrics
 from reports.figures import canvas
 from reports.figures.canvas import ARM, GREY, PANEL_HEIGHT, PANEL_WIDTH, Plot
+from reports.render import text
+from reports.statistics import findings
+from reports.statistics import inference as statistics
 from reports.store import SweepResult
 from reports.tables import number_rows
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import aggregate
 from reports.figures import canvas
 from reports.figures.canvas import Plot
+from reports.statistics import aggregate
 
 ENTROPY = re.compile(r"gmm/entropy_(\d+)")
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from reports import statistics, text
 from reports.metrics import Metric
-from reports.statistics import Contest, Number
+from reports.render import text
+from reports.statistics import inference as statistics
+from reports.statistics.inference import Contest, Number
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Choice, Row, Source, Table
 
 Values = Mapping[str, Mapping[str, float]]

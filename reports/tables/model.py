@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reports.metrics import Metric
-from reports.statistics import Number
+from reports.statistics.inference import Number
 
 STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
 """How a trial without a result is called; in a cell without any result stands the first of these that applies."""

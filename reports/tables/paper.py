@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from reports import metrics, text
+from reports import metrics
 from reports.metrics import Metric
+from reports.render import text
 from reports.tables import fill, spec
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Column, Row, Source, Table
 from reports.tables.spec import METRIC, Dimension, TableSpec, Where

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import aggregate, metrics, search, text
+from reports import metrics
 from reports.metrics import Metric
+from reports.render import text
+from reports.statistics import aggregate
+from reports.statistics import ranking as search
 from reports.store import SweepResult
 from reports.tables import fill, spec
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Source, Table

@@ -34,7 +34,8 @@ def report(
     """Write tables and figures from the runs in the tracking store, without running anything."""
     with plain_errors():
         from cplearn.data.catalogue import slug
-        from reports import build, store, terminal
+        from reports import build, store
+        from reports.render import terminal
         from sweeps.errors import UserError
         from sweeps.loading import parse_override
 
@@ -71,7 +72,8 @@ def verify(
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
     with plain_errors():
-        from reports import provenance, store
+        from reports import store
+        from reports.provenance import verification as provenance
 
         uri = store.resolve(tracking_uri)
         store.check(uri)
@@ -99,7 +101,9 @@ def trace(
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
     with plain_errors():
-        from reports import provenance, store, terminal
+        from reports import store
+        from reports.provenance import verification as provenance
+        from reports.render import terminal
 
         for one in provenance.trace(store.resolve(tracking_uri), path, words):
             out.print(terminal.render_trace(one), soft_wrap=True, highlight=False)
@@ -130,7 +134,9 @@ def ui(
 
 def write_reports(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
     """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
-    from reports import build, render, terminal
+    from reports import build
+    from reports.render import formats as render
+    from reports.render import terminal
 
     for one in build.build(uri, name, results, datasets):
         out.print(terminal.render(one, out.width))

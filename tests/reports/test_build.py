@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from reports import build, provenance, store, terminal
+from reports import build, store
+from reports.provenance import verification as provenance
+from reports.render import terminal
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, sqlite, trial_metrics
 from support import mlflow_server, needs, run_cli
 from sweeps.errors import UserError
@@ -307,7 +309,7 @@ def test_the_model_of_a_run_is_found(written: Writer, tmp_path: Path, monkeypatc
 
 def test_reports_load_neither_torch_nor_ray(root: Path) -> None:
     code = (
-        "import sys, reports; early = set(sys.modules); import reports.build, reports.terminal; "
+        "import sys, reports; early = set(sys.modules); import reports.build, reports.render.terminal; "
         "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)), sorted({'pandas', 'matplotlib'} & early))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from frames import arrays, npz
-from reports import build, page, store
+from reports import build, store
+from reports.render import page
 from stores import AWKWARD, Writer, declare, sqlite, trial_metrics
 from support import needs
 from sweeps.errors import UserError

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from frames import FULL, grid, result
-from reports import render, tables
+from reports import tables
+from reports.render import formats as render
 
 
 def printed(cell: tables.Cell) -> tuple[str, str | None, int | None]:

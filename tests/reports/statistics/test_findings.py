@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from frames import result
-from reports import findings
 from reports.figures import canvas
+from reports.statistics import findings
 from reports.tables import number_rows
 
 WELL = {

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.search import best_first
+from reports.statistics.ranking import best_first
 from reports.store import SweepResult
 from reports.tables import make_table
 from reports.tables.sweep import MOST_SUGGESTED

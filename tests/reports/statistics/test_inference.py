@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports import statistics
-from reports.statistics import contest, holm, p_values, summarise
+from reports.statistics import inference as statistics
+from reports.statistics.inference import contest, holm, p_values, summarise
 
 
 def test_four_values_make_two_numbers() -> None:

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reports import render, store
+from reports import store
 from reports.build import FORMATS, program, render_all
-from reports.origin import Maker, Origin
-from reports.statistics import Number
+from reports.provenance.origin import Maker, Origin
+from reports.render import formats as render
+from reports.statistics.inference import Number
 from reports.store import NothingThere
 from reports.tables.model import FINISHED, Cell, Choice, Row, Source, Table
 from sweeps.errors import UserError

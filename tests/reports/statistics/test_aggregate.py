@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.aggregate import summarise
+from reports.statistics.aggregate import summarise
 
 NAN, INF = math.nan, math.inf
 

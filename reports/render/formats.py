@@ -16,9 +16,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import text
 from reports.metrics import Metric
-from reports.statistics import Number
+from reports.render import text
+from reports.statistics.inference import Number
 from reports.tables.fill import spell
 from reports.tables.model import FINISHED, Candidate, Cell, Choice, Column, Row, Source, Table
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reports import metrics, text
+from reports import metrics
+from reports.render import text
 from reports.tables import spec
 
 

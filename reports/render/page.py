@@ -11,9 +11,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from reports import findings, tables
+from reports import tables
 from reports.figures import Plot, canvas
-from reports.render import to_html_rows
+from reports.render.formats import to_html_rows
+from reports.statistics import findings
 from reports.store import SweepResult
 from reports.tables import Table
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import aggregate
+from reports.statistics import aggregate
 
 FEW_OF_THE_CODES = 0.5
 LOW_RANK = 0.1

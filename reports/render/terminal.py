@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.build import Report
-from reports.provenance import Traced
+from reports.provenance.verification import Traced
 from reports.tables import Cell, Column, Row, Table, spec
 from reports.tables.spec import TableSpec
 
