@@ -78,6 +78,6 @@ def _write(tracker: Tracker, plan: Plan) -> float:
         for epoch, metrics in enumerate(epochs, start=1):
             tracker.epoch(job, epoch, metrics)
         tracker.finished(job, outcome.metrics, files, {"device": "cpu"})
-    # Only then is everything written: entries go through the tracker's outbox.
+    # Only then is everything written: entries go through the tracker's pending writes.
     tracker.close("FINISHED")
     return time.perf_counter() - start

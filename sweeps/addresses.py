@@ -15,6 +15,11 @@ def resolve(uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
+def experiment_name() -> str:
+    """The MLflow experiment that holds the runs: MLFLOW_EXPERIMENT_NAME, else `cplearn`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+
+
 def store_file(uri: str) -> Path:
     """The file of a store in SQLite.
 

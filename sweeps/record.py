@@ -1,7 +1,7 @@
 """What a run says of itself: the names of its tags, metrics and files, a sweep's manifest, and the state of a trial.
 
 `runner.tracking` writes runs in these words and `reports.store` reads them; both import them from here, so that neither
-can ask for what the other does not write. Nothing here knows MLflow, which keeps the runs.
+can ask for what the other does not write. Nothing here imports MLflow, which keeps the runs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from sweeps.errors import UserError
-
-EXPERIMENT = "cplearn"
-"""The MLflow experiment that holds all runs, unless MLFLOW_EXPERIMENT_NAME names another."""
 
 SWEEP, TRIAL, BASELINE = "sweep", "trial", "baseline"
 """A run is of kind SWEEP or TRIAL; a trial has the role TRIAL, or BASELINE where others are compared with it."""
@@ -72,6 +69,15 @@ class Tag(StrEnum):
     def column(self) -> str:
         """The column of this tag in the frames that `reports.store` makes of runs, `tags.git_commit` for instance."""
         return f"tags.{self.short}"
+
+
+def tag_is(tag: Tag, value: str) -> str:
+    """The condition that a run has a tag's value, in the language of MLflow's searches.
+
+    >>> tag_is(Tag.KIND, TRIAL)
+    "tags.`cplearn.kind` = 'trial'"
+    """
+    return f"tags.`{tag}` = '{value}'"
 
 
 HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS)

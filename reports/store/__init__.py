@@ -5,7 +5,7 @@ run, and works on a local SQLite file and on a remote tracking server alike.
 """
 
 from reports.store.artifacts import artifact_reader, download_model
-from reports.store.connection import NothingThere, check, experiment_name, runs_at
+from reports.store.connection import NothingThere, check, runs_at
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import (
     LOOKUPS,
@@ -19,7 +19,7 @@ from reports.store.trials import (
     timed_runs,
     trial_records,
 )
-from sweeps.addresses import resolve, without_secrets
+from sweeps.addresses import experiment_name, resolve, without_secrets
 
 __all__ = [
     "LOOKUPS",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from sweeps.addresses import resolve, store_file, without_secrets
+from sweeps.addresses import experiment_name, resolve, store_file, without_secrets
 from sweeps.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ class NothingThere(UserError):
 def check(uri: str | None) -> None:
     """Raise UserError if the store cannot be read, or holds no experiment."""
     open_experiment(uri)
-
-
-def experiment_name() -> str:
-    """The MLflow experiment that is read."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
 
 
 def runs_at(uri: str | None) -> str:

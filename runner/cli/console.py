@@ -95,13 +95,12 @@ def usable_device(name: str, threads: int) -> str:
 
 def check_places(results: Path, uri: str, checkpoints: str) -> None:
     """Raise InputError unless tables, runs and checkpoints can be written to where they should go; creates nothing."""
-    from reports import store
-    from runner.tracking.tracker import check_store
+    from runner.tracking.database import check_store
 
     check_folder("--results", results)
     if "://" not in checkpoints:
         check_folder("--checkpoints", Path(checkpoints))
-    check_store(uri, store.without_secrets(uri))
+    check_store(uri)
 
 
 def check_port(port: int) -> None:

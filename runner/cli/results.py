@@ -116,10 +116,10 @@ def ui(
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with plain_errors():
         from reports import store
-        from runner.tracking.tracker import check_store
+        from runner.tracking.database import check_store
 
         uri = store.resolve(tracking_uri)
-        check_store(uri, store.without_secrets(uri))
+        check_store(uri)
         check_port(port)
         out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]

@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trained = METRICS if job.trial.method.trains else METRICS | {"time/train_s": 0.0}
         tracker.finished(job, trained, {"diagnostics.json": b"{}"}, tags)
     tracker.failed(plan.jobs[2], "Traceback\nValueError: [the disk] was full", "exception")
-    tracker.outbox.close()
+    tracker.writes.close()
     tracker._end(tracker.runs[plan.jobs[4].key], "KILLED")
     return folder
 
@@ -112,7 +112,7 @@ def test_what_has_diverged_is_left_alone_as_by_a_sweep(tmp_path: Path) -> None:
     tracker = Tracker(uri(tmp_path), plan)
     tracker.started(plan.jobs[2])
     tracker.failed(plan.jobs[2], "the loss became nan in epoch 1", "diverged")
-    tracker.outbox.close()
+    tracker.writes.close()
     answer = as_json(tmp_path)
     assert answer["counts"] == NONE | {"new": 7, "diverged": 1}
     assert sum(map(len, answer["packs"])) == 7

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from reports import store
 from runner.planning.plan import SCHEMA, Plan, make_plan
-from runner.tracking import tracker as tracking
+from runner.tracking import database
 from runner.tracking.tracker import Tracker
 from sweeps.spec import read_sweep
 
@@ -60,20 +61,20 @@ def test_a_fresh_store_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
             making.append(path.exists())
             return found
 
-    monkeypatch.setattr(tracking, "MlflowClient", Watched)
-    tracking.make_store(f"sqlite:///{path}")
+    monkeypatch.setattr(mlflow, "MlflowClient", Watched)
+    database.make_store(f"sqlite:///{path}")
     assert making == [False], "it is not there before its last table is"
     assert [one.name for one in tmp_path.iterdir()] == ["mlflow.db"]
     assert store.known_runs(f"sqlite:///{path}") == {}
     made = path.read_bytes()
-    tracking.make_store(f"sqlite:///{path}")
+    database.make_store(f"sqlite:///{path}")
     assert path.read_bytes() == made, "a store that is there stays as it is"
 
 
 def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     (tmp_path / "mlflow.db.making").write_bytes(b"half of a table")
-    tracking.make_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    database.make_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
     assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
 
@@ -86,7 +87,7 @@ def runs(uri: str, kind: str = "trial") -> list[Any]:
 
 def cut_off(tracker: Tracker) -> None:
     """Leave the store as a driver does that is killed: what was told is written, nothing is ended."""
-    tracker.outbox.close()
+    tracker.writes.close()
 
 
 def values(uri: str, run: str, name: str) -> list[tuple[int, float]]:
@@ -193,7 +194,7 @@ def test_what_another_driver_runs_is_left_alone(uri: str, plan: Plan) -> None:
 
 
 def test_a_write_that_is_repeated_counts_once(uri: str, plan: Plan) -> None:
-    """The outbox relies on it: a write may have been carried out although its answer was lost."""
+    """Pending writes rely on it: a write may have been carried out although its answer was lost."""
     tracker = Tracker(uri, plan)
     tracker.started(plan.jobs[0])
     tracker.close("KILLED")

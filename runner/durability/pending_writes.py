@@ -10,32 +10,39 @@ from collections.abc import Callable
 from cplearn.errors import InputError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between two attempts; each pause is twice the one before."""
 PATIENCE = 30 * 60.0
+"""Seconds without success after which a receiver is given up."""
 
 
-class Outbox:
+class PendingWrites:
     """Carries out calls one after the other in a thread of its own, so that the caller never waits.
 
-    A call that fails with an error that is `transient` is repeated, ever more slowly; it must therefore do no harm when
-    repeated. After `patience` seconds without success, or at once after any other error, the outbox gives up: `put` and
-    `drain` then raise. `say` is told when the receiver goes away and when it is back.
+    A call that fails with an error for which `is_transient` holds is repeated, ever more slowly; it must therefore do
+    no harm when repeated. After `patience` seconds without success, or at once after any other error, no call is
+    carried out any more: `put` and `close` then raise. `say` gets a sentence when the receiver goes away and when it is
+    back.
+
+    >>> written = []
+    >>> writes = PendingWrites(lambda error: isinstance(error, OSError), print)
+    >>> writes.put(lambda: written.append("first"))
+    >>> writes.close()
+    >>> written
+    ['first']
     """
 
     def __init__(
-        self,
-        transient: Callable[[BaseException], bool],
-        say: Callable[[str], None],
-        patience: float = PATIENCE,
+        self, is_transient: Callable[[BaseException], bool], say: Callable[[str], None], patience: float = PATIENCE
     ) -> None:
-        self.transient, self.say, self.patience = transient, say, patience
+        self.is_transient, self.say, self.patience = is_transient, say, patience
         self.waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.error: BaseException | None = None
         self.hurry = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="pending writes", daemon=True)
         self.thread.start()
 
     def put(self, call: Callable[[], None]) -> None:
-        """Add a call; raises InputError, or the error of an earlier call, if the outbox has given up."""
+        """Add a call; raises InputError, or the error of an earlier call, if that could not be carried out."""
         self._check()
         self.waiting.put(call)
 
@@ -61,7 +68,7 @@ class Outbox:
     def _check(self) -> None:
         if self.error is None:
             return
-        if self.transient(self.error):
+        if self.is_transient(self.error):
             raise InputError(
                 f"the tracking store has been away for {self.patience / 60:.0f} min "
                 f"({_line(self.error)}); run the same command again when it is back"
@@ -82,7 +89,7 @@ class Outbox:
             try:
                 call()
             except Exception as error:
-                if not self.transient(error) or time.monotonic() - start > self.patience or self.hurry.is_set():
+                if not self.is_transient(error) or time.monotonic() - start > self.patience or self.hurry.is_set():
                     raise
                 if pause == FIRST_PAUSE:
                     self.say(f"the tracking store is away ({_line(error)}); trials go on, entries wait for it")

@@ -1,4 +1,4 @@
-"""The outbox keeps order, repeats what may succeed later, and gives up when told."""
+"""Pending writes keep their order, are repeated while they may succeed, and are given up in the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from cplearn.errors import InputError
-from runner.durability import outbox
-from runner.durability.outbox import Outbox
+from runner.durability import pending_writes
+from runner.durability.pending_writes import PendingWrites
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pending_writes, "FIRST_PAUSE", 0.01)
 
 
 def test_calls_are_repeated_in_order_until_they_succeed() -> None:
@@ -29,7 +29,7 @@ def test_calls_are_repeated_in_order_until_they_succeed() -> None:
             raise ConnectionError("nobody there")
         done.append(number)
 
-    box = Outbox(lambda error: isinstance(error, OSError), said.append)
+    box = PendingWrites(lambda error: isinstance(error, OSError), said.append)
     for number in range(50):
         box.put(lambda number=number: write(number))  # type: ignore[misc]
     time.sleep(0.1)
@@ -44,7 +44,7 @@ def test_calls_are_repeated_in_order_until_they_succeed() -> None:
 
 
 def test_an_error_that_stays_is_raised_to_the_caller(tmp_path: Path) -> None:
-    box = Outbox(lambda error: isinstance(error, OSError), lambda text: None)
+    box = PendingWrites(lambda error: isinstance(error, OSError), lambda text: None)
     box.put(lambda: (tmp_path / "none" / "file").write_text(str(1 / 0)))
     with pytest.raises(ZeroDivisionError):
         box.close()
@@ -57,14 +57,14 @@ def _gone() -> None:
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    box = Outbox(lambda error: True, lambda text: None, patience=0.1)
+    box = PendingWrites(lambda error: True, lambda text: None, patience=0.1)
     box.put(_gone)
     with pytest.raises(InputError, match=r"away for 0 min \(nobody there\); run the same command again"):
         box.close()
 
 
 def test_a_stopped_sweep_does_not_wait_for_long() -> None:
-    box = Outbox(lambda error: True, lambda text: None)
+    box = PendingWrites(lambda error: True, lambda text: None)
     box.put(_gone)
     box.put(lambda: None)
     start = time.monotonic()

@@ -1,0 +1,59 @@
+"""The store that runs are written to: whether it can be written, and the making of a fresh one in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from importlib.util import find_spec
+
+from cplearn.errors import InputError
+from sweeps.addresses import store_file, without_secrets
+
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+
+
+def check_store(uri: str) -> None:
+    """Raise InputError, with one sentence, unless runs can be written to the store; creates nothing.
+
+    A file is tried out, a server is only checked for its address: whether it answers shows when it is read.
+    """
+    shown = f"--tracking-uri {without_secrets(uri)!r}"
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in SCHEMES:
+        raise InputError(f"{shown}: write sqlite:///PATH, http://HOST:PORT or another address of MLflow")
+    if uri.startswith("postgresql:") and find_spec("psycopg") is None:
+        # Which driver SQLAlchemy takes when none is named depends on its version.
+        raise InputError(
+            f"{shown}: the driver psycopg is not installed; write postgresql+psycopg2://..., "
+            "whose driver comes with the extra postgresql"
+        )
+    if scheme != "sqlite":
+        return
+    path = store_file(uri)
+    try:
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=5)) as connection:
+                connection.execute("BEGIN IMMEDIATE").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shown}: cannot write there ({reason})") from None
+
+
+def make_store(uri: str) -> None:
+    """Make the tables of a SQLite store that does not exist yet; one driver at a time may do so.
+
+    They are made under another name: a reader that met a file with some of its tables would try to make the rest.
+    """
+    path = store_file(uri)
+    if not uri.startswith("sqlite") or (path.exists() and path.stat().st_size):
+        return
+    from mlflow import MlflowClient
+
+    draft = path.with_name(f"{path.name}.making")
+    draft.unlink(missing_ok=True)  # A driver that was killed may have left one.
+    scheme, options = uri.partition(":///")[0], "".join(uri.partition("?")[1:])
+    MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
+    draft.replace(path)

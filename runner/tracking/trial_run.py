@@ -1,0 +1,113 @@
+"""The run of one trial, as it is written step by step."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from runner.planning.plan import Job, Plan, command
+from runner.tracking.code_version import code_tags
+from sweeps.record import END_TAGS, LOSS, TRIAL, WALL_SECONDS, DatasetUse, Tag, param_text, tag_is
+
+
+class TrialRun:
+    """One trial's run in an experiment: `before`, the run that was interrupted, or a new one.
+
+    Each method is one pending write: it is called by the writing thread, `open` first, and may be called again after it
+    has failed half-way.
+    """
+
+    def __init__(
+        self, client: MlflowClient, experiment: str, parent: str, plan: Plan, job: Job, before: Run | None
+    ) -> None:
+        self.client, self.experiment, self.name, self.before = client, experiment, job.name, before
+        self.tags = {
+            Tag.KIND: TRIAL,
+            Tag.PARENT: parent,
+            Tag.KEY: job.key,
+            Tag.SWEEP: plan.sweep.name,
+            Tag.DATASET: job.dataset,
+            Tag.FINGERPRINT: job.fingerprint,
+            Tag.ROLE: job.role,
+            Tag.LABEL: job.label,
+            Tag.COMMAND: command(job.trial),
+            Tag.NOTE: f"{job.name}, of sweep {plan.sweep.name} on {job.dataset}",
+            # Tells a run that a repeated write finds from those of earlier calls.
+            Tag.ATTEMPT: uuid.uuid4().hex,
+        } | code_tags()
+        self.params = [Param(key, param_text(value)) for key, value in job.trial.flat().items()]
+        self.dataset = _input(next(use for use in plan.datasets if use.fingerprint == job.fingerprint))
+        self.outdated_tags = [tag for tag in END_TAGS if before and tag in before.data.tags]
+        self.is_complete = before is not None and WALL_SECONDS in before.data.metrics
+        self.tried = False
+        self.logged_epochs: set[int] = set()
+        self.run_id = ""
+        """The run's id in MLflow, as soon as it is open."""
+
+    def open(self) -> None:
+        """Go on with the interrupted run, or begin one."""
+        run = self.before
+        if run is None and self.tried:
+            attempts = self.client.search_runs([self.experiment], tag_is(Tag.ATTEMPT, self.tags[Tag.ATTEMPT]))
+            run = next(iter(attempts), None)
+        self.tried = True
+        if run is None:
+            run = self.client.create_run(self.experiment, tags=dict(self.tags), run_name=self.name)
+        else:
+            self.client.update_run(run.info.run_id, status="RUNNING", name=self.name)
+            self.client.log_batch(run.info.run_id, tags=_run_tags(self.tags))
+            while self.outdated_tags:
+                self.client.delete_tag(run.info.run_id, self.outdated_tags[-1])
+                self.outdated_tags.pop()
+        self.run_id = run.info.run_id
+        # An epoch is one write, so one of its metrics tells of all.
+        history = self.client.get_metric_history(self.run_id, LOSS) if self.before else []
+        self.logged_epochs = {metric.step for metric in history}
+        self.client.log_batch(self.run_id, params=self.params)
+        self.client.log_inputs(self.run_id, datasets=[self.dataset])
+
+    def log_epoch(self, epoch: int, metrics: Sequence[Metric]) -> None:
+        """Add an epoch's metrics, unless the run has them."""
+        if epoch not in self.logged_epochs:
+            self.client.log_batch(self.run_id, metrics=metrics)
+            self.logged_epochs.add(epoch)
+
+    def finish(self, metrics: Sequence[Metric], tags: Mapping[Tag, str], files: Mapping[str, bytes]) -> None:
+        """Add the result. The run ends last, so that a finished run is a complete one."""
+        if not self.is_complete:
+            self.client.log_batch(self.run_id, metrics=metrics)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(self.run_id, folder)
+        self.end("FINISHED", tags)
+
+    def end(self, status: str, tags: Mapping[Tag, str]) -> None:
+        """End the run with tags that say more."""
+        self.client.log_batch(self.run_id, tags=_run_tags(tags))
+        self.client.set_terminated(self.run_id, status)
+
+
+def _run_tags(tags: Mapping[Tag, str]) -> list[RunTag]:
+    """Tags as MLflow's batches take them."""
+    return [RunTag(str(tag), text) for tag, text in tags.items()]
+
+
+def _input(use: DatasetUse) -> DatasetInput:
+    dataset = Dataset(
+        name=use.slug,
+        digest=use.fingerprint,
+        source_type="local",
+        source=json.dumps({"uri": use.source}),
+        profile=json.dumps(use.profile()),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
