@@ -14,7 +14,8 @@ from rich.text import Text
 
 from runner.faults import FailureKind
 from runner.planning.plan import Job
-from runner.timing.pace import Pace
+from runner.planning.quantities import duration
+from runner.timing import ProgressEstimate
 
 LOOK_SECONDS = 1.0
 """How often the time that is left is worked out anew; it looks at every trial that is still waiting."""
@@ -31,12 +32,12 @@ class Progress:
         jobs: Sequence[Job],
         reused: int,
         console: Console,
-        pace: Pace | None = None,
+        pace: ProgressEstimate | None = None,
         to_come: Callable[[], int] = lambda: 0,
     ) -> None:
         self.console = console
         self.known, self.to_come, self.reused = {job.key for job in jobs}, to_come, reused
-        self.pace = pace or Pace({})
+        self.pace = pace or ProgressEstimate({})
         self.running: dict[str, tuple[Job, int, dict[str, float]]] = {}
         self.done: list[Job] = []
         self.failures: list[tuple[Job, str, FailureKind]] = []
@@ -61,7 +62,7 @@ class Progress:
     # Events of jobs.
 
     def planned(self, jobs: Sequence[Job]) -> None:
-        self.pace.planned([[job] for job in jobs])
+        self.pace.planned(jobs)
         self.known |= {job.key for job in jobs}
 
     def started(self, job: Job) -> None:
@@ -162,13 +163,3 @@ class Progress:
             loss = f"{metrics['train/loss']:.4g}" if "train/loss" in metrics else "-"
             table.add_row(f"{job.dataset} {job.name}", f"{epoch}/{job.trial.epochs}", loss, terms)
         return Group(head, table)
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s` or `2 h 10 min`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

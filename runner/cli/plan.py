@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,9 +34,12 @@ from runner.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from runner.machine.resources import Resources
     from runner.planning.plan import Job, Plan
-    from runner.planning.preview import Forecast, Searched
+    from runner.planning.survey import Searched, Surveyed
+    from runner.timing import Forecast, Machine
     from sweeps.spec import Sweep
 
 
@@ -67,38 +73,41 @@ def plan(
 
         from reports import store
         from runner.durability.checkpoints import Checkpoints
-        from runner.planning import preview
         from runner.planning.budget import Deadline
+        from runner.planning.survey import survey
+        from runner.timing import forecast
 
         deadline = Deadline(budget)
         planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = 1
         uri = store.resolve(tracking_uri)
         check_places(results, uri, checkpoints)
         searched, wanted, examples = look_at_search(planned, uri, force)
         keys = {job.key for job in planned.jobs}
-        known = {key: vars(run) for key, run in store.known_runs(uri, keys).items()}
         reached = {} if force else Checkpoints(checkpoints).epochs(keys)
-        unfinished = {key for key, run in known.items() if run["status"] != "FINISHED"}
-        diverged = {} if force or retry_failed or not unfinished else store.diverged_runs(uri, unfinished)
-        placed = preview.place(planned.jobs, known, reached, force, planned.stopper, diverged)
-        todo = [one.job for one in placed if one.state not in preview.LEFT_ALONE and one.job.key in wanted]
+        surveyed = survey(
+            planned.jobs,
+            store.trial_records(uri, keys),
+            reached,
+            force=force,
+            retry_failed=retry_failed,
+            stopper=planned.stopper,
+        )
+        jobs = [trial.job for trial in surveyed if trial.is_left and trial.job.key in wanted] + examples
         expected = forecast(
             planned,
-            todo + examples,
-            resources,
-            width,
-            uri,
-            data_root,
-            by_seed=deadline.given,
+            jobs,
+            machine_of(resources),
+            functools.partial(store.timed_runs, uri),
             reached=reached,
-            calibrate=calibrate,
+            budgeted=deadline.given,
         )
+        expected = expected.calibrated(data_root, careful=calibrate)
         if as_json:
-            print(json.dumps(preview.as_dict(planned, placed, expected, deadline.seconds, searched)))
+            print(json.dumps(as_dict(planned, surveyed, expected, deadline.seconds, searched)))
         else:
-            shown = preview.render(planned, placed, expected, width, deadline.seconds, every, searched)
-            out.print(shown, highlight=False, soft_wrap=True)
+            out.print(
+                render(planned, surveyed, expected, deadline.seconds, every, searched), highlight=False, soft_wrap=True
+            )
 
 
 def plan_sweep(
@@ -154,55 +163,125 @@ def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int 
     return Resources(each, asked.gpus if gpus is None else gpus, own)
 
 
-def forecast(
-    plan: Plan,
-    jobs: list[Job],
-    resources: Resources,
-    width: int | None,
-    uri: str,
-    data_root: Path | None,
-    *,
-    by_seed: bool,
-    reached: Mapping[str, int],
-    calibrate: bool = False,
-) -> Forecast:
-    """How the missing jobs would run, and for how long; with `by_seed` in the order of a budget."""
-    import cplearn.data
-    from cplearn.training import footprint
-    from reports import store
+def machine_of(resources: Resources) -> Machine:
+    """Where trials with these resources would run: on this machine, or on the cluster of RAY_ADDRESS."""
     from runner.machine import resources as places
-    from runner.planning import budget, packing, preview
+    from runner.timing import Machine
 
     remote = bool(os.environ.get("RAY_ADDRESS"))
     if remote:
         from runner.execution.execute import cluster
 
-        resources, slots = cluster(resources)
+        settled, slots = cluster(resources)
     else:
-        resources, slots = places.local(resources)
+        settled, slots = places.local(resources)
+    return Machine(settled, slots, places.hardware(settled, remote), None if remote else places.memory())
 
-    def fitting(job: Job) -> int:
-        dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
-        return packing.widest(footprint(job.trial, dataset), places.local_memory(resources), bool(resources.gpus))
 
-    if not jobs:
-        return preview.forecast([], {}, resources, slots, 0, {})
-    disk = preview.stored(jobs, plan, None if remote else places.memory())
+def render(
+    plan: Plan,
+    surveyed: Sequence[Surveyed],
+    expected: Forecast,
+    budget: float | None,
+    every: bool,
+    searched: Sequence[Searched] = (),
+) -> RenderableType:
+    """The whole answer for a terminal; `every` lists each trial."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
 
-    def packed(jobs: list[Job]) -> list[list[Job]]:
-        return packing.group(jobs, width, slots, None if remote else fitting, reached, by_seed=by_seed)
+    from sweeps.record import STATES
 
-    packs = packed(jobs)
-    threads = max(1, int(resources.cpus))
-    hardware = places.hardware(resources, remote)
-    timings, unsure = preview.timings(
-        plan, packs, hardware, lambda method, fingerprint: store.timed_runs(uri, method, fingerprint)
-    )
-    if calibrate:
-        from runner.timing.calibrate import calibrate as measure
+    counts = Counter((trial.job.dataset, trial.state) for trial in surveyed)
+    table = Table("data set", *STATES, "all", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for use in plan.datasets:
+        numbers = [counts[use.slug, state] for state in STATES]
+        table.add_row(escape(use.slug), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
+    details = Counter((trial.state, trial.detail) for trial in surveyed if trial.detail)
+    lines = [f"{n} {state}: {detail}" for (state, detail), n in details.most_common(8)]
+    lines += [str(study) for study in searched]
+    if plan.sweep.scheduler:
+        lines.append(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops.")
+    lines += _outlook(expected) if expected.jobs else ["Nothing is left to run."]
+    if budget is not None and expected.jobs:
+        lines += _table_within(expected, surveyed, budget)
+    parts: list[RenderableType] = [table, "", *map(escape, lines)]
+    if every:
+        listing = Table("key", "state", "data set", "trial", "", box=None, pad_edge=False)
+        for trial in surveyed:
+            job = trial.job
+            listing.add_row(job.key, trial.state, *(escape(text) for text in (job.dataset, job.name, trial.detail)))
+        parts += ["", listing]
+    return Group(*parts)
 
-        timings |= measure(unsure, hardware["device"], threads, data_root)
-    if by_seed:
-        seconds = preview.seconds_by_job(packs, timings)
-        packs = packed(budget.order(jobs, plan.sweep.seeds, plan.sweep.axes, lambda job: seconds.get(job.key)))
-    return preview.forecast(packs, timings, resources, slots, disk, reached)
+
+def _outlook(expected: Forecast) -> list[str]:
+    lines = [str(expected)]
+    if expected.unknown < len(expected.jobs):
+        unit, each = expected.machine.devices
+        busy = expected.busy
+        middle, low, high = (f"{value * each / 3600:.3g}" for value in (busy.middle, busy.low, busy.high))
+        lines.append(f"{unit} hours: {middle} ({low} to {high}).")
+        sources = Counter(timing.source for timing in expected.timings.values())
+        basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
+        kinds = len(set(expected.keys.values()))
+        lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
+    return lines
+
+
+def _table_within(expected: Forecast, surveyed: Sequence[Surveyed], budget: float) -> list[str]:
+    from runner.planning.quantities import duration
+
+    done = {job.key for job in expected.within(budget)} | {t.job.key for t in surveyed if t.state == "reused"}
+    unknown = "; trials of unknown time are left out here, though they would run" if expected.unknown else ""
+    lines = [f"Within the budget of {duration(budget)} the table would hold (middle estimate{unknown}):"]
+    whole = Counter((trial.job.dataset, trial.job.trial.seed) for trial in surveyed)
+    held = Counter((trial.job.dataset, trial.job.trial.seed) for trial in surveyed if trial.job.key in done)
+    return lines + [f"  {data} seed {seed}: {held[data, seed]} of {n} trials" for (data, seed), n in whole.items()]
+
+
+def as_dict(
+    plan: Plan,
+    surveyed: Sequence[Surveyed],
+    expected: Forecast,
+    budget: float | None,
+    searched: Sequence[Searched] = (),
+) -> dict[str, Any]:
+    """The same as plain JSON; seconds and bytes."""
+    from sweeps.record import STATES
+
+    unit, each = expected.machine.devices
+    counts = Counter(trial.state for trial in surveyed)
+    result = {
+        "sweep": plan.sweep.name,
+        "counts": {state: counts[state] for state in STATES},
+        "slots": expected.machine.slots,
+        "unknown_trials": expected.unknown,
+        "wall_s": asdict(expected.wall),
+        "device": unit,
+        "device_s": {name: value * each for name, value in asdict(expected.busy).items()},
+        "disk_bytes": expected.disk,
+        "to_run": [job.key for job in expected.jobs],
+        "timings": [asdict(timing) for timing in expected.timings.values()],
+        "trials": [
+            {
+                "key": trial.job.key,
+                "state": trial.state,
+                "detail": trial.detail,
+                "dataset": trial.job.dataset,
+                "label": trial.job.label,
+                "seed": trial.job.trial.seed,
+            }
+            for trial in surveyed
+        ],
+    }
+    if expected.reason:
+        result["unknown_reason"] = expected.reason
+    if searched:
+        result["search"] = [asdict(study) for study in searched]
+    if budget is not None:
+        result |= {"budget_s": budget, "within_budget": [job.key for job in expected.within(budget)]}
+    return result

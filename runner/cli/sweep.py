@@ -42,7 +42,7 @@ from runner.cli.options import (
     SweepName,
     Uri,
 )
-from runner.cli.plan import forecast, look_at_search, plan_sweep
+from runner.cli.plan import look_at_search, machine_of, plan_sweep
 from runner.cli.results import write_reports
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from runner.faults import FailureKind
     from runner.planning.budget import Deadline
     from runner.planning.plan import Job, Plan
-    from runner.planning.preview import Forecast, Searched
+    from runner.planning.survey import Searched
     from runner.progress import Progress
     from runner.search.search import Search
-    from runner.timing.pace import Pace
+    from runner.timing import Forecast, ProgressEstimate
     from runner.tracking.tracker import Tracker
 
     Failed = tuple[Job, str, FailureKind]
@@ -101,11 +101,10 @@ def sweep(
         from runner.faults import Policy
         from runner.planning.budget import Deadline
         from runner.planning.plan import split
-        from runner.timing.pace import Pace
+        from runner.timing import ProgressEstimate, forecast
 
         policy, deadline = Policy(retries, stop_after), Deadline(budget)
         plan, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        width = 1
         if retry_failed and plan.sweep.search:
             raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
         uri = store.resolve(tracking_uri)
@@ -113,11 +112,15 @@ def sweep(
         kept = Checkpoints(checkpoints)
         missing = functools.partial(_missing, uri=uri, force=force, retry_failed=retry_failed, stopper=plan.stopper)
         look_ahead = functools.partial(
-            forecast, resources=resources, width=width, uri=uri, data_root=data_root, by_seed=deadline.given
+            forecast,
+            machine=machine_of(resources),
+            history=functools.partial(store.timed_runs, uri),
+            budgeted=deadline.given,
         )
         work = _survey(plan, uri, kept, force, missing, look_ahead)
         _announce(plan, work)
-        pace = Pace(work.expected.timings, work.expected.slots)
+        pace = ProgressEstimate(work.expected.timings, work.expected.machine.slots)
+        calibration = work.expected.start_calibration(data_root, functools.partial(_calibrated, pace))
 
         from runner.execution.contract import ExecutionOptions
         from runner.execution.execute import execute
@@ -126,7 +129,11 @@ def sweep(
         options = ExecutionOptions(resources, root, compile, kept.place, checkpoint_every, policy)
         start = functools.partial(execute, options=options)
         run = functools.partial(_run, kept=kept, force=force, pace=pace, deadline=deadline)
-        failed = _run_unclaimed(plan, work, uri, kept, force, missing, run, start)
+        try:
+            failed = _run_unclaimed(plan, work, uri, kept, force, missing, run, start)
+        finally:
+            if calibration:
+                calibration.stop()
         _explain(plan, failed)
         if split(plan.jobs, lambda keys: store.finished_runs(uri, keys), force=False)[1]:
             write_reports(uri, plan.sweep.name, results, {use.slug for use in plan.datasets}, keep=True)
@@ -167,13 +174,11 @@ def _survey(
         expected = look_ahead(plan, todo + examples, reached=reached)
     ended = wanted - {job.key for job in todo} - early
     # A search brings its jobs by itself.
-    in_order = [job for pack in expected.packs for job in pack if not searched or job.role == "baseline"]
+    in_order = [job for job in expected.jobs if not searched or job.role == "baseline"]
     return _Work(in_order, searched, examples, expected, diverged, early, ended)
 
 
 def _announce(plan: Plan, work: _Work) -> None:
-    from runner.planning.preview import line
-
     again = f", {work.before} finished before" if work.before else ""
     again += f", {len(work.diverged)} diverged before" if work.diverged else ""
     again += f", {len(work.early)} stopped early before" if work.early else ""
@@ -184,8 +189,14 @@ def _announce(plan: Plan, work: _Work) -> None:
     )
     for one in work.searched:
         out.print(escape(str(one)), highlight=False, soft_wrap=True)
-    if work.todo or work.examples:
-        out.print(escape(line(work.expected)), highlight=False, soft_wrap=True)
+    if work.expected.jobs and (work.expected.machine.is_cluster or not work.expected.unknown):
+        out.print(escape(str(work.expected)), highlight=False, soft_wrap=True)
+
+
+def _calibrated(pace: ProgressEstimate, expected: Forecast) -> None:
+    """Say what is to be expected, once a few steps have been timed."""
+    pace.learn(expected.timings)
+    out.print(escape(str(expected)), highlight=False, soft_wrap=True)
 
 
 def _run_unclaimed(
@@ -301,14 +312,16 @@ def _asha(plan: Plan, uri: str, force: bool) -> Asha | None:
     return asha
 
 
-def _steering(claims: Claims, pace: Pace, deadline: Deadline, search: Search | None, asha: Asha | None) -> Steering:
+def _steering(
+    claims: Claims, pace: ProgressEstimate, deadline: Deadline, search: Search | None, asha: Asha | None
+) -> Steering:
     """What is decided while trials run: claims are looked after, a budget and a search say what is to start."""
     from runner.execution.contract import Steering
 
     steering = Steering()
     steering.keep_alive = claims.keep  # type: ignore[method-assign]
     if deadline.given:
-        steering.admits = lambda job: deadline.allows(pace.ends_in([job]))  # type: ignore[method-assign]
+        steering.admits = lambda job: deadline.allows(pace.ends_in(job))  # type: ignore[method-assign]
     if search:
         steering.next_job = search.more  # type: ignore[method-assign]
     steering.asha = asha
@@ -325,7 +338,7 @@ def _run(
     kept: Checkpoints,
     claims: Claims,
     force: bool,
-    pace: Pace,
+    pace: ProgressEstimate,
     deadline: Deadline,
     search: Search | None = None,
 ) -> tuple[Progress, bool]:

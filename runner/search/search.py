@@ -35,7 +35,7 @@ from runner.durability.store_paths import companion
 from runner.faults import FailureKind
 from runner.planning import criteria
 from runner.planning.plan import Job, Plan
-from runner.planning.preview import Searched
+from runner.planning.survey import Searched
 from sweeps import identity
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar

@@ -1,100 +1,116 @@
-"""Times a few training steps and a part of the evaluation of a pack on this machine; keeps nothing of it."""
+"""Has a few steps of each kind of trial timed on this machine, in a process with the environment of a worker.
+
+The process is a command of its own (`runner.timing.timed_steps`): it runs beside its parent, leaves no threads, memory
+or random state behind, and does not import the caller's main module again, as multiprocessing would.
+"""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
+import contextlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-import cplearn.data
-from cplearn.data import Dataset
-from cplearn.data.subset import limit
-from cplearn.errors import InputError
-from cplearn.training import Pack
-from runner.machine.environment import WorkerLost, in_worker
+from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.planning.plan import Job
-from runner.timing.estimate import Kind, Timing, calibrated, kind
+from runner.timing.timings import Timing, TimingKey
 
-SECONDS = 3.0
-"""For the steps of one kind of pack, after a first step that does not count."""
+QUICK, CAREFUL = 6.0, 60.0
+"""Seconds for all kinds of trials together."""
 
-STEPS = 20
-IMAGES = 1_000
-"""Of each split, at most, in an evaluation that is timed; more where there are many classes."""
+STARTING = 30.0
+"""Seconds that the process may take beyond those, to start and to end a step that has begun."""
 
 
-def calibrate(
-    packs: Sequence[Sequence[Job]], device: str, threads: int, data_root: Path | None, limit: float = 60.0
-) -> dict[Kind, Timing]:
-    """Timings of the kinds among `packs`, at least of the first, until `limit` seconds have passed.
+@dataclass(frozen=True)
+class Calibrated:
+    """Timings by kind, and a clause that says why some kind has none; empty where all have one."""
 
-    They are taken in a process like that of a trial, with `threads` threads. Raises InputError where a trial's data
-    cannot be used, or the process is lost.
+    timings: Mapping[TimingKey, Timing]
+    reason: str = ""
+
+
+class Calibration:
+    """A calibration at work in the background; see `start_calibration`."""
+
+    def __init__(self, request: Mapping[str, Any], done: Callable[[Calibrated], None] | None) -> None:
+        self.request, self.done = request, done
+        self.answer, self.stopped = Calibrated({}), False
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "runner.timing.timed_steps"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **WORKER_ENVIRONMENT},
+            start_new_session=True,  # An interrupt from the keyboard does not reach it.
+        )
+        self.thread = threading.Thread(target=self._collect, daemon=True)
+        self.thread.start()
+
+    def result(self) -> Calibrated:
+        """What was measured, once it is; an interrupt stops the calibration."""
+        try:
+            self.thread.join()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        return self.answer
+
+    def stop(self) -> None:
+        """End the process at once; `done` is not called any more."""
+        self.stopped = True
+        self.process.kill()
+
+    def _collect(self) -> None:
+        try:
+            output, _ = self.process.communicate(pickle.dumps(self.request), self.request["seconds"] + STARTING)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            output, _ = self.process.communicate()
+        answers: dict[TimingKey, Timing | str] = {}
+        stream = io.BytesIO(output)
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):  # A killed process may leave half an answer.
+            while True:
+                answers.update([pickle.load(stream)])
+        timings = {key: answer for key, answer in answers.items() if isinstance(answer, Timing)}
+        reasons = [answer for answer in answers.values() if isinstance(answer, str)]
+        if len(answers) < len(self.request["jobs"]):
+            reasons.append(self._missing())
+        self.answer = Calibrated(timings, next(iter(reasons), ""))
+        if self.done and not self.stopped:
+            self.done(self.answer)
+
+    def _missing(self) -> str:
+        """Why there are too few answers."""
+        if self.process.returncode == -signal.SIGKILL:
+            return "its steps take too long to be timed, or memory is short"
+        if self.process.returncode:
+            return f"the process that times a few steps ended with status {self.process.returncode}"
+        return f"not all kinds can be timed in {self.request['seconds']:g} s"
+
+
+def start_calibration(
+    jobs: Sequence[Job],
+    hardware: Mapping[str, str],
+    data_root: Path | None,
+    *,
+    seconds: float = QUICK,
+    done: Callable[[Calibrated], None] | None = None,
+) -> Calibration:
+    """Have these jobs, one of each kind, timed in the background: at least the first, the others until so many
+    `seconds` have passed.
+
+    `hardware` are the tags of `runner.machine.resources.hardware`. Of trials of several ranks, the steps are timed in
+    one process and divided by the number of ranks. A thread of this process calls `done` with the result.
     """
-    try:
-        return in_worker(_calibrate_all, packs, device, threads, data_root, limit)
-    except WorkerLost as error:
-        raise InputError(f"the calibration ended without a result: {error}; plan without --calibrate") from None
-
-
-def _calibrate_all(
-    packs: Sequence[Sequence[Job]], device: str, threads: int, data_root: Path | None, limit: float
-) -> dict[Kind, Timing]:
-    end = time.monotonic() + limit
-    torch.set_num_threads(threads)
-    found: dict[Kind, Timing] = {}
-    for pack in packs:
-        if kind(pack) not in found and (not found or time.monotonic() < end):
-            found[kind(pack)] = _calibrate(pack, device, data_root)
-    return found
-
-
-def _calibrate(jobs: Sequence[Job], device: str, data_root: Path | None) -> Timing:
-    trials = [job.trial for job in jobs]
-    dataset = cplearn.data.load(**trials[0].data_request(), root=data_root)
-    pack = Pack(trials, dataset, device, data_root=data_root)
-    steps = _steps(pack) if trials[0].method.trains and trials[0].epochs else []
-    return calibrated(steps, pack.steps_per_epoch, len(jobs) * _evaluation(jobs[0], dataset, device))
-
-
-def _steps(pack: Pack) -> list[float]:
-    taken: list[float] = []
-    begun = time.perf_counter()
-    for step, (views, labels) in enumerate(pack.views.epoch(0)):
-        loss, _ = pack._step(views, labels, step)
-        loss.tolist()  # waits for the device
-        now = time.perf_counter()
-        taken.append(now - begun)
-        begun = now
-        if len(taken) > STEPS or (len(taken) > 1 and sum(taken[1:]) > SECONDS):
-            break
-    return taken[1:] or taken
-
-
-def _evaluation(job: Job, dataset: Dataset, device: str) -> float:
-    """Seconds of one member's evaluation: measured on some images of each split and on half of them, and from there to
-    all by the power of the number that the two have shown."""
-    whole = max(len(dataset.train.images), len(dataset.test.images))
-    some = min(max(IMAGES, 10 * dataset.n_classes), whole)
-    # The first evaluation of a process imports what it computes with.
-    _evaluate(job, dataset, device, max(10 * dataset.n_classes, *job.trial.evaluation.gmm_components, 0))
-    measured = _evaluate(job, dataset, device, some)
-    if some == whole:
-        return measured
-    # k-NN grows with the square, the rest linearly.
-    power = min(max(math.log2(measured / _evaluate(job, dataset, device, some // 2)), 1.0), 2.0)
-    return measured * (whole / some) ** power
-
-
-def _evaluate(job: Job, dataset: Dataset, device: str, images: int) -> float:
-    smaller = limit(dataset, *(min(images, len(split.labels)) for split in (dataset.train, dataset.test)))
-    # Nothing is trained, so neither batch nor warm-up has to fit.
-    still = job.trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
-    fitting = {"epochs": 0, "batch_size": min(job.trial.batch_size, len(smaller.train.images)), "optimizer": still}
-    pack = Pack([job.trial.model_copy(update=fitting)], smaller, device)
-    start = time.perf_counter()
-    pack.evaluate()
-    return time.perf_counter() - start
+    return Calibration(
+        {"jobs": list(jobs), "hardware": dict(hardware), "data_root": data_root, "seconds": seconds}, done
+    )

@@ -1,0 +1,232 @@
+"""How long the missing trials of a sweep take on so many slots, and what they leave on disk."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runner.machine.resources import Resources
+from runner.planning import budget
+from runner.planning.disk import stored_bytes
+from runner.planning.plan import Job, Plan
+from runner.planning.quantities import duration, size
+from runner.timing.calibrate import CAREFUL, QUICK, Calibrated, Calibration, start_calibration
+from runner.timing.timings import (
+    TimedTrial,
+    Timing,
+    TimingKey,
+    same_timing,
+    similar_timing,
+    timed_trials,
+    timing_key,
+)
+
+START = 8.0
+"""Seconds until the first trial of a sweep trains: start of Ray and of its workers, measured on two CPU cores."""
+
+History = Callable[[str, str | None], Sequence[Mapping[str, Any]]]
+"""Gives the records of finished runs of a method, on the data of a fingerprint or on any (None); see
+`reports.store.timed_runs`."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where trials run: what each is given, how many run at once, the tags of the hardware by which finished runs are
+    chosen, and the bytes of this machine's memory (None: they run on a cluster, whose nodes cannot be looked into)."""
+
+    resources: Resources
+    slots: int
+    hardware: Mapping[str, str]
+    memory: float | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.memory is None
+
+    @property
+    def devices(self) -> tuple[str, float]:
+        """What a trial occupies: GPUs where it has any, else CPU cores."""
+        asked = self.resources
+        return ("GPU", asked.gpus) if asked.gpus else ("CPU core", asked.cpus * asked.processes)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A middle value and the range in which most values lie."""
+
+    low: float
+    middle: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{duration(self.middle)} ({duration(self.low)} to {duration(self.high)})"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The missing jobs in the order in which they would run, and what is known of their time and size.
+
+    `keys` are the kinds of the jobs, by the jobs' keys; `reached` are epochs that need no training any more. `reason`
+    says why some times are unknown. With `budgeted`, jobs come in the order of a budget.
+    """
+
+    plan: Plan
+    machine: Machine
+    jobs: list[Job]
+    keys: Mapping[str, TimingKey]
+    timings: Mapping[TimingKey, Timing]
+    disk: int
+    reached: Mapping[str, int] = field(default_factory=dict)
+    budgeted: bool = False
+    reason: str = ""
+
+    def timing(self, job: Job) -> Timing | None:
+        return self.timings.get(self.keys[job.key])
+
+    def seconds(self, job: Job) -> float | None:
+        """Expected seconds of a job; None if unknown."""
+        timing = self.timing(job)
+        return timing.seconds(self._epochs(job)) if timing else None
+
+    @property
+    def unknown(self) -> int:
+        """How many jobs are of unknown time; they are in no sum."""
+        return sum(self.timing(job) is None for job in self.jobs)
+
+    @property
+    def wall(self) -> Interval:
+        """Seconds from start to end on the slots, each of which takes the next job whenever it is free."""
+        ends = []
+        for column in zip(*self._ranges(), strict=True):
+            slots = [START] * self.machine.slots
+            for seconds in column:
+                heapq.heapreplace(slots, slots[0] + seconds)
+            ends.append(max(slots))
+        return Interval(*ends) if ends else Interval(0.0, 0.0, 0.0)
+
+    @property
+    def busy(self) -> Interval:
+        """Seconds of all jobs together."""
+        ranges = self._ranges()
+        return Interval(*(sum(column) for column in zip(*ranges, strict=True))) if ranges else Interval(0.0, 0.0, 0.0)
+
+    def untimed(self, *, careful: bool = False) -> list[Job]:
+        """One job of each kind of unknown time, the most frequent kind first; with `careful` also of those kinds that
+        only similar runs tell of."""
+        counts = Counter(self.keys[job.key] for job in self.jobs)
+        examples = {self.keys[job.key]: job for job in reversed(self.jobs)}
+        sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
+        return [examples[key] for key, _ in counts.most_common() if key not in sure]
+
+    def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
+        """This forecast, with a few steps timed of the kinds of which nothing is known; `careful` takes longer, and
+        times those that only similar runs tell of too."""
+        jobs = self.untimed(careful=careful)
+        if not jobs or (self.machine.is_cluster and not careful):
+            return self
+        measured = start_calibration(
+            jobs, self.machine.hardware, data_root, seconds=CAREFUL if careful else QUICK
+        ).result()
+        return self.with_timings(measured)
+
+    def start_calibration(self, data_root: Path | None, done: Callable[[Forecast], None]) -> Calibration | None:
+        """Time a few steps of the kinds of which nothing is known in the background, and call `done` with the forecast
+        that follows from them; None, and no call, where there is nothing to be timed."""
+        jobs = self.untimed()
+        if not jobs or self.machine.is_cluster:
+            return None
+        return start_calibration(
+            jobs, self.machine.hardware, data_root, done=lambda measured: done(self.with_timings(measured))
+        )
+
+    def with_timings(self, measured: Calibrated) -> Forecast:
+        """This forecast with further timings; kinds that they leave out are scaled from those that they have."""
+        timings = {**self.timings, **measured.timings}
+        jobs = {self.keys[job.key]: job for job in reversed(self.jobs)}
+        uses = {use.fingerprint: use for use in self.plan.datasets}
+        timed = [
+            TimedTrial(job.trial.flat(), job.fingerprint, vars(uses[job.fingerprint]), timing.epoch, timing.evaluation)
+            for key, timing in measured.timings.items()
+            for job in [jobs[key]]
+        ]
+        for key, job in jobs.items():
+            if key not in timings and (timing := similar_timing(job, uses[job.fingerprint], timed)):
+                timings[key] = timing
+        return replace(self, timings=timings, reason=measured.reason).ordered()
+
+    def ordered(self) -> Forecast:
+        """This forecast with its jobs in the order of a budget, if there is one."""
+        if not self.budgeted:
+            return self
+        sweep = self.plan.sweep
+        return replace(self, jobs=budget.order(self.jobs, sweep.seeds, sweep.axes, self.seconds))
+
+    def within(self, seconds: float) -> list[Job]:
+        """The jobs that end within so many seconds if every job takes its middle time; none of unknown time is among
+        them. A job that would end too late is not begun, a shorter one after it is."""
+        ends = [START] * self.machine.slots
+        done: list[Job] = []
+        for job in self.jobs:
+            needed = self.seconds(job)
+            if needed is not None and ends[0] + needed <= seconds:
+                heapq.heapreplace(ends, ends[0] + needed)
+                done.append(job)
+        return done
+
+    def __str__(self) -> str:
+        """One line: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots, about 33 MB on disk.`"""
+        unknown, stored = self.unknown, f"about {size(self.disk)} on disk"
+        reason = self.reason or "no finished run is like it, and the nodes of a cluster cannot be timed from here"
+        if unknown == len(self.jobs):
+            return f"Expected: unknown time ({reason}), {stored}."
+        slots = f"{self.machine.slots} slot{'s' if self.machine.slots > 1 else ''}"
+        missing = f"; {unknown} of {len(self.jobs)} trials are of unknown time and not counted ({reason})"
+        return f"Expected: {self.wall} on {slots}, {stored}{missing if unknown else ''}."
+
+    def _epochs(self, job: Job) -> int:
+        return job.trial.epochs - self.reached.get(job.key, 0)
+
+    def _ranges(self) -> list[tuple[float, float, float]]:
+        ranges = []
+        for job in self.jobs:
+            if timing := self.timing(job):
+                seconds = timing.seconds(self._epochs(job))
+                ranges.append((timing.low * seconds, seconds, timing.high * seconds))
+        return ranges
+
+
+def forecast(
+    plan: Plan,
+    jobs: Sequence[Job],
+    machine: Machine,
+    history: History,
+    *,
+    reached: Mapping[str, int] | None = None,
+    budgeted: bool = False,
+) -> Forecast:
+    """What finished runs say about these jobs: runs of the same kind, else similar ones.
+
+    Raises InputError if the model of one of them cannot exist in the machine's memory.
+    """
+    keys = {job.key: timing_key(job) for job in jobs}
+    uses = {use.fingerprint: use for use in plan.datasets}
+    timings: dict[TimingKey, Timing] = {}
+    asked: dict[tuple[str, str | None], list[TimedTrial]] = {}
+
+    def timed(method: str, fingerprint: str | None) -> list[TimedTrial]:
+        if (method, fingerprint) not in asked:
+            asked[method, fingerprint] = timed_trials(history(method, fingerprint), machine.hardware)
+        return asked[method, fingerprint]
+
+    for key, job in {keys[job.key]: job for job in jobs}.items():
+        method = job.trial.method.name
+        timing = same_timing(job, timed(method, job.fingerprint))
+        timing = timing or similar_timing(job, uses[job.fingerprint], timed(method, None))
+        if timing:
+            timings[key] = timing
+    disk = stored_bytes(jobs, keys, uses, machine.memory)
+    return Forecast(plan, machine, list(jobs), keys, timings, disk, reached or {}, budgeted).ordered()
