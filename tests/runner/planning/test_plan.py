@@ -1,4 +1,4 @@
-"""From a sweep to jobs and packs."""
+"""From a sweep to jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cplearn.errors import InputError
-from runner.planning.plan import SCHEMA, Plan, make_plan, split
+from runner.planning.plan import SCHEMA, Plan, make_plan
 from sweeps.spec import read_sweep
 
 TEXT = """
@@ -47,14 +47,6 @@ def test_an_enlarged_grid_is_the_same_sweep_with_the_same_keys(tmp_path: Path) -
     assert small.key == large.key
     assert {job.key for job in small.jobs} < {job.key for job in large.jobs}
     assert plan(tmp_path, epochs=2).key != small.key
-
-
-def test_finished_trials_are_reused_unless_forced(tmp_path: Path) -> None:
-    jobs = plan(tmp_path).jobs
-    todo, reused = split(jobs, lambda keys: {jobs[2].key: "run", "other": "run"}, force=False)
-    assert reused == {jobs[2].key: "run"}
-    assert todo == [job for job in jobs if job is not jobs[2]]
-    assert split(jobs, lambda keys: {jobs[2].key: "run"}, force=True) == (jobs, {})
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sweeps.spec import read_sweep
 
 @pytest.fixture(scope="session")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    path = tmp_path_factory.mktemp("timing") / "tiny.yaml"
+    path = tmp_path_factory.mktemp("small-plan") / "tiny.yaml"
     path.write_text(
         "sweep: tiny\nsettings: {epochs: 9, backbone: {name: resnet8-slim, width: 4}, "
         "method: {codes: 32, embedding_dim: 16}, evaluation: {kmeans_restarts: 1}}\n"

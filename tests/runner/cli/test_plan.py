@@ -1,0 +1,133 @@
+"""`cplearn plan` against a real store, and a sweep that keeps to a budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import store
+from runner.machine.resources import Resources, hardware
+from runner.planning.plan import SCHEMA, Plan, make_plan
+from runner.tracking.tracker import Tracker
+from support import run_cli, uri
+from sweeps.record import STATES
+from sweeps.spec import read_sweep
+
+SWEEP = """
+sweep: tiny
+settings:
+  epochs: 2
+  method: {codes: 32, embedding_dim: 16}
+  backbone: {name: resnet8-slim, width: 4}
+  evaluation: {kmeans_restarts: 1}
+axes: {method.beta: [0.1, 0.5, 1]}
+baselines: {random backbone: {method: untrained}}
+seeds: 2
+"""
+NONE = dict.fromkeys(STATES, 0)
+METRICS = {"time/train_s": 20.0, "time/evaluation_s": 5.0, "probe/accuracy": 0.9}
+
+
+def as_json(folder: Path, *arguments: str) -> dict[str, Any]:
+    code, output = run_cli(folder, "plan", "tiny.yaml", "--json", "--gpus-per-trial", "0", *arguments)
+    assert code == 0, output
+    answer: dict[str, Any] = json.loads(output)
+    return answer
+
+
+def planned(folder: Path) -> Plan:
+    (folder / "tiny.yaml").write_text(SWEEP)
+    return make_plan(read_sweep(folder / "tiny.yaml", SCHEMA), folder / "data")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two finished trials, a failed, a diverged and a running one of eight, written by the tracker."""
+    folder = tmp_path_factory.mktemp("plan")
+    plan = planned(folder)
+    tracker = Tracker(uri(folder), plan)
+    tags = hardware(Resources(1, 0), remote=False)
+    for job in plan.jobs[:5]:
+        tracker.started(job)
+    for job in plan.jobs[:2]:
+        trained = METRICS if job.trial.method.trains else METRICS | {"time/train_s": 0.0}
+        tracker.finished(job, trained, {"diagnostics.json": b"{}"}, tags)
+    tracker.failed(plan.jobs[2], "Traceback\nValueError: [the disk] was full", "exception")
+    tracker.failed(plan.jobs[4], "the loss became nan in epoch 1", "diverged")
+    tracker.outbox.close()
+    return folder
+
+
+def test_states_are_counted_and_explained(folder: Path) -> None:
+    answer = as_json(folder)
+    assert answer["counts"] == NONE | {"new": 3, "reused": 2, "failed": 1, "running": 1, "diverged": 1}
+    details = {(trial["state"], trial["detail"].partition(" since")[0]) for trial in answer["trials"]}
+    assert details == {
+        ("new", ""),
+        ("reused", "from tiny"),
+        ("failed", "ValueError: [the disk] was full"),
+        ("diverged", "the loss became nan in epoch 1"),
+        ("running", "in tiny"),
+    }
+    assert len(answer["to_run"]) == 5
+    again = as_json(folder, "--retry-failed")
+    assert again["counts"] == NONE | {"new": 3, "reused": 2, "failed": 2, "running": 1}
+    assert len(again["to_run"]) == 6
+    assert as_json(folder, "--force")["counts"]["reused"] == 0
+
+
+def test_times_are_those_of_finished_runs(folder: Path) -> None:
+    answer = as_json(folder)
+    assert answer["unknown_trials"] == 0
+    assert {timing["source"] for timing in answer["timings"]} == {"finished runs"}
+    # Left are four trainings of 25 s and a baseline of 5 s.
+    assert answer["device_s"]["middle"] == pytest.approx(4 * 25 + 5)
+    assert answer["device_s"]["low"] < answer["device_s"]["middle"] < answer["device_s"]["high"]
+    assert answer["device"] == "CPU core"
+    longer = as_json(folder, "--epochs", "20", "--budget", "420s")
+    # The baselines do not train, so epochs change nothing about them: one is reused.
+    assert longer["counts"] == NONE | {"new": 6, "reused": 1, "diverged": 1}
+    assert longer["device_s"]["middle"] == pytest.approx(6 * 205)
+    seeds = {trial["key"]: trial["seed"] for trial in longer["trials"]}
+    held = longer["within_budget"]
+    assert 2 <= len(held) < 6
+    assert {seeds[key] for key in held[:2]} == {0}
+
+
+def test_the_listing_names_every_trial(folder: Path) -> None:
+    code, output = run_cli(folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--list", "--budget", "4h")
+    assert code == 0, output
+    for job in planned(folder).jobs:
+        assert job.key in output
+        assert job.name in output
+    assert "[the disk] was full" in output
+    assert "Rests on: finished runs for 2 of 2 kinds of trials." in output
+    assert "digits seed 0: 4 of 4 trials" in output
+
+
+def test_a_first_sweep_is_timed_by_some_steps_then_keeps_to_its_budget_and_goes_on(tmp_path: Path) -> None:
+    """The trials of 100,000 epochs cannot end; the baselines can, and the table is made of them."""
+    planned(tmp_path)
+    answer = as_json(tmp_path)
+    assert answer["unknown_trials"] == 0
+    assert {timing["source"] for timing in answer["timings"]} == {"timed steps"}
+    assert 0 < answer["wall_s"]["low"] < answer["wall_s"]["high"] < 3600
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "results").exists()
+    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "75s")
+    assert code == 0, output
+    assert "Budget used up:" in output
+    assert "Expected: " in output
+    assert "unknown time" not in output
+    assert "random backbone" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
+    states = {record.status for record in store.trial_records(uri(tmp_path)).values()}
+    assert "FINISHED" in states
+    assert "RUNNING" not in states
+    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1", "--budget", "1h")
+    assert code == 0, output
+    assert "Budget used up" not in output
+    assert as_json(tmp_path, "--epochs", "1")["counts"]["new"] == 0
