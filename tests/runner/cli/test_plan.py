@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker.finished(job, trained, {"diagnostics.json": b"{}"}, tags)
     tracker.failed(plan.jobs[2], "Traceback\nValueError: [the disk] was full", "exception")
     tracker.failed(plan.jobs[4], "the loss became nan in epoch 1", "diverged")
-    tracker.outbox.close()
+    tracker.writes.close()
     return folder
 
 
