@@ -17,7 +17,7 @@ KEYS = [f"{number:016x}" for number in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x800000000000
 HOLD = """
 import sys
 from pathlib import Path
-from runner.claims import Claims
+from runner.durability.claims import Claims
 with Claims(Path(sys.argv[1])) as claims:
     print(*(claims.take(key) for key in sys.argv[2:]), flush=True)
     sys.stdin.read()

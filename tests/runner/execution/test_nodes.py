@@ -35,7 +35,7 @@ def sweep(folder: Path, address: str) -> tuple[int, str]:
     (folder / "tiny.yaml").write_text(SWEEP)
     command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--dataset", f"folder:{folder}/images"]
     done = subprocess.run(
-        [*command, "--gpus-per-trial", "0", "--packing", "off", "--checkpoints", f"file://{folder}/checkpoints"],
+        [*command, "--gpus-per-trial", "0", "--checkpoints", f"file://{folder}/checkpoints"],
         cwd=folder,
         env={
             **os.environ,

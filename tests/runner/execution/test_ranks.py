@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 
 from cplearn import streams
 from cplearn.errors import InputError
+from listeners import Recorder
 from runner.cli import app
 from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.execution.ranks import PATIENCE
-from runner.faults import FailureKind, Policy
+from runner.faults import Policy
 from runner.machine.hardware import describe
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Job, make_plan
@@ -52,35 +53,6 @@ def cluster() -> Iterator[None]:
     ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.logged: dict[tuple[str, int], dict[str, float]] = {}
-        self.final: dict[str, dict[str, float]] = {}
-        self.reasons: dict[str, str] = {}
-        self.kinds: dict[str, FailureKind] = {}
-
-    def planned(self, jobs: Any) -> None:
-        pass
-
-    def started(self, job: Job) -> None:
-        pass
-
-    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
-        self.logged[job.label, epoch] = {name: v for name, v in metrics.items() if "second" not in name}
-
-    def finished(self, job: Job, metrics: Mapping[str, float], files: Any, hardware: Any) -> None:
-        self.final[job.label] = {name: v for name, v in metrics.items() if not name.startswith("time/")}
-
-    def resumed(self, job: Job, history: Any) -> None:
-        pass
-
-    def noted(self, job: Job, text: str) -> None:
-        pass
-
-    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
-        self.reasons[job.label], self.kinds[job.label] = reason, kind
 
 
 def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
@@ -122,7 +94,6 @@ def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> 
     """So the trial is tried again, up to the limit; then it fails, and leaves nothing behind."""
     recorder = Recorder()
     killed: list[int] = []
-    noted: list[str] = []
 
     def kill_the_other(job: Job, epoch: int, metrics: Any) -> None:
         for folder in Path("/proc").glob("[0-9]*"):
@@ -134,12 +105,11 @@ def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> 
                     os.kill(process, signal.SIGKILL)
 
     recorder.epoch = kill_the_other  # type: ignore[method-assign]
-    recorder.noted = lambda job, text: noted.append(text)  # type: ignore[method-assign]
     text = SWEEP.replace("epochs: 2", "epochs: 2000").replace("[0.1, 1]", "[1]")
     execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, 0, 2), policy=Policy(retries=1)))
     assert len(killed) == 2
-    assert len(noted) == 1
-    assert "the worker was lost" in noted[0]
+    (note,) = recorder.notes
+    assert "the worker was lost" in note
     assert recorder.kinds == {"beta=1": "lost"}
     assert "a process of the trial was lost" in recorder.reasons["beta=1"]
     end = time.monotonic() + 30
