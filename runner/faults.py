@@ -10,7 +10,8 @@ from typing import Literal
 from cplearn.errors import InputError
 
 FailureKind = Literal["diverged", "exception", "lost", "memory"]
-"""The loss is no longer finite; the trial raised; its worker or node was lost; memory did not suffice.
+"""Why a trial has failed: the loss is no longer finite, the trial has raised an exception, its worker or node was lost,
+memory did not suffice.
 
 The first two are functions of the trial and would happen again, so they are not retried. The others are, up to a limit.
 """
@@ -18,8 +19,8 @@ The first two are functions of the trial and would happen again, so they are not
 
 @dataclass(frozen=True)
 class Policy:
-    """`retries` after lost workers and lack of memory, for each pack; `stop_after` so many equal failures the sweep
-    stops (0: never)."""
+    """What follows from failures: a trial is tried again `retries` times after lost workers and lack of memory, and the
+    sweep stops after `stop_after` equal failures (0: never)."""
 
     retries: int = 3
     stop_after: int = 3
@@ -53,7 +54,11 @@ class Repeats:
 
 
 def normalise(text: str) -> str:
-    """A traceback without what differs from one trial to the next: hexadecimal ids, numbers, folders."""
+    """A traceback without what differs from one trial to the next: hexadecimal ids, numbers, folders.
+
+    >>> normalise("line 12 of /home/ann/loss.py: 3.5 is too large")
+    'line # of loss.py: # is too large'
+    """
     text = re.sub(r"(?:[\w.~-]*/)+([\w.-]+)", r"\1", text)
     text = re.sub(r"\b(?:0x)?[0-9a-f]{8,}\b", "#", text)
     return re.sub(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", "#", text)

@@ -10,22 +10,22 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cplearn.errors import InputError
 from runner.durability.store_paths import companion
-from sweeps.addresses import store_file
+from sweeps.addresses import store_file, without_secrets
 
 POLL_SECONDS = 1.0
+"""How often a driver that waits for another one looks whether it has ended."""
 GRACE = 3.0
 """Seconds in which a PostgreSQL server must have noticed that a lost connection has ended."""
-GATE = 0
-"""The byte whose lock lets one driver at a time set up the store; trials have the others."""
+STORE = 0
+"""The number of the lock that lets one driver at a time set up the store; trials have the others."""
 
 
 class Claims:
-    """Locks on single bytes of one file, each at a place given by a trial's key; a context manager.
+    """Claims on trials by their keys, as locks on single bytes of one file; a context manager.
 
     The system releases them when the process ends, even by kill -9, and child processes do not inherit them. One open
     file serves any number of trials. They hold on one machine, and between machines where the file lies on a shared
@@ -44,27 +44,19 @@ class Claims:
             raise InputError(f"cannot write {self.path}, which keeps two sweeps apart ({error.strerror})") from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         os.close(self.file)
 
     def take(self, key: str) -> bool:
         """Claim a trial; False if another driver has it."""
-        if key not in self.held:
-            try:
-                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(key))
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                return False
+        if key not in self.held and self._lock(_number(key)):
             self.held.add(key)
-        return True
+        return key in self.held
 
     def release(self) -> None:
         """Give up all claims."""
         for key in self.held:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(key))
+            self._unlock(_number(key))
         self.held.clear()
 
     def wait(self, keys: Collection[str]) -> None:
@@ -77,24 +69,36 @@ class Claims:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Only one driver at a time is inside: a fresh store is made once."""
-        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, GATE)
+        """Let one driver at a time into the block: a fresh store is made once."""
+        self._lock(STORE, wait=True)
         try:
             yield
         finally:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, GATE)
+            self._unlock(STORE)
+
+    def _lock(self, number: int, *, wait: bool = False) -> bool:
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            return False
+        return True
+
+    def _unlock(self, number: int) -> None:
+        fcntl.lockf(self.file, fcntl.LOCK_UN, 1, number)
 
 
 class SharedClaims(Claims):
-    """The same by advisory locks of the PostgreSQL database that is the store, so between any machines.
+    """Claims as advisory locks of the PostgreSQL database that is the store, so between any machines.
 
     The server releases them when the driver's connection ends. One that is lost, because the server was restarted say,
     is made anew and the claims are taken again, which `keep` looks after. Unlike locks on a file, they also keep two
-    claims of one process apart. `address` may hold a password; messages have `shown` in its place.
+    claims of one process apart. Messages show `address` without its password.
     """
 
-    def __init__(self, address: str, shown: str) -> None:
-        self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), shown
+    def __init__(self, address: str) -> None:
+        self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), without_secrets(address)
         self.held: set[str] = set()
 
     def __enter__(self) -> SharedClaims:
@@ -107,36 +111,14 @@ class SharedClaims(Claims):
         try:
             self._connect()
         except psycopg2.Error:
-            # Not the driver's own words, which can repeat parts of the address.
+            # Without the server's words, which can repeat parts of the address.
             raise InputError(
                 f"the PostgreSQL server of {self.shown} cannot be reached, or it refuses the user"
             ) from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.connection.close()
-
-    def take(self, key: str) -> bool:
-        if key not in self.held:
-            if not self._ask("SELECT pg_try_advisory_lock(%s)", _byte(key)):
-                return False
-            self.held.add(key)
-        return True
-
-    def release(self) -> None:
-        for key in self.held:
-            self._ask("SELECT pg_advisory_unlock(%s)", _byte(key))
-        self.held.clear()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        self._ask("SELECT pg_advisory_lock(%s)", GATE)
-        try:
-            yield
-        finally:
-            self._ask("SELECT pg_advisory_unlock(%s)", GATE)
 
     def keep(self) -> None:
         import psycopg2
@@ -147,6 +129,12 @@ class SharedClaims(Claims):
             # While the server is away, nobody else can claim anything; the next call tries again.
             with suppress(psycopg2.Error):
                 self._connect()
+
+    def _lock(self, number: int, *, wait: bool = False) -> bool:
+        return bool(self._ask(f"SELECT pg_{'' if wait else 'try_'}advisory_lock(%s)", number)) or wait
+
+    def _unlock(self, number: int) -> None:
+        self._ask("SELECT pg_advisory_unlock(%s)", number)
 
     def _ask(self, query: str, number: int) -> Any:
         import psycopg2
@@ -180,12 +168,13 @@ class SharedClaims(Claims):
 
     def _take_again(self, before: tuple[Any, ...] | None) -> None:
         """Take what an earlier session, given by its pid and start, has held."""
-        own = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = "
+        session = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = "
         if before:
-            # Of a connection that only this side has lost, the server still has the other end.
-            self._rows(f"SELECT pg_terminate_backend(pid) FROM ({own} %s) AS one WHERE backend_start = %s", *before)
-        (self.session,) = self._rows(f"{own} pg_backend_pid()")
-        missing, deadline = [_byte(key) for key in self.held], time.monotonic() + GRACE
+            # The server still has the other end of a connection that only this side has lost.
+            ended = f"SELECT pg_terminate_backend(pid) FROM ({session} %s) AS earlier WHERE backend_start = %s"
+            self._rows(ended, *before)
+        (self.session,) = self._rows(f"{session} pg_backend_pid()")
+        missing, deadline = [_number(key) for key in self.held], time.monotonic() + GRACE
         while missing:
             again = "SELECT key FROM unnest(%s::bigint[]) AS key WHERE NOT pg_try_advisory_lock(key)"
             missing = [row[0] for row in self._rows(again, missing)]
@@ -204,23 +193,25 @@ class SharedClaims(Claims):
 
 
 def claims_of(uri: str) -> Claims:
-    """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine."""
-    if uri.startswith("postgresql"):
-        return SharedClaims(uri, re.sub(r"(://).*@", r"\1", uri.partition("?")[0]))
-    return Claims(companion(uri, "claims"))
+    """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine.
+
+    >>> claims_of("sqlite:////data/mlflow.db").path.as_posix()
+    '/data/mlflow.db.claims'
+    """
+    return SharedClaims(uri) if uri.startswith("postgresql") else Claims(companion(uri, "claims"))
 
 
 @contextmanager
 def looking_at(uri: str) -> Iterator[None]:
-    """Alone with a tracking store: who reads one that another driver is about to make would try to make it, too. Where
-    its file does not exist there is nothing to read, and nothing is left behind."""
+    """Be alone with a tracking store that is only read: who reads one that another driver is about to make would try
+    to make it, too. Where its file does not exist there is nothing to read, and nothing is left behind."""
     if uri.startswith("sqlite:") and not store_file(uri).exists():
         yield
         return
-    with claims_of(uri) as gate, gate.alone():
+    with claims_of(uri) as claims, claims.alone():
         yield
 
 
-def _byte(key: str) -> int:
-    # Offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits.
+def _number(key: str) -> int:
+    """The number of a trial's lock; offsets of files, and PostgreSQL's locks, are signed numbers of 64 bits."""
     return 1 + (int(key, 16) >> 2)

@@ -7,26 +7,29 @@ import hashlib
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cplearn.data import Dataset
 from cplearn.errors import InputError
 from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.machine.resources import Resources
+
+if TYPE_CHECKING:
+    from cplearn.data import Dataset
 
 CODE = ("cplearn", "sweeps", "runner")
 """The packages that workers are sent; what else a node needs is installed there."""
 EQUAL = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 """Libraries that have a part in the numbers: a node must have the driver's versions. Their builds (+cpu, +cu128) may
 differ, as a driver without a GPU may well use nodes that have some."""
-THERE = ("pyarrow", "pydantic", "filelock", "joblib", "threadpoolctl")
-"""Libraries that workers import but that change no number."""
+PRESENT = ("pyarrow", "pydantic", "filelock", "joblib", "threadpoolctl")
+"""Libraries that workers import but that change no number: a node must have some version of them."""
 PATIENCE = 180.0
 """Seconds in which a node must have unpacked the code and answered."""
 
@@ -46,64 +49,60 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def facts() -> dict[str, str]:
-    """What is here of that which all nodes must have: versions of libraries, and a digest of the code."""
-    found = {"code": _digest()}
-    for library in (*EQUAL, *THERE):
-        try:
-            found[library] = metadata.version(library).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """What this machine has of that which all nodes must have: versions of libraries, and a digest of the code."""
+    versions = {}
+    for library in (*EQUAL, *PRESENT):
+        with suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library).partition("+")[0]
+    return {"code": _digest(), **versions}
 
 
 def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path) -> str:
-    """Why a node with such facts, and its code in `folder`, cannot train for a driver; empty if it can."""
-    lacking = [library for library in (*EQUAL, *THERE) if library in driver and library not in here]
-    other = [
-        f"{library} there is {here[library]}, the driver's is {driver[library]}"
-        for library in EQUAL
-        if library in driver and library in here and here[library] != driver[library]
-    ]
-    found = [f"{', '.join(lacking)} cannot be found there"] if lacking else []
+    """Why a node with the facts `here`, and its code in `folder`, cannot train for a driver; empty if it can.
+
+    >>> differences({"code": "1", "torch": "2.9.0"}, {"code": "1", "torch": "2.8.0"}, Path("/x")).partition(";")[0]
+    "torch there is 2.8.0, the driver's is 2.9.0"
+    """
+    lacking = [library for library in (*EQUAL, *PRESENT) if library in driver and library not in here]
+    reasons = [f"{', '.join(lacking)} cannot be found there"] if lacking else []
     if here["code"] != driver["code"]:
-        found.append(f"the code in {folder} there is not the driver's")
-    if not found + other:
-        return ""
-    return f"{'; '.join(found + other)}; give it the driver's environment, for instance one on a shared file system"
+        reasons.append(f"the code in {folder} there is not the driver's")
+    for library in EQUAL:
+        if library in driver and here.get(library, driver[library]) != driver[library]:
+            reasons.append(f"{library} there is {here[library]}, the driver's is {driver[library]}")
+    remedy = "give it the driver's environment, for instance one on a shared file system"
+    return "; ".join([*reasons, remedy]) if reasons else ""
 
 
 def check(driver: Mapping[str, str]) -> None:
-    """Raise Unfit if this process cannot train for a driver with such facts (none: it is on the driver's machine)."""
+    """Raise Unfit if this process cannot train for a driver with such facts; it has none if it is on this machine."""
     if driver and (why := differences(driver, facts(), _folder(CODE[0]).parent)):
-        raise Unfit(own_id(), why)
+        raise Unfit(node_id(), why)
 
 
-def check_data(wanted: Sequence[Sequence[str]], found: Sequence[Dataset]) -> None:
+def check_data(expected: Sequence[Sequence[str]], datasets: Sequence[Dataset]) -> None:
     """Raise Unfit unless data sets have the names and fingerprints that they have for the driver."""
-    for (name, fingerprint), dataset in zip(wanted, found, strict=True):
+    for (name, fingerprint), dataset in zip(expected, datasets, strict=True):
         if dataset.fingerprint != fingerprint:
-            raise Unfit(
-                own_id(),
-                f"the images or labels of {name} there differ from the driver's; copy the same files there",
-            )
+            why = f"the images or labels of {name} there differ from the driver's; copy the same files there"
+            raise Unfit(node_id(), why)
 
 
-def own_id() -> str:
-    """The id of the node that a worker runs on."""
+def node_id() -> str:
+    """The id of the node that this process runs on."""
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
 @functools.cache
-def own_name() -> str:
-    """The name of the node that a worker runs on."""
-    return name_of(own_id())
+def node_name() -> str:
+    """The name of the node that this process runs on."""
+    return name_of(node_id())
 
 
 def data_root(given: str | None, remote: bool) -> Path | None:
     """The data folder of a worker: on a cluster that which CPLEARN_DATA named when the node's Ray was started, else
     the driver's."""
-    own = os.environ.get("CPLEARN_DATA") if remote else None
-    place = own or given
+    place = (os.environ.get("CPLEARN_DATA") if remote else None) or given
     return Path(place) if place else None
 
 
@@ -112,15 +111,15 @@ class Nodes:
     node is not asked."""
 
     def __init__(self, driver: Mapping[str, str]) -> None:
-        self.driver = driver
-        self.out: dict[str, str] = {}
-        """Why nodes, by id, take no part."""
+        self.driver = dict(driver)
+        self.left_out: dict[str, str] = {}
+        """Sentences that say why nodes, by id, take no part."""
         self.asked: set[str] = set()
-        self.unsaid: list[str] = []
+        self.unreported: list[str] = []
 
     def alive(self) -> list[dict[str, float]]:
         """The resources of the nodes that are alive and take part."""
-        return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.out]
+        return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.left_out]
 
     def ask(self, resources: Resources) -> None:
         """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once."""
@@ -129,9 +128,9 @@ class Nodes:
         calls = {}
         for node in ray.nodes():
             room = all(node["Resources"].get(kind, 0) >= need for kind, need in resources.each.items())
-            if node["Alive"] and room and node["NodeID"] not in self.asked | self.out.keys():
+            if node["Alive"] and room and node["NodeID"] not in self.asked | self.left_out.keys():
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                calls[node["NodeID"]] = _answer.options(scheduling_strategy=place).remote(dict(self.driver))
+                calls[node["NodeID"]] = _answer.options(scheduling_strategy=place).remote(self.driver)
         if calls:
             ray.wait(list(calls.values()), num_returns=len(calls), timeout=PATIENCE)
         for node_id, call in calls.items():
@@ -147,27 +146,27 @@ class Nodes:
 
     def leave_out(self, node_id: str, why: str) -> None:
         """Use a node no more."""
-        if node_id not in self.out:
-            self.out[node_id] = f"node {name_of(node_id)} is left out: {why}"
-            self.unsaid.append(self.out[node_id])
+        if node_id not in self.left_out:
+            self.left_out[node_id] = f"node {name_of(node_id)} is left out: {why}"
+            self.unreported.append(self.left_out[node_id])
 
     def news(self) -> list[str]:
         """A sentence for each node that has been left out since this was last asked."""
-        news, self.unsaid = self.unsaid, []
+        news, self.unreported = self.unreported, []
         return news
 
     def selector(self, processes: int) -> dict[str, Any]:
         """Arguments of a placement group by which its bundles avoid the nodes that are left out."""
-        if not self.out:
+        if not self.left_out:
             return {}
-        return {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(sorted(self.out))})"}] * processes}
+        return {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(sorted(self.left_out))})"}] * processes}
 
     def require(self, resources: Resources) -> int:
         """How many trials run at once; raises InputError if no node can hold one."""
         nodes = self.alive()
         slots = resources.slots(nodes)
-        if not slots and self.out:
-            raise InputError(f"no node is left that can hold a trial; {'; '.join(self.out.values())}")
+        if not slots and self.left_out:
+            raise InputError(f"no node is left that can hold a trial; {'; '.join(self.left_out.values())}")
         if not slots:
             have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
             raise InputError(f"a trial asks for {resources}, but the nodes have {have}; ask for less")
@@ -195,7 +194,7 @@ def _folder(package: str) -> Path:
 
 
 def _digest() -> str:
-    """Of all modules of the packages, and of the tables that lie beside them."""
+    """A digest of all modules of the packages, and of the tables that lie beside them."""
     digest = hashlib.blake2b(digest_size=16)
     for package in CODE:
         folder = _folder(package)

@@ -1,4 +1,4 @@
-"""A trial on several devices under Ray: one process a device, the trainable's own among them."""
+"""A trial on several devices under Ray: one process a device, the first of which is the trial's worker."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from runner.execution.contract import TrialRequest
 from runner.execution.lone import LoneTrial
 
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
-"""How long a process waits for another one in a step. A process that fails is noticed at once, see `Team`; this is for
-one that hangs."""
+"""How long a process waits for another one in a step. A process that fails is noticed at once (see `Team`); this limit
+is for one that hangs."""
 
 JOINING = datetime.timedelta(minutes=5)
 """How long the processes wait for each other to form a group, once all of them have started."""
@@ -77,11 +77,11 @@ class Team:
 
     def train_epoch(self) -> dict[str, float]:
         """Train one epoch in all processes."""
-        return self._together("train_epoch", self.training.train_epoch)
+        return self._together("call", self.training.train_epoch, "train_epoch")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state in all processes."""
-        self._together("load_state_dict", lambda: self.training.load_state_dict(state), state)
+        self._together("call", lambda: self.training.load_state_dict(state), "load_state_dict", state)
 
     def close(self) -> None:
         """End the other processes and leave the group."""
@@ -147,11 +147,9 @@ class _Rank:
     def build(self, build: Build, request: TrialRequest) -> None:
         self.training = build(request, self.device, Ranks(self.rank, self.size))
 
-    def train_epoch(self) -> None:
-        self.training.train_epoch()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.training.load_state_dict(state)
+    def call(self, method: str, *arguments: Any) -> None:
+        """Call a method of the training; what it returns is the first process's affair."""
+        getattr(self.training, method)(*arguments)
 
 
 def _join(rank: int, size: int, store: dist.Store, device: str) -> None:

@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: one that is there, the cluster of RAY_ADDRESS, or a local one of its own."""
+"""Start and stop of Ray: the cluster of RAY_ADDRESS, or a local Ray that belongs to the driver."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 
 @contextmanager
 def connected() -> Iterator[bool]:
-    """A connection to Ray: one that exists, the cluster of RAY_ADDRESS, or a new local one that ends with the block.
+    """Be connected to Ray in the block; yields whether this Ray is local and was started for the block.
 
-    Gives whether it is a new local one.
+    A connection that exists is used, and left as it is.
     """
     if ray.is_initialized():
         yield False
@@ -49,16 +49,16 @@ def start() -> None:
     # A new local Ray hands these on to its workers.
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a driver-side check asks for.
+    # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a check in the driver asks for.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"runtime_env": environment()} if address else {"include_dashboard": False}
-    # Ray would put its own handler in the place of the caller's, and dies by it.
+    # Ray puts a handler of its own in the place of the caller's, and dies by it.
     sigterm = signal.getsignal(signal.SIGTERM)
-    # Without an address Ray would join any cluster that somebody has started on this machine.
     try:
         if address:
             _knock(address)
+        # Without an address Ray would join any cluster that somebody has started on this machine.
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not address:
@@ -73,14 +73,14 @@ def start() -> None:
 def stop() -> None:
     """Leave Ray, which ends a local one."""
     # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
-    # some is collected in whichever thread happens to allocate, the tracker's say: so before, and not meanwhile.
+    # some is collected in whichever thread happens to allocate; so it is collected before, and not meanwhile.
     gc.collect()
-    collecting = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         ray.shutdown()
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 

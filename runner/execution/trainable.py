@@ -43,7 +43,7 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> LoneTrial:
         dataset = cplearn.data.load(**trial.data_request(), root=root)
         others = protocol.load_transfer(trial, dataset.image_size, root)
     except InputError as error:
-        raise nodes.Unfit(nodes.own_id(), str(error)) from None
+        raise nodes.Unfit(nodes.node_id(), str(error)) from None
     nodes.check_data(request.data, [dataset, *others])
     return LoneTrial(trial, dataset, device, compile=request.compile, data_root=root, ranks=ranks)
 
@@ -144,7 +144,7 @@ class TrialTrainable(tune.Trainable):
         report.epoch = self.training.epoch
         report.hardware = dict(hardware.describe(self.device, self.request.ranks))
         if self.request.driver:
-            report.hardware["node"] = nodes.own_name()
+            report.hardware["node"] = nodes.node_name()
         return report
 
     def _checkpoint(self) -> None:

@@ -13,10 +13,10 @@ from cplearn.errors import InputError
 
 @dataclass(frozen=True)
 class Resources:
-    """What a pack is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
+    """What a trial is given: `cpus` (also its number of threads) and `gpus`, which may be a fraction of one.
 
-    None for `gpus` means one if there is any, else none. With several GPUs a pack has as many processes, which share
-    its batches; without GPUs it has `ranks` of them. Each process has `cpus` CPUs.
+    None for `gpus` means one if there is any, else none. With several GPUs a trial has as many processes, which
+    share its batches; without GPUs it has `ranks` of them. Each process has `cpus` CPUs.
     """
 
     cpus: float = 1
@@ -38,12 +38,12 @@ class Resources:
 
     @property
     def processes(self) -> int:
-        """Processes that train one pack together."""
+        """Processes that train one trial together."""
         return max(self.ranks, int(self.gpus or 0))
 
     @property
     def each(self) -> dict[str, float]:
-        """CPUs and GPUs of one process, as Ray spells them; once `gpus` is settled."""
+        """CPUs and GPUs of one process, as Ray spells them, once `gpus` is settled."""
         bundle: dict[str, float] = {"CPU": self.cpus}
         return bundle | ({"GPU": self.gpus / self.processes} if self.gpus else {})
 
@@ -53,19 +53,19 @@ class Resources:
         return dataclasses.replace(self, gpus=gpus)
 
     def slots(self, nodes: Iterable[Mapping[str, float]]) -> int:
-        """How many packs run at once on nodes that have so many `CPU` and `GPU`; settled."""
+        """How many trials run at once on nodes that have so many `CPU` and `GPU`, once `gpus` is settled."""
         processes = sum(int(min(node.get(kind, 0) / need for kind, need in self.each.items()) + 1e-6) for node in nodes)
         return processes // self.processes
 
     def __str__(self) -> str:
-        share = f" in {self.processes} processes" if self.processes > 1 else ""
-        return f"{self.cpus * self.processes:g} CPUs and {self.gpus or 0:g} GPUs{share}"
+        processes = f" in {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.cpus * self.processes:g} CPUs and {self.gpus or 0:g} GPUs{processes}"
 
 
 def local(resources: Resources) -> tuple[Resources, int]:
-    """`resources` with the number of GPUs settled, and the slots of this machine: how many packs run at once.
+    """`resources` with the number of GPUs settled, and the slots of this machine: how many trials run at once.
 
-    Raises InputError if the machine cannot hold one pack.
+    Raises InputError if the machine cannot hold one trial.
     """
     import joblib
     import torch

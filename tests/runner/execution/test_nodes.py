@@ -15,13 +15,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from runner.execution.nodes import EQUAL, THERE, differences, facts
+from runner.execution.nodes import EQUAL, PRESENT, differences, facts
+from support import run_cli
 
 pytestmark = pytest.mark.timeout(600)
 SWEEP = """
 sweep: tiny
 settings:
-  epochs: 2
+  epochs: 1
   method: {codes: 16, embedding_dim: 8}
   backbone: {name: resnet8-slim, width: 4}
   evaluation: {kmeans_restarts: 1}
@@ -31,25 +32,15 @@ axes: {method.beta: [0.1, 0.2, 0.5, 1]}
 
 
 def sweep(folder: Path, address: str) -> tuple[int, str]:
-    """Exit status and words of a sweep over the images in a folder."""
+    """Exit status and words of a sweep over the images in a folder, with this process as its driver."""
     (folder / "tiny.yaml").write_text(SWEEP)
-    command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--dataset", f"folder:{folder}/images"]
-    done = subprocess.run(
-        [*command, "--gpus-per-trial", "0", "--checkpoints", f"file://{folder}/checkpoints"],
-        cwd=folder,
-        env={
-            **os.environ,
-            "RAY_ADDRESS": address,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "CPLEARN_DATA": str(folder / "driver"),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join(done.stdout.split())
+    environment = {"RAY_ADDRESS": address, "XDG_CACHE_HOME": f"{folder}/cache"}
+    options = ["--dataset", f"folder:{folder}/images", "--gpus-per-trial", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        code, output = run_cli(folder, "sweep", "tiny.yaml", *options, "--checkpoints", f"file://{folder}/checkpoints")
+    return code, " ".join(output.split())
 
 
 def cache(folder: Path) -> list[Path]:
@@ -84,7 +75,7 @@ def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
         assert f"node outdated is left out: torch there is 0.4.1, the driver's is {known}; give it" in output
         assert "no node is left that can hold a trial" in output
         assert "Traceback" not in output
-        shutil.copytree(tmp_path / "driver", tmp_path / "different")
+        shutil.copytree(tmp_path / "data", tmp_path / "different")
         (about,) = cache(tmp_path / "different")
         about.write_text(json.dumps({**json.loads(about.read_text()), "fingerprint": "0" * 32}))
         add("different", "different")
@@ -123,7 +114,7 @@ def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
 )
 def test_what_a_node_must_have(change: dict[str, str | None], why: str) -> None:
     here = facts()
-    assert here.keys() == {"code", *EQUAL, *THERE}
+    assert here.keys() == {"code", *EQUAL, *PRESENT}
     there = {name: value for name, value in {**here, **change}.items() if value is not None}
     said = differences(here, there, Path("/there"))
     assert said.startswith(why)

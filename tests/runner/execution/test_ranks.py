@@ -143,7 +143,7 @@ def test_what_another_process_raises_is_the_reason_and_nobody_waits_for_it(clust
     execute([job], [recorder], ExecutionOptions(Resources(1, 0, 2), str(tmp_path / "data")))
     assert recorder.kinds == {"beta=1": "exception"}
     assert "cannot be read as an image" in recorder.reasons["beta=1"]
-    assert "_Rank.train_epoch" in recorder.reasons["beta=1"], "the second process has read it"
+    assert "_Rank.call" in recorder.reasons["beta=1"], "the second process has read it"
     assert time.monotonic() - start < PATIENCE.total_seconds() / 4
 
 

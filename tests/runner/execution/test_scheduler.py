@@ -25,7 +25,9 @@ SWEEP = """
 sweep: early
 settings:
   epochs: 9
-  batch_size: 256
+  batch_size: 128
+  train_images: 512
+  test_images: 100
   method: {codes: 32, embedding_dim: 16}
   backbone: {name: resnet8-slim, width: 4}
   evaluation: {kmeans_restarts: 1, kept_images: 0, online_probe: true}

@@ -93,8 +93,8 @@ def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
 
 HOLD = """
 import sys
-from runner.claims import SharedClaims
-with SharedClaims(sys.stdin.readline().strip(), "file") as claims:
+from runner.durability.claims import SharedClaims
+with SharedClaims(sys.stdin.readline().strip()) as claims:
     print(*(claims.take(key) for key in sys.argv[1:]), flush=True)
     sys.stdin.read()
 """
@@ -109,13 +109,13 @@ def test_claims_in_postgresql_hold_between_processes_until_the_holder_dies(datab
         holder.stdin.write(f"{database}\n")
         holder.stdin.flush()
         assert holder.stdout.readline().split() == ["True", "True"]
-        with SharedClaims(database, "file") as claims:
+        with SharedClaims(database) as claims:
             assert [claims.take(key) for key in KEYS] == [False, False, True, True]
             holder.kill()
             holder.wait()
             claims.wait(KEYS[:2])
             assert claims.held == set(KEYS)
-            with SharedClaims(database, "file") as other:
+            with SharedClaims(database) as other:
                 assert not any(other.take(key) for key in KEYS)
                 claims.release()
                 assert all(other.take(key) for key in KEYS)
@@ -143,7 +143,7 @@ def end_sessions(database: str) -> None:
 
 def test_claims_are_taken_again_when_their_connection_is_lost(database: str) -> None:
     keys = [KEYS[0], *KEYS[2:]]  # the first two share a lock
-    with SharedClaims(database, "file") as claims, SharedClaims(database, "file") as other:
+    with SharedClaims(database) as claims, SharedClaims(database, "file") as other:
         assert claims.take(keys[0])
         end_sessions(database)
         claims.keep()
@@ -153,18 +153,18 @@ def test_claims_are_taken_again_when_their_connection_is_lost(database: str) -> 
         with pytest.raises(InputError, match=r"another driver has claimed 1 of the trials since; run the same"):
             other.keep()
         claims.release()
-        with SharedClaims(database, "file") as third:
+        with SharedClaims(database) as third:
             assert all(third.take(key) for key in keys)
 
 
 def test_claims_survive_a_connection_that_only_the_driver_has_lost(database: str) -> None:
-    with SharedClaims(database, "file") as claims:
+    with SharedClaims(database) as claims:
         assert claims.take(KEYS[0])
         abandoned = os.dup(claims.connection.fileno())  # keeps the other end from being told
         os.dup2(os.open(os.devnull, os.O_RDWR), claims.connection.fileno())
         try:
             claims.keep()
-            with SharedClaims(database, "file") as other:
+            with SharedClaims(database) as other:
                 assert not other.take(KEYS[0])
         finally:
             os.close(abandoned)
