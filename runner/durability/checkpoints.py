@@ -23,10 +23,6 @@ KEPT = 2
 State = dict[str, Any]
 
 
-class Damaged(Exception):
-    """A checkpoint that is not what was written; the message says why."""
-
-
 class Checkpoints:
     """The checkpoints in a folder, given as a path or an address (s3://, gs://, hdfs://, file://).
 
@@ -80,9 +76,8 @@ class Checkpoints:
         for epoch in epochs:
             try:
                 return self._read(key, epoch), notes
-            except (Damaged, OSError) as error:
-                why = str(error) if isinstance(error, Damaged) else _why(error)
-                notes.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {why}")
+            except OSError as error:
+                notes.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {_why(error)}")
         if epochs:
             notes.append("no usable checkpoint, so training starts anew")
         return None, notes
@@ -138,13 +133,14 @@ class Checkpoints:
             os.close(folder)
 
     def _read(self, key: str, epoch: int) -> State:
+        """The state in a file; raises OSError if it cannot be read, or is not what was written."""
         with self.files.open_input_stream(self._path(key, epoch)) as stream:
             content = stream.read()
         start = len(MAGIC) + DIGEST
         if len(content) < start or not content.startswith(MAGIC):
-            raise Damaged("it is not a checkpoint, or cut off at its beginning")
+            raise OSError("it is not a checkpoint, or cut off at its beginning")
         if _digest(content[start:]) != content[len(MAGIC) : start]:
-            raise Damaged("its content does not fit its checksum")
+            raise OSError("its content does not fit its checksum")
         state: State = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
         return state
 
