@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Goal, Pair, Part, alternate, seconds
-from cplearn import augment, cost, data
+from cplearn import augment, data
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.dictionary.products import product
 from cplearn.methods.base import Batch, Progress
-from cplearn.training import Pack
+from cplearn.training import Pack, footprint
 from runner.machine.environment import in_worker
 
 GOAL = Goal("at least", 0.95)
@@ -27,8 +27,8 @@ def run(quick: bool) -> Part:
         "learning rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
         "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in "
         "turn, on one thread, or on the GPU if there is one. 32x32: random images. Arithmetic: the operations of the "
-        "bare step by the cost model (`cplearn.cost`), beside those of a float32 product of two 1,024 x 1,024 "
-        "matrices (`cplearn.dictionary.products`). Near 1, no packing could make the step faster on this device.",
+        "bare step, as torch counts them, beside those of a float32 product of two 1,024 x 1,024 "
+        "matrices (`cplearn.dictionary.products`). Near 1, the step cannot be made faster on this device.",
         in_worker(compare, 2 if quick else 7, 256 if quick else 640),
     )
 
@@ -51,14 +51,10 @@ def compare(repeats: int, images: int) -> list[Pair]:
         # The first turn warms up.
         whole, bare, reference = (values[1:] for values in numbers.values())
         rows.append(Pair(label, "images/s", ("end to end", "bare step"), whole, bare, GOAL))
-        work = cost.total(part for name, part in _cost(trial, dataset).items() if name != "augmentation")
-        rates = [images * work.flops / trial.batch_size / 1e9 for images in bare]
+        operations = footprint(trial, dataset).operations
+        rates = [images * operations / trial.batch_size / 1e9 for images in bare]
         rows.append(Pair(f"{label}: arithmetic", "GFLOP/s", ("bare step", "matrix product"), rates, reference))
     return rows
-
-
-def _cost(trial: TrialSettings, dataset: Dataset) -> dict[str, cost.Cost]:
-    return cost.parts(trial, dataset.channels, dataset.image_size)
 
 
 def _sides(pack: Pack) -> dict[str, Callable[[], float]]:

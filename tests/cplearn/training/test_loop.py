@@ -12,7 +12,7 @@ import torch
 
 import cplearn
 import cplearn.data
-from cplearn import cost, methods, stacked, training
+from cplearn import methods, stacked, training
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
@@ -283,15 +283,13 @@ def test_views_made_ahead_are_those_made_one_batch_at_a_time(digits: Dataset) ->
 
 
 @pytest.mark.parametrize(("codes", "products"), [(16, 2), (1_000, 4)])
-def test_the_operations_of_a_step_are_those_of_its_convolutions_and_products(
+def test_the_operations_of_a_step_grow_with_the_products_of_the_dictionary(
     digits: Dataset, codes: int, products: int
 ) -> None:
-    settings = trial(method={"codes": codes, "embedding_dim": 64})
-    model = cost.parts(settings, digits.channels, digits.image_size)
-    layers = model["backbone"].flops + model["projector"].flops
+    few, many = (trial(method={"codes": n, "embedding_dim": 64}) for n in (codes, 2 * codes))
     # Both views and the dictionary: logits and gradient, or with a streamed one logits twice and a gradient of two.
-    dictionary = products * 2 * 2 * settings.batch_size * codes * 64
-    assert training.footprint(settings, digits).operations == layers + dictionary
+    dictionary = products * 2 * 2 * few.batch_size * codes * 64
+    assert training.footprint(many, digits).operations - training.footprint(few, digits).operations == dictionary
 
 
 def test_a_training_of_no_epochs_has_the_footprint_of_one(digits: Dataset) -> None:
