@@ -101,7 +101,6 @@ def start_calibration(
     jobs: Sequence[Job],
     hardware: Mapping[str, str],
     data_root: Path | None,
-    *,
     seconds: float = QUICK,
     done: Callable[[Calibrated], None] | None = None,
 ) -> Calibration:

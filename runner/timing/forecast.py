@@ -15,15 +15,8 @@ from runner.planning.disk import stored_bytes
 from runner.planning.plan import Job, Plan
 from runner.planning.quantities import duration, size
 from runner.timing.calibrate import CAREFUL, QUICK, Calibrated, Calibration, start_calibration
-from runner.timing.timings import (
-    TimedTrial,
-    Timing,
-    TimingKey,
-    same_timing,
-    similar_timing,
-    timed_trials,
-    timing_key,
-)
+from runner.timing.timings import TimedTrial, Timing, TimingKey, timed_trials, timing_key, timing_of
+from sweeps.record import DatasetUse
 
 START = 8.0
 """Seconds until the first trial of a sweep trains: start of Ray and of its workers, measured on two CPU cores."""
@@ -90,7 +83,7 @@ class Forecast:
     def seconds(self, job: Job) -> float | None:
         """Expected seconds of a job; None if unknown."""
         timing = self.timing(job)
-        return timing.seconds(self._epochs(job)) if timing else None
+        return timing.seconds(job.trial.epochs - self.reached.get(job.key, 0)) if timing else None
 
     @property
     def unknown(self) -> int:
@@ -100,26 +93,26 @@ class Forecast:
     @property
     def wall(self) -> Interval:
         """Seconds from start to end on the slots, each of which takes the next job whenever it is free."""
-        ends = []
-        for column in zip(*self._ranges(), strict=True):
-            slots = [START] * self.machine.slots
+
+        def end(column: Sequence[float]) -> float:
+            ends = [START] * self.machine.slots
             for seconds in column:
-                heapq.heapreplace(slots, slots[0] + seconds)
-            ends.append(max(slots))
-        return Interval(*ends) if ends else Interval(0.0, 0.0, 0.0)
+                heapq.heapreplace(ends, ends[0] + seconds)
+            return max(ends) if column else 0.0
+
+        return Interval(*map(end, self._columns()))
 
     @property
     def busy(self) -> Interval:
         """Seconds of all jobs together."""
-        ranges = self._ranges()
-        return Interval(*(sum(column) for column in zip(*ranges, strict=True))) if ranges else Interval(0.0, 0.0, 0.0)
+        return Interval(*map(sum, self._columns()))
 
     def untimed(self, *, careful: bool = False) -> list[Job]:
         """One job of each kind of unknown time, the most frequent kind first; with `careful` also of those kinds that
         only similar runs tell of."""
-        counts = Counter(self.keys[job.key] for job in self.jobs)
-        examples = {self.keys[job.key]: job for job in reversed(self.jobs)}
         sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
+        counts = Counter(self.keys[job.key] for job in self.jobs)
+        examples = {self.keys[job.key]: job for job in self.jobs}
         return [examples[key] for key, _ in counts.most_common() if key not in sure]
 
     def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
@@ -128,10 +121,8 @@ class Forecast:
         jobs = self.untimed(careful=careful)
         if not jobs or (self.machine.is_cluster and not careful):
             return self
-        measured = start_calibration(
-            jobs, self.machine.hardware, data_root, seconds=CAREFUL if careful else QUICK
-        ).result()
-        return self.with_timings(measured)
+        seconds = CAREFUL if careful else QUICK
+        return self.with_timings(start_calibration(jobs, self.machine.hardware, data_root, seconds).result())
 
     def start_calibration(self, data_root: Path | None, done: Callable[[Forecast], None]) -> Calibration | None:
         """Time a few steps of the kinds of which nothing is known in the background, and call `done` with the forecast
@@ -139,22 +130,18 @@ class Forecast:
         jobs = self.untimed()
         if not jobs or self.machine.is_cluster:
             return None
-        return start_calibration(
-            jobs, self.machine.hardware, data_root, done=lambda measured: done(self.with_timings(measured))
-        )
+        hardware = self.machine.hardware
+        return start_calibration(jobs, hardware, data_root, QUICK, lambda measured: done(self.with_timings(measured)))
 
     def with_timings(self, measured: Calibrated) -> Forecast:
         """This forecast with further timings; kinds that they leave out are scaled from those that they have."""
-        timings = {**self.timings, **measured.timings}
-        jobs = {self.keys[job.key]: job for job in reversed(self.jobs)}
-        uses = {use.fingerprint: use for use in self.plan.datasets}
-        timed = [
-            TimedTrial(job.trial.flat(), job.fingerprint, vars(uses[job.fingerprint]), timing.epoch, timing.evaluation)
-            for key, timing in measured.timings.items()
-            for job in [jobs[key]]
-        ]
-        for key, job in jobs.items():
-            if key not in timings and (timing := similar_timing(job, uses[job.fingerprint], timed)):
+        timings, timed = {**self.timings, **measured.timings}, []
+        jobs = {self.keys[job.key]: (job, self._use(job)) for job in self.jobs}
+        for key, timing in measured.timings.items():
+            job, use = jobs[key]
+            timed.append(TimedTrial(job.trial.flat(), job.fingerprint, vars(use), timing.epoch, timing.evaluation))
+        for key in jobs.keys() - timings.keys():
+            if timing := timing_of(*jobs[key], timed):
                 timings[key] = timing
         return replace(self, timings=timings, reason=measured.reason).ordered()
 
@@ -187,16 +174,16 @@ class Forecast:
         missing = f"; {unknown} of {len(self.jobs)} trials are of unknown time and not counted ({reason})"
         return f"Expected: {self.wall} on {slots}, {stored}{missing if unknown else ''}."
 
-    def _epochs(self, job: Job) -> int:
-        return job.trial.epochs - self.reached.get(job.key, 0)
+    def _use(self, job: Job) -> DatasetUse:
+        return next(use for use in self.plan.datasets if use.fingerprint == job.fingerprint)
 
-    def _ranges(self) -> list[tuple[float, float, float]]:
-        ranges = []
-        for job in self.jobs:
-            if timing := self.timing(job):
-                seconds = timing.seconds(self._epochs(job))
-                ranges.append((timing.low * seconds, seconds, timing.high * seconds))
-        return ranges
+    def _columns(self) -> tuple[list[float], ...]:
+        """The low, middle and high seconds of all jobs of known time."""
+        known = [(self.seconds(job), self.timing(job)) for job in self.jobs]
+        return tuple(
+            [seconds * getattr(timing, end, 1.0) for seconds, timing in known if seconds is not None]
+            for end in ("low", "middle", "high")
+        )
 
 
 def forecast(
@@ -224,9 +211,9 @@ def forecast(
 
     for key, job in {keys[job.key]: job for job in jobs}.items():
         method = job.trial.method.name
-        timing = same_timing(job, timed(method, job.fingerprint))
-        timing = timing or similar_timing(job, uses[job.fingerprint], timed(method, None))
-        if timing:
-            timings[key] = timing
+        for fingerprint in (job.fingerprint, None):
+            if timing := timing_of(job, uses[job.fingerprint], timed(method, fingerprint)):
+                timings[key] = timing
+                break
     disk = stored_bytes(jobs, keys, uses, machine.memory)
     return Forecast(plan, machine, list(jobs), keys, timings, disk, reached or {}, budgeted).ordered()

@@ -18,12 +18,11 @@ import numpy as np
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from runner.planning.plan import Job
-from sweeps.record import DatasetUse, param_value
+from sweeps.record import EVALUATION_SECONDS, TRAIN_SECONDS, DatasetUse, param_value
 from sweeps.settings import nested
 
 TimingKey = NewType("TimingKey", str)
-"""What decides a trial's time apart from its epochs, as text: the images and some settings. Trials of one key are of
-one kind."""
+"""What decides a trial's time apart from its epochs, as text; trials of one key are of one kind."""
 
 WITHOUT_EFFECT = {"dataset", "image_size", "seed", "epochs", "optimizer.schedule", "common_random_numbers"}
 """Settings that do not decide the time of an epoch. The images do, and count by the data set's fingerprint."""
@@ -68,9 +67,10 @@ class TimedTrial:
     epoch: float
     evaluation: float
 
-    @functools.cached_property
-    def deciding(self) -> dict[str, Any]:
-        return deciding_settings(self.settings)
+
+def timing_key(job: Job) -> TimingKey:
+    """The kind of a job."""
+    return _key(job.fingerprint, job.trial.flat())
 
 
 def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,89 +87,78 @@ def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def timing_key(job: Job) -> TimingKey:
-    """The kind of a job."""
-    return TimingKey(json.dumps([job.fingerprint, deciding_settings(job.trial.flat())], sort_keys=True))
-
-
 def timed_trials(records: Iterable[Mapping[str, Any]], hardware: Mapping[str, str]) -> list[TimedTrial]:
     """The finished runs among `records` on the same hardware: of `hardware`, every tag that is given must be equal."""
     trials = []
     for record in records:
-        metrics = record["metrics"]
         # Older runs: without a number of ranks they had one, and the time of a pack is no trial's time.
-        tags = {"ranks": "1", "pack_width": "1", **record["tags"]}
-        if not {"time/train_s", "time/evaluation_s"} <= metrics.keys() or tags["pack_width"] != "1":
-            continue
-        if all(tags.get(key) == text for key, text in hardware.items()):
+        metrics, tags = record["metrics"], {"ranks": "1", "pack_width": "1", **record["tags"]}
+        alike = all(tags.get(key) == text for key, text in {**hardware, "pack_width": "1"}.items())
+        if alike and {TRAIN_SECONDS, EVALUATION_SECONDS} <= metrics.keys():
             settings = {key: param_value(text) for key, text in record["params"].items()}
-            epochs = settings.get("epochs") or 0
-            epoch = metrics["time/train_s"] / epochs if epochs else 0.0
+            epoch = metrics[TRAIN_SECONDS] / max(settings.get("epochs", 0), 1)
             fingerprint = tags.get("fingerprint", "")
-            trials.append(TimedTrial(settings, fingerprint, record["data"], epoch, metrics["time/evaluation_s"]))
+            trials.append(TimedTrial(settings, fingerprint, record["data"], epoch, metrics[EVALUATION_SECONDS]))
     return trials
 
 
-def same_timing(job: Job, trials: Iterable[TimedTrial]) -> Timing | None:
-    """The time of a job by trials of its kind; None if there is none."""
-    deciding = deciding_settings(job.trial.flat())
-    same = [trial for trial in trials if trial.fingerprint == job.fingerprint and _equal(trial.deciding, deciding)]
-    return _summary([(trial.epoch, trial.evaluation) for trial in same], "finished runs") if same else None
-
-
-def similar_timing(job: Job, use: DatasetUse, trials: Iterable[TimedTrial]) -> Timing | None:
-    """The time of a job by other trials of its backbone, scaled by operations and images; None if there is none."""
-    kinds: dict[str, TimedTrial] = {}
+def timing_of(job: Job, use: DatasetUse, trials: Iterable[TimedTrial]) -> Timing | None:
+    """The time of a job by trials of its kind, else by others of its backbone, scaled by operations and images; None if
+    there are none."""
+    wanted = deciding_settings(job.trial.flat())
+    same: list[tuple[float, float]] = []
+    similar: dict[str, TimedTrial] = {}
     for trial in trials:
-        if trial.settings.get("backbone.name") == job.trial.backbone.name and trial.data.keys() >= set(SHAPE):
-            kinds.setdefault(json.dumps([trial.fingerprint, trial.deciding], sort_keys=True), trial)
-    scaled = [_scaled(trial, job.trial, use) for trial in list(kinds.values())[:MOST_SIMILAR]]
-    seconds = [pair for pair in scaled if pair is not None]
-    return _summary(seconds, "similar runs") if seconds else None
+        deciding = deciding_settings(trial.settings)
+        # A setting that a run of an older version lacks is taken to be equal.
+        equal = deciding.keys() <= wanted.keys() and all(
+            deciding.get(key, wanted[key]) == wanted[key] for key in wanted
+        )
+        if equal and trial.fingerprint == job.fingerprint:
+            same.append((trial.epoch, trial.evaluation))
+        elif deciding.get("backbone.name") == job.trial.backbone.name:
+            similar.setdefault(_key(trial.fingerprint, trial.settings), trial)
+    if not same:
+        scaled = [_scaled(trial, job.trial, use) for trial in list(similar.values())[:MOST_SIMILAR]]
+        seconds = [pair for pair in scaled if pair is not None]
+        return _timing(seconds, 1 / SIMILAR_RUNS, SIMILAR_RUNS, "similar runs") if seconds else None
+    low, high = 1 / FEW_RUNS, FEW_RUNS
+    if len(same) >= 3:
+        ends = np.percentile([10 * epoch + evaluation for epoch, evaluation in same], [10, 50, 90])
+        low, _, high = (float(end / ends[1]) for end in ends) if ends[1] else (1.0, 1.0, 1.0)
+    return _timing(same, min(low, 1 / LEAST_RANGE), max(high, LEAST_RANGE), "finished runs")
 
 
-def _equal(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two trials are of one kind; a setting that a run of an older version lacks is taken to be equal."""
-    return recorded.keys() <= wanted.keys() and all(recorded.get(key, value) == value for key, value in wanted.items())
+def _key(fingerprint: str, settings: Mapping[str, Any]) -> TimingKey:
+    return TimingKey(json.dumps([fingerprint, deciding_settings(settings)], sort_keys=True))
 
 
-def _summary(
-    seconds: Sequence[tuple[float, float]], source: Literal["finished runs", "timed steps", "similar runs"]
+def _timing(
+    seconds: Sequence[tuple[float, float]], low: float, high: float, source: Literal["finished runs", "similar runs"]
 ) -> Timing:
     epoch, evaluation = (statistics.median(values) for values in zip(*seconds, strict=True))
-    low, high = 1 / FEW_RUNS, FEW_RUNS
-    if source == "similar runs":
-        low, high = 1 / SIMILAR_RUNS, SIMILAR_RUNS
-    elif len(seconds) >= 3:
-        low, middle, high = np.percentile([10 * epoch + evaluation for epoch, evaluation in seconds], [10, 50, 90])
-        low, high = (float(value / middle) if middle else 1.0 for value in (low, high))
-    return Timing(epoch, evaluation, min(low, 1 / LEAST_RANGE), max(high, LEAST_RANGE), source, len(seconds))
-
-
-SHAPE = ("train_images", "test_images", "channels", "image_size")
+    return Timing(epoch, evaluation, low, high, source, len(seconds))
 
 
 def _scaled(other: TimedTrial, trial: TrialSettings, use: DatasetUse) -> tuple[float, float] | None:
     """Seconds of an epoch and an evaluation of `trial` from those of another; None where they do not compare."""
-    data = other.data
-    evaluation = other.evaluation * (use.train_images + use.test_images) / (data["train_images"] + data["test_images"])
-    if not trial.method.trains:
-        return 0.0, evaluation
     try:
-        reference = TrialSettings.read(nested(dict(other.settings)))
-        if not reference.method.trains or not other.epoch:
-            return None
+        reference, data = TrialSettings.read(nested(dict(other.settings))), other.data
+        images = data["train_images"], data["test_images"]
+        evaluation = other.evaluation * (use.train_images + use.test_images) / sum(images)
+        if not trial.method.trains:
+            return 0.0, evaluation
         work = step_operations(trial, use.channels, use.image_size) * use.train_images
-        known_work = step_operations(reference, data["channels"], data["image_size"]) * data["train_images"]
-    except InputError:
+        other_work = step_operations(reference, data["channels"], data["image_size"]) * images[0]
+    except (InputError, KeyError):
         return None  # The run was made by another version of this program, or its data has another shape.
-    return (other.epoch * work / known_work, evaluation) if known_work else None
+    return (other.epoch * work / other_work, evaluation) if other_work else None
 
 
 def step_operations(trial: TrialSettings, channels: int, image_size: int) -> int:
     """Floating-point operations of a training step on a few images of this shape, as torch counts them."""
-    few = {**trial.canonical(), "batch_size": OPERATION_IMAGES, "train_images": None, "test_images": None}
-    return _operations(json.dumps(few | {"seed": 0}, sort_keys=True), channels, image_size)
+    few = {**trial.canonical(), "batch_size": OPERATION_IMAGES, "train_images": None, "test_images": None, "seed": 0}
+    return _operations(json.dumps(few, sort_keys=True), channels, image_size)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.planning.plan import Plan
-from runner.timing.timings import SIMILAR_RUNS, Timing, same_timing, similar_timing, timed_trials, timing_key
+from runner.timing.timings import SIMILAR_RUNS, Timing, timed_trials, timing_key, timing_of
 from sweeps.record import DatasetUse, param_text
 
 HERE = {"device": "cpu", "device_name": "Abacus 1", "threads": "1", "ranks": "1"}
@@ -31,12 +31,13 @@ def record(plan: Plan, epoch: float, evaluation: float, epochs: int = 10, **chan
 
 
 def same(plan: Plan, *records: dict[str, Any], hardware: dict[str, str] = HERE) -> Timing | None:
-    return same_timing(plan.jobs[0], timed_trials(records, hardware))
+    timing = timing_of(plan.jobs[0], plan.datasets[0], timed_trials(records, hardware))
+    return timing if timing and timing.source == "finished runs" else None
 
 
 def similar(plan: Plan, record: dict[str, Any], use: DatasetUse | None = None, fingerprint: str = "") -> Timing | None:
     job = dataclasses.replace(plan.jobs[0], fingerprint=fingerprint or plan.jobs[0].fingerprint)
-    return similar_timing(job, use or plan.datasets[0], timed_trials([record], HERE))
+    return timing_of(job, use or plan.datasets[0], timed_trials([record], HERE))
 
 
 def test_numbers_seeds_and_epochs_do_not_make_another_kind(plan: Plan) -> None:
