@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from reports import figures, store
-from reports.provenance.origin import Maker, Origin
-from reports.render import formats as render
+from reports.provenance.origin import Origin, TableMaker
 from reports.render import page
+from reports.render.files import FORMATS, program, render_all
 from reports.store import SweepResult
-from reports.tables import STATES, Table, make_table, spec
+from reports.tables import STATES, Table, spec, table_of_sweep
 from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
 
@@ -52,8 +50,8 @@ def build(
     states = pd.concat(result.runs["status"] for result in results)
     if not (states == "FINISHED").any():
         counts = states.map(STATES).value_counts()
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        raise UserError(f"sweep {sweep!r} has no finished trial to report on ({told})")
+        listed = ", ".join(f"{count} {state}" for state, count in counts.items())
+        raise UserError(f"sweep {sweep!r} has no finished trial to report on ({listed})")
     specification = spec.read("sweep")
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
@@ -80,26 +78,12 @@ def build_table(
     if specification.per_sweep:
         raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
-    table = Maker(uri).make(origin)
+    table = TableMaker(uri).make(origin)
     folder = Path(out) / "tables" / specification.table
     with _writing(out), _drafted(folder) as draft:
         table = write_table(table, draft, origin)
     files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
     return Report(specification.table, "", "", folder, files, table)
-
-
-FORMATS = ("md", "tex", "html", "csv", "json")
-
-
-def render_all(table: Table, about: Mapping[str, Any]) -> dict[str, str]:
-    """The text of each file of a table by its ending."""
-    return {
-        "md": render.to_markdown(table),
-        "tex": render.to_latex(table),
-        "html": render.to_html(table),
-        "csv": render.to_csv(table),
-        "json": render.to_json(table, about),
-    }
 
 
 def write_table(table: Table, folder: Path, origin: Origin) -> Table:
@@ -111,14 +95,6 @@ def write_table(table: Table, folder: Path, origin: Origin) -> Table:
     return table
 
 
-def program() -> str:
-    """Name and version of this program."""
-    try:
-        return f"cplearn-sweeps {version('cplearn-sweeps')}"
-    except PackageNotFoundError:
-        return "cplearn-sweeps"
-
-
 def _write(result: SweepResult, out: Path, reader: figures.Reader, specification: TableSpec, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name:
@@ -126,7 +102,7 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, specification
     folder = out / result.sweep / result.slug
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
-        table = write_table(make_table(result, specification), draft, origin)
+        table = write_table(table_of_sweep(result, specification), draft, origin)
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
         plots = list(figures.plots(result, reader))
         for plot in plots:

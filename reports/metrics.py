@@ -1,8 +1,7 @@
-"""How metrics and settings are called and shown in tables and figures, as data."""
+"""How metrics are called, shown and ranked in tables and figures, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,26 +60,3 @@ METRICS = {
         Metric("select/rankme", "RankMe (training)", "Selection", "RankMe", better=None, decimals=1),
     )
 }
-
-SYMBOLS = {
-    "arm": "Method",
-    "method.name": "Method",
-    "dataset": "Data set",
-    "method.beta": "β",
-    "method.codes": "c",
-    "method.embedding_dim": "f",
-    "method.temperature": "τ",
-    "method.epsilon": "ε",
-    "optimizer.lr": "learning rate",
-}
-
-
-def leaves(axes: Sequence[str]) -> list[str]:
-    """A short name for each axis: the last part of its key, or the whole key where two axes share that part."""
-    ends = [axis.rsplit(".", 1)[-1] for axis in axes]
-    return [end if ends.count(end) == 1 else axis for axis, end in zip(axes, ends, strict=True)]
-
-
-def headings(axes: Sequence[str]) -> list[str]:
-    """Each axis as a reader knows it: the paper's symbol, or its short name in words."""
-    return [SYMBOLS.get(axis, leaf.replace("_", " ")) for axis, leaf in zip(axes, leaves(axes), strict=True)]

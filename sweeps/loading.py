@@ -70,11 +70,11 @@ Loader.add_implicit_resolver(
 )
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The group of keys in a sweep file. Raises UserError with one sentence where there is none."""
+def load(path: Path, kind: str = "a sweep file") -> dict[str, Any]:
+    """The group of keys in a YAML file of this kind. Raises UserError with one sentence where there is none."""
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file; a sweep file is a short text in YAML")
+            raise UserError(f"{path}: not a file; {kind} is a short text in YAML")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         text = content.decode("utf-8")
@@ -83,7 +83,7 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if len(content) > LARGEST:
-        raise UserError(f"{path}: larger than {LARGEST:,} bytes; a sweep file is a short text")
+        raise UserError(f"{path}: larger than {LARGEST:,} bytes; {kind} is a short text")
     try:
         document = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -93,6 +93,6 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
     if not isinstance(document, dict):
         raise UserError(
-            f"{path}: a sweep file is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
+            f"{path}: {kind} is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
         )
     return document

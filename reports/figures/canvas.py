@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from reports import metrics
-from reports.render import text
+from reports import spelling
 from reports.store import SweepResult
 
 T = TypeVar("T")
@@ -58,9 +57,9 @@ def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
     """A short name for each table row of `runs`: `β = 0.1`, `SwAV`, `CPLearn, c = 128`; axes of one value are left
     out. Baselines and trials without axes keep their label."""
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
-    headings = dict(zip(result.axes, metrics.headings(list(result.axes)), strict=True))
+    headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
     several = [axis for axis, values in result.axes.items() if len(values) > 1]
-    spelled = {axis: text.values(rows[axis].tolist()) for axis in several}
+    spelled = {axis: spelling.values(rows[axis].tolist()) for axis in several}
     found: dict[Any, str] = {}
     for place, (row, label, role) in enumerate(zip(rows.index, rows["label"], rows["role"], strict=True)):
         parts = [

@@ -14,10 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import metrics
+from reports import spelling
 from reports.figures import canvas
 from reports.figures.canvas import ARM, GREY, PANEL_HEIGHT, PANEL_WIDTH, Plot
-from reports.render import text
 from reports.statistics import findings
 from reports.statistics import inference as statistics
 from reports.store import SweepResult
@@ -113,7 +112,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     is_trial = rows["role"] != "baseline"
     values = rows.loc[is_trial, axis or "label"].tolist()
     has_scale = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    x = pd.Series(values if has_scale else text.values(values), rows.index[is_trial])
+    x = pd.Series(values if has_scale else spelling.values(values), rows.index[is_trial])
     series = _series(result, rows[is_trial], axis)
     apart = 1 < series.nunique() <= MOST_SERIES
 
@@ -138,7 +137,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     name, heading = "rows", ""
     if axis:
         place = list(result.axes).index(axis)
-        name, heading = (names(list(result.axes))[place] for names in (metrics.leaves, metrics.headings))
+        name, heading = (names(list(result.axes))[place] for names in (spelling.leaves, spelling.headings))
     return Curve(
         name=re.sub(r"[^A-Za-z0-9_-]+", "-", name),
         heading=heading,
@@ -217,8 +216,8 @@ def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
 def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Series:
     """What tells rows apart that share a value of `axis`: the values of the other axes, `c = 10` for instance."""
     others = [other for other, values in result.axes.items() if other != axis and axis is not None and len(values) > 1]
-    headings = dict(zip(result.axes, metrics.headings(list(result.axes)), strict=True))
-    parts = [f"{headings[other]} = " + pd.Series(text.values(rows[other].tolist()), rows.index) for other in others]
+    headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
+    parts = [f"{headings[other]} = " + pd.Series(spelling.values(rows[other].tolist()), rows.index) for other in others]
     return pd.Series([", ".join(part) for part in zip(*parts, strict=True)] if parts else "", rows.index, dtype=object)
 
 

@@ -2,3 +2,8 @@
 
 `build` and the command line may import it. It reads runs through `reports.store` only, and writes nothing.
 """
+
+from reports.provenance.tracing import Run, Traced, to_text, trace
+from reports.provenance.verification import Checked, verify
+
+__all__ = ["Checked", "Run", "Traced", "to_text", "trace", "verify"]

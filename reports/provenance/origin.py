@@ -1,13 +1,16 @@
-"""What a table is made of, so that it can be made again."""
+"""What a table is made of, so that it can be made again, and the table.json that says so beside each table."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from reports import store
+from reports.render.data import from_json
 from reports.store import SweepResult
-from reports.tables import Table, make_table, paper, spec
+from reports.tables import Table, spec, table_of_runs, table_of_sweep
 from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
 
@@ -36,7 +39,7 @@ class Origin:
         return replace(self, dataset=slug)
 
 
-class Maker:
+class TableMaker:
     """Makes tables from what a store holds now; reads a sweep once for all of its data sets."""
 
     def __init__(self, uri: str | None) -> None:
@@ -51,12 +54,31 @@ class Maker:
         specification = spec.TableSpec.model_validate(origin.specification)
         if not specification.per_sweep:
             trials = store.read_trials(self.uri, origin.sweeps or None)
-            table = paper.make_table(trials, specification, origin.where)
+            table = table_of_runs(trials, specification, origin.where)
         else:
             (sweep,) = origin.sweeps
             if sweep not in self.results:
-                self.results[sweep] = {one.slug: one for one in store.read_sweep(self.uri, sweep)}
+                self.results[sweep] = {result.slug: result for result in store.read_sweep(self.uri, sweep)}
             if origin.dataset not in self.results[sweep]:
                 raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
-            table = make_table(self.results[sweep][origin.dataset], specification)
+            table = table_of_sweep(self.results[sweep][origin.dataset], specification)
         return replace(table, runs_at=origin.runs_at)
+
+
+def sidecar_of(path: Path) -> Path:
+    """The table.json of a table's file or folder, which alone knows the runs behind the table."""
+    sidecar = (path if path.is_dir() else path.parent) / "table.json"
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file")
+    if not sidecar.is_file():
+        raise UserError(f"{sidecar}: no such file, and it is what knows the runs; write it with: cplearn report")
+    return sidecar
+
+
+def read_sidecar(sidecar: Path) -> tuple[Table, dict[str, Any]]:
+    """The table in a table.json, and the whole document."""
+    try:
+        document = json.loads(sidecar.read_text(encoding="utf-8"))
+        return from_json(document), document
+    except (OSError, ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
+        raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None

@@ -1,28 +1,22 @@
-"""From a table back to the runs: does it still say what MLflow holds, and what is behind a cell?"""
+"""Does a written table still say what the tracking store holds, and do its files say what it holds?"""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from reports import store
-from reports.build import FORMATS, program, render_all
-from reports.provenance.origin import Maker, Origin
-from reports.render import formats as render
+from reports.provenance.origin import Origin, TableMaker, read_sidecar, sidecar_of
+from reports.render.files import FORMATS, program, render_all
 from reports.statistics.inference import Number
 from reports.store import NothingThere
-from reports.tables.model import FINISHED, Cell, Choice, Row, Source, Table
+from reports.tables.model import FINISHED, Cell, Source, Table
 from sweeps.errors import UserError
 
 TOLERANCE = 1e-9
-"""Relative: numbers are recomputed from the same values, but another NumPy may add them in another order."""
+"""Relative difference of equal numbers: another NumPy may add the same values in another order."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +26,6 @@ class Checked:
     folder: Path
     numbers: int
     drift: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run behind a cell: `value` of the cell's metric, its settings, and the command that repeats it."""
-
-    source: Source
-    value: float | None
-    settings: Mapping[str, str]
-    command: str
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A cell with its runs. `where` names it in words; `chosen` says how its value of a setting was chosen."""
-
-    where: str
-    cell: Cell
-    described: str
-    chosen: str
-    runs: tuple[Run, ...]
 
 
 def verify(uri: str | None, path: str | Path) -> list[Checked]:
@@ -65,46 +38,15 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
     Raises UserError if there is no table, if one cannot be read, and if the store cannot be read.
     """
     path = Path(path)
-    sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [_sidecar(path)]
+    sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [sidecar_of(path)]
     if not sidecars:
         raise UserError(f"{path}: no table.json in it; write the tables with: cplearn report")
-    maker = Maker(uri)
+    maker = TableMaker(uri)
     return [_check(maker, sidecar) for sidecar in sidecars]
 
 
-def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Traced]:
-    """The cells of a table whose row and column answer to all of the words, with their runs.
-
-    Words need not be exact: case and punctuation do not count, a part of a name will do, and a slip of the pen.
-
-    Raises UserError if there is no such table or cell, and if the store cannot be read.
-    """
-    table, _ = _read(_sidecar(Path(path)))
-    found = _find(table, words)
-    records = store.read_keys(uri, {source.key for _, _, cell in found for source in cell.sources})
-    return [_traced(table, row, heading, cell, records) for row, heading, cell in found]
-
-
-def _sidecar(path: Path) -> Path:
-    """The table.json of a table's file or folder."""
-    found = (path if path.is_dir() else path.parent) / "table.json"
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
-    if not found.is_file():
-        raise UserError(f"{found}: no such file, and it is what knows the runs; write it with: cplearn report")
-    return found
-
-
-def _read(sidecar: Path) -> tuple[Table, dict[str, Any]]:
-    try:
-        document = json.loads(sidecar.read_text(encoding="utf-8"))
-        return render.from_json(document), document
-    except (OSError, ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
-        raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
-
-
-def _check(maker: Maker, sidecar: Path) -> Checked:
-    then, document = _read(sidecar)
+def _check(maker: TableMaker, sidecar: Path) -> Checked:
+    then, document = read_sidecar(sidecar)
     about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
     try:
         origin = Origin(**about["made_from"])
@@ -252,66 +194,3 @@ def _number(number: Number | None) -> str:
 def _printed(cell: Cell) -> str:
     words = cell.mean + (f" ± {cell.std}" if cell.std else "") + (f" (n={cell.n})" if cell.n else "")
     return f"{words!r}{' in bold' if cell.bold else ''}"
-
-
-def _find(table: Table, words: Sequence[str]) -> list[tuple[Row, str, Cell]]:
-    """The cells that match best, those without any trial left out."""
-    scored = []
-    labels: dict[str, None] = {}
-    for row in table.all_rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            if not cell.metric:
-                continue
-            metric = table.metrics[cell.metric]
-            names = [row.label, *row.head, row.block, column.heading, column.short, *column.groups]
-            names += [*column.heading.split(", "), cell.metric, metric.heading]
-            names = [name for name in dict.fromkeys(names) if name]
-            labels |= dict.fromkeys(names)
-            scores = [max(_likeness(word, name) for name in names) for word in words]
-            scored.append((min(scores, default=1), sum(scores), row, column.heading, cell))
-    best = max((total for least, total, *_ in scored if least), default=0)
-    found = [(row, heading, cell) for least, total, row, heading, cell in scored if least and total == best]
-    if not found:
-        strange = [word for word in words if not any(_likeness(word, label) for label in labels)]
-        near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        shown = ", ".join(dict.fromkeys(row.label for row in table.all_rows))
-        raise UserError(f"no cell answers to {' and '.join(map(repr, words))}{hint or '.'} Rows: {shown}")
-    return found
-
-
-def _likeness(word: str, name: str) -> int:
-    """3 for the same, 2 for a part, 1 for a slip of the pen, 0 for another word."""
-    a, b = (re.sub(r"[\W_]+", "", text.casefold()) for text in (word, name))
-    if not a or not b:
-        return 0
-    if a == b:
-        return 3
-    if a in b:
-        return 2
-    return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.75)
-
-
-def _traced(table: Table, row: Row, heading: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:
-    where = ", ".join(filter(None, [row.block, row.label, heading]))
-    runs = []
-    for source in cell.sources:
-        record = records.get(source.key, {})
-        value = record.get(cell.metric)
-        settings = {
-            str(name).removeprefix("params."): str(text)
-            for name, text in record.items()
-            if str(name).startswith("params.")
-        }
-        command = record.get("tags.command", "")
-        runs.append(Run(source, float(value) if value is not None else None, settings, command))
-    keys = {source.key for source in cell.sources}
-    behind = (one for one in table.choices if any(keys & {s.key for s in c.sources} for c in one.candidates))
-    return Traced(where, cell, render.described(cell, table), "; ".join(map(_chosen, behind)), tuple(runs))
-
-
-def _chosen(choice: Choice) -> str:
-    scores = ", ".join(
-        f"{one.value}: {one.score:.4f}" if one.score is not None else f"{one.value}: none" for one in choice.candidates
-    )
-    return f"{choice.over} = {choice.chosen} chosen by mean {choice.criterion} ({scores})"

@@ -8,51 +8,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
-from reports import tables
 from reports.figures import Plot, canvas
-from reports.render.formats import to_html_rows
+from reports.render import parts
+from reports.render.markup import to_html_rows
 from reports.statistics import findings
 from reports.store import SweepResult
-from reports.tables import Table
+from reports.tables import STATES, Table, number_rows
+from reports.tables.model import FINISHED
+from reports.tables.sweep import commits, shared_settings
+from sweeps.record import HARDWARE, WALL_SECONDS, Tag
 
-TEMPLATES = Path(__file__).with_name("templates")
-HARDWARE = ("device", "cpu", "hostname", "torch_threads", "precision")
 MOST_BYTES = 3_500_000
-"""Of figures within a page; those beyond are named only."""
+"""Most bytes of figures within a page; those beyond are named only."""
 SHOWN_DPI = 130
+"""Dots of a figure that a page shows as an inch."""
 
 
 def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Path, address: str | None) -> str:
     """The page. `figures` is the folder with the PNG of each plot; `address`, before a run's id, leads to the run in
     MLflow, None where MLflow has no server. Equal runs give equal bytes."""
-    runs = tables.number_rows(result)
+    runs = number_rows(result)
     names = canvas.names(result, runs)
     images = result.about.get("test_images")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        dataset=table.dataset,
-        states=[(word, count) for word, count in _states(runs)],
-        facts=list(facts(result)),
-        shared=list(shared(result).items()),
-        findings=findings.findings(runs, names, images),
-        table=to_html_rows(table),
-        table_caption=" ".join(table.caption + table.statistics),
-        table_notes=table.notes,
-        plots=list(zip(plots, _pictures(plots, figures), strict=True)),
-        gaps=list(findings.gaps(runs, names)),
-        runs=list(_runs(runs, names)),
-        address=address,
+    return (
+        parts.environment(autoescape=True)
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            dataset=table.dataset,
+            states=list(_states(runs)),
+            facts=list(facts(result)),
+            shared=sorted(shared_settings(result).items()),
+            findings=findings.findings(runs, names, images),
+            table=to_html_rows(table),
+            table_caption=" ".join(table.caption + table.statistics),
+            table_notes=table.notes,
+            plots=list(zip(plots, _pictures(plots, figures), strict=True)),
+            gaps=list(findings.gaps(runs, names)),
+            runs=list(_runs(runs, names)),
+            address=address,
+        )
     )
 
 
@@ -60,7 +57,7 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     """What was run, on what, with what: pairs of a name and a text. Several values stand beside each other with how
     many trials have each."""
     runs = result.runs
-    finished = runs[runs["status"] == "FINISHED"]
+    finished = runs[runs["status"] == FINISHED]
     about = result.about
     counted = [
         f"{about[name]:,} {words}"
@@ -69,16 +66,14 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     ]
     size = f" ({' and '.join(counted)} images)" if counted else ""
     yield "Data", f"{result.dataset}{size}, fingerprint {about['fingerprint']}"
-    if "tags.git_commit" in runs:
-        edited = runs["tags.git_edited"] if "tags.git_edited" in runs else pd.Series("false", runs.index)
-        yield "Commit", _counted(runs["tags.git_commit"] + edited.map({"true": " with uncommitted edits"}).fillna(""))
-    for name in (
-        column for column in map(str, runs.columns) if column.removeprefix("tags.") in HARDWARE and column in runs
-    ):
-        yield name.removeprefix("tags.").replace("_", " ").capitalize(), _counted(runs[name])
-    if "tags.versions" in runs:
-        yield "Versions", _counted(runs["tags.versions"].map(_versions))
-    times = finished["time/wall_s"].dropna() if "time/wall_s" in finished else pd.Series(dtype=float)
+    if len(code := commits(runs)):
+        yield "Commit", _counted(code)
+    for tag in HARDWARE:
+        if tag.column in runs:
+            yield tag.short.replace("_", " ").capitalize(), _counted(runs[tag.column])
+    if Tag.VERSIONS.column in runs:
+        yield "Versions", _counted(runs[Tag.VERSIONS.column].map(_versions))
+    times = finished.reindex(columns=[WALL_SECONDS])[WALL_SECONDS].dropna()
     if len(times):
         total, usual = duration(times.sum()), duration(times.median())
         yield "Time", f"{total} of training and evaluation, all trials added up; {usual} a trial (median)"
@@ -90,17 +85,6 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     yield "Sweep's run", result.parent
 
 
-def shared(result: SweepResult) -> dict[str, str]:
-    """The settings that are equal in all finished trials of the sweep, baselines aside."""
-    runs = result.runs[(result.runs["status"] == "FINISHED") & (result.runs["role"] != "baseline")]
-    equal = [
-        name
-        for name in sorted(map(str, runs.columns))
-        if name.startswith("params.") and runs[name].notna().all() and runs[name].nunique() == 1
-    ]
-    return {name.removeprefix("params."): str(runs[name].iloc[0]) for name in equal}
-
-
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 05 min`."""
     if seconds < 100:
@@ -110,7 +94,7 @@ def duration(seconds: float) -> str:
 
 
 def _states(runs: pd.DataFrame) -> Iterator[tuple[str, int]]:
-    words = runs["status"].map({**tables.STATES, "FINISHED": "finished"})
+    words = runs["status"].map({**STATES, FINISHED: "finished"})
     for word, count in words.value_counts().sort_index().items():
         yield str(word), int(count)
 
@@ -143,10 +127,10 @@ def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] |
 def _runs(runs: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[tuple[str, int, str, str | None, str]]:
     """Row, seed, state, run id and time of each trial."""
     ordered = runs.sort_values(["row", "seed"], kind="stable").reindex(
-        columns=["row", "seed", "status", "run_id", "time/wall_s"]
+        columns=["row", "seed", "status", "run_id", WALL_SECONDS]
     )
     for row, seed, status, run_id, seconds in ordered.to_numpy(dtype=object).tolist():
-        state = "finished" if status == "FINISHED" else tables.STATES[status]
+        state = "finished" if status == FINISHED else STATES[status]
         yield (
             names[row],
             seed,

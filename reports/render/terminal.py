@@ -1,4 +1,4 @@
-"""A report's table for the terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports.build import Report
-from reports.provenance.verification import Traced
 from reports.tables import Cell, Column, Row, Table, spec
-from reports.tables.spec import TableSpec
 
 
-def render(report: Report, width: int = 100, table: TableSpec | None = None) -> RichTable:
-    """The table in at most `width` characters: columns that do not fit go, the least essential first, never a digit.
-
-    Columns that are not of the specification, the objectives of a search, stay.
-    """
-    table = table or spec.read("sweep")
-    groups = list(table.essential)
-    added = [column.name for column in report.table.columns if column.name not in table.shown]
-    groups[0] = [*added, *groups[0]]
+def render_sweep(table: Table, width: int = 100) -> RichTable:
+    """A sweep's table in at most `width` characters: columns that do not fit go, the least essential first, never a
+    digit. Columns that are not of the specification, the objectives of a search, stay."""
+    usual = spec.read("sweep")
+    groups = list(usual.essential)
+    groups[0] = [*(column.name for column in table.columns if column.name not in usual.shown), *groups[0]]
     while True:
-        kept = [column for column in report.table.columns if any(column.name in group for group in groups)]
-        drawn = _draw(report.table, kept)
+        kept = [column for column in table.columns if any(column.name in group for group in groups)]
+        drawn = _draw(table, kept)
         if len(groups) == 1 or _width(drawn) <= width:
             return drawn
         groups.pop()
@@ -52,35 +46,11 @@ def render_table(table: Table, width: int = 100) -> Group:
     return Group(_title(table), *(_grid(table, part) for part in parts), _hints(table, []))
 
 
-def render_trace(traced: Traced) -> Text:
-    """A cell, its runs, the settings that they share and those that they do not, and the command of each."""
-    told = Text(f"{traced.where}\n", style="bold")
-    told.append(f"  {traced.described or traced.cell.mean or 'nothing can stand here'}\n", style="not bold")
-    if traced.chosen:
-        told.append(f"  {traced.chosen}\n", style="not bold")
-    settings = [run.settings for run in traced.runs if run.settings]
-    shared = dict(set.intersection(*(set(one.items()) for one in settings))) if settings else {}
-    for run in traced.runs:
-        source = run.source
-        told.append(f"\n  seed {source.seed}: run {source.run_id or 'none'}, key {source.key}, ", style="not bold")
-        told.append(source.status.lower(), style="green" if source.status == "FINISHED" else "yellow")
-        told.append(f", {traced.cell.metric} = {run.value!r}\n" if run.value is not None else "\n", style="not bold")
-        own = sorted((key, value) for key, value in run.settings.items() if key not in shared)
-        if own and len(settings) > 1:
-            told.append(f"    {' '.join(f'{key}={value}' for key, value in own)}\n", style="dim not bold")
-        if run.command:
-            told.append(f"    {run.command}\n", style="cyan not bold")
-    if shared:
-        told.append(
-            f"\n  settings: {' '.join(f'{key}={value}' for key, value in sorted(shared.items()))}\n", "dim not bold"
-        )
-    return told
-
-
 def _draw(table: Table, kept: list[Column]) -> RichTable:
     drawn = _grid(table, kept)
     drawn.title, drawn.title_justify = _title(table), "left"
-    drawn.caption, drawn.caption_justify = _hints(table, [one for one in table.columns if one not in kept]), "left"
+    left_out = [column for column in table.columns if column not in kept]
+    drawn.caption, drawn.caption_justify = _hints(table, left_out), "left"
     return drawn
 
 

@@ -1,8 +1,8 @@
-"""Statistics over seeds, as pure functions of a frame of runs."""
+"""Means over seeds, and the order of a search's points by them, as pure functions of frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,3 +35,29 @@ def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
         std=grouped.std(ddof=1).reindex(rows),
         n=grouped.count().reindex(rows, fill_value=0).astype(int),
     )
+
+
+def best_first(means: pd.DataFrame, objectives: Mapping[str, str]) -> list[Hashable]:
+    """The index of `means`, the best point first.
+
+    `objectives` maps columns to maximize or minimize. With several, the points that no other one beats in all come
+    first (the Pareto front), then those that only these beat, and so on; within a front the first objective decides.
+    Points without a finite value of each objective come last, in the order given.
+
+    >>> best_first(pd.DataFrame({"accuracy": [0.7, 0.9, 0.8]}), {"accuracy": "maximize"})
+    [1, 2, 0]
+    """
+    upwards = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
+    values: np.ndarray = means.reindex(columns=list(objectives)).to_numpy(dtype=float) * upwards
+    is_complete = np.all(np.isfinite(values), axis=1)
+    left = np.flatnonzero(is_complete)
+    ordered: list[int] = []
+    while len(left):
+        points = values[left]
+        no_worse = np.all(points[None] >= points[:, None], axis=2)
+        better = np.any(points[None] > points[:, None], axis=2)
+        is_beaten = np.any(no_worse & better, axis=1)
+        front = left[~is_beaten]
+        ordered += front[np.argsort(-values[front, 0], kind="stable")].tolist()
+        left = left[is_beaten]
+    return [means.index[place] for place in [*ordered, *np.flatnonzero(~is_complete).tolist()]]

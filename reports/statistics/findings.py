@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports import spelling
 from reports.statistics import aggregate
 
 FEW_OF_THE_CODES = 0.5
@@ -172,5 +173,4 @@ def gaps(runs: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[tuple[str, in
     """Row, seed, state and reason (the last line of its error) of each trial that has no result."""
     absent = runs[runs["status"] != "FINISHED"].sort_values(["row", "seed"], kind="stable")
     for row, seed, status, error in absent[["row", "seed", "status", "error"]].to_numpy(dtype=object).tolist():
-        lines = error.strip().splitlines() if isinstance(error, str) else []
-        yield names[row], seed, status, lines[-1].strip() if lines else ""
+        yield names[row], seed, status, spelling.last_line(error)

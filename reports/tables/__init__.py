@@ -1,9 +1,22 @@
-"""Tables as data: `spec` says what stands where, `sweep` and `paper` lay it out, `fill` computes the numbers.
+"""Tables as data: a specification says what stands in rows and columns, `grid` places trials, `fill` computes numbers.
 
-The specifications themselves are the YAML files beside this module.
+A sweep's own table has a specification too, made of its axes by `sweep`; the others are the YAML files beside this
+module. Rendering, figures and `build` may import it. It must not know how a table is printed.
 """
 
+from reports.tables.grid import table_of_runs
 from reports.tables.model import STATES, UNDEFINED, Cell, Column, Row, Source, Table
-from reports.tables.sweep import make_table, number_rows
+from reports.tables.sweep import number_rows, table_of_sweep
 
-__all__ = ["STATES", "UNDEFINED", "Cell", "Column", "Row", "Source", "Table", "make_table", "number_rows"]
+__all__ = [
+    "STATES",
+    "UNDEFINED",
+    "Cell",
+    "Column",
+    "Row",
+    "Source",
+    "Table",
+    "number_rows",
+    "table_of_runs",
+    "table_of_sweep",
+]

@@ -1,4 +1,4 @@
-"""From the runs of a table's cells to its numbers; used to make a table and to check one."""
+"""From the runs behind a table's cells to its numbers, marks and statistics."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from reports import spelling
 from reports.metrics import Metric
-from reports.render import text
-from reports.statistics import inference as statistics
+from reports.statistics import inference
 from reports.statistics.inference import Contest, Number
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Choice, Row, Source, Table
-
-Values = Mapping[str, Mapping[str, float]]
-"""Run id to the metrics of the run."""
+from reports.tables.trials import Values
 
 
 def fill(table: Table, values: Values) -> Table:
@@ -25,14 +23,12 @@ def fill(table: Table, values: Values) -> Table:
     Only finished runs count. A value that is not finite is left out and so lowers `n`; it never enters a mean unseen.
     """
     cells = [cell for row in table.all_rows for cell in row.cells]
-    seen = [_values(cell.sources, cell.metric, values) for cell in cells]
-    numbers = statistics.summarise_each([list(one.values()) for one in seen])
-    best, contests = _contests(table, cells, seen)
-    filled = iter(
-        [
-            _print(cell, number, bold, table.metrics.get(cell.metric))
-            for cell, number, bold in zip(cells, numbers, best, strict=True)
-        ]
+    by_seed = [finite_values(cell.sources, cell.metric, values) for cell in cells]
+    numbers = inference.summarise_each([list(finite.values()) for finite in by_seed])
+    best, contests = _contests(table, cells, by_seed)
+    filled = (
+        _print(cell, number, bold, table.metrics.get(cell.metric))
+        for cell, number, bold in zip(cells, numbers, best, strict=True)
     )
     rows = [_mark(row, tuple(itertools.islice(filled, len(row.cells)))) for row in table.all_rows]
     first = len(table.baselines)
@@ -53,35 +49,35 @@ def choose(choice: Choice, values: Values) -> Choice:
     """
     scored = []
     for candidate in choice.candidates:
-        found = list(_values(candidate.sources, choice.criterion, values).values())
-        scored.append((len(found), dataclasses.replace(candidate, score=float(np.mean(found)) if found else None)))
+        scores = list(finite_values(candidate.sources, choice.criterion, values).values())
+        scored.append((len(scores), dataclasses.replace(candidate, score=float(np.mean(scores)) if scores else None)))
     most = max((count for count, _ in scored), default=0)
     rank = {"higher": lambda score: score, "lower": lambda score: -score, "nearest 1": lambda score: -abs(score - 1)}
     full = [
-        (rank[choice.better](one.score), one.value)
-        for count, one in scored
-        if count == most and one.score is not None and not choice.barred
+        (rank[choice.better](candidate.score), candidate.value)
+        for count, candidate in scored
+        if count == most and candidate.score is not None and not choice.barred
     ]
     best = max((worth for worth, _ in full), default=math.nan)
     # Equal values added up in another order differ in their last digits.
     winners = [value for worth, value in full if math.isclose(worth, best, rel_tol=1e-12, abs_tol=1e-15)]
-    candidates, chosen = tuple(one for _, one in scored), winners[0] if winners else None
+    candidates, chosen = tuple(candidate for _, candidate in scored), winners[0] if winners else None
     return dataclasses.replace(choice, candidates=candidates, chosen=chosen, tied=tuple(winners[1:]))
 
 
-def _values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
-    """Seed to value, finite ones of finished runs only."""
-    found = {}
+def finite_values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
+    """The finite values of a metric by seed, of finished runs only."""
+    by_seed = {}
     for source in sources:
         if source.status == FINISHED and source.run_id is not None:
             value = values.get(source.run_id, {}).get(metric, math.nan)
             if math.isfinite(value):
-                found[source.seed] = value
-    return found
+                by_seed[source.seed] = value
+    return by_seed
 
 
 def _contests(
-    table: Table, cells: Sequence[Cell], seen: Sequence[Mapping[int, float]]
+    table: Table, cells: Sequence[Cell], by_seed: Sequence[Mapping[int, float]]
 ) -> tuple[list[bool], list[Contest]]:
     """Which cells are best, and each contest. Its seeds are those of its largest cell; a cell that lacks one of them
     does not compete, since a mean over other seeds is not comparable."""
@@ -93,13 +89,13 @@ def _contests(
     outcomes = []
     for places in entered.values():
         better = table.metrics[cells[places[0]].metric].better
-        largest = max((seen[place] for place in places), key=lambda found: len(found))
+        largest = max((by_seed[place] for place in places), key=lambda values: len(values))
         seeds = sorted(largest)
         if better is None or not seeds:
             continue
-        entries = (seen[place] for place in places)
-        outcome = statistics.contest(
-            [[one[seed] for seed in seeds] if one.keys() >= set(seeds) else None for one in entries], better
+        rows = [by_seed[place] for place in places]
+        outcome = inference.contest(
+            [[row[seed] for seed in seeds] if row.keys() >= set(seeds) else None for row in rows], better
         )
         outcomes.append(outcome)
         for place, is_best in zip(places, outcome.best, strict=True):
@@ -112,23 +108,23 @@ def _print(cell: Cell, number: Number | None, bold: bool, metric: Metric | None)
     if metric is None:  # Nothing could stand here.
         return dataclasses.replace(cell, empty=True)
     if number is None:
-        found = {source.status for source in cell.sources}
-        word = next((word for status, word in STATES.items() if status in found), STATES["MISSING"])
-        mean = cell.mean or (UNDEFINED if FINISHED in found else word)
+        statuses = {source.status for source in cell.sources}
+        word = next((word for status, word in STATES.items() if status in statuses), STATES["MISSING"])
+        mean = cell.mean or (UNDEFINED if FINISHED in statuses else word)
         return dataclasses.replace(cell, mean=mean, std=None, n=None, bold=False, empty=True, number=None)
-    spread = spell(number.std, metric) if metric.spread and number.std is not None else None
+    spread = spelling.number(number.std, metric) if metric.spread and number.std is not None else None
     difference = None
     if cell.published is not None and cell.comparable:
-        difference = spell(number.mean - cell.published, metric, sign="+")
+        difference = spelling.number(number.mean - cell.published, metric, "+")
     return dataclasses.replace(
-        cell, mean=spell(number.mean, metric), std=spread, bold=bold, empty=False, number=number, difference=difference
+        cell,
+        mean=spelling.number(number.mean, metric),
+        std=spread,
+        bold=bold,
+        empty=False,
+        number=number,
+        difference=difference,
     )
-
-
-def spell(value: float, metric: Metric, sign: str = "") -> str:
-    """A value of a metric with its decimals, in per cent where it is shown so."""
-    # z: no minus sign before a zero.
-    return format(value * (100 if metric.percent else 1), f"{sign}z.{metric.decimals}f")
 
 
 def _mark(row: Row, cells: tuple[Cell, ...]) -> Row:
@@ -145,28 +141,25 @@ def _mark(row: Row, cells: tuple[Cell, ...]) -> Row:
 
 
 def _sentences(contests: Sequence[Contest], any_best: bool) -> Iterator[str]:
-    held = [one for one in contests if one.rows > 1]
-    if not held:
+    contests = [contest for contest in contests if contest.rows > 1]
+    if not contests:
         return
-    tested = [one for one in held if one.seeds > 1]
+    tested = [contest for contest in contests if contest.seeds > 1]
     if not tested:
         yield "One seed supports no difference between rows, so nothing is bold."
         return
     methods = {"t": "Student's t", "bootstrap-t": "bootstrap-t"}
-    used = " or ".join(methods[method] for method in sorted({one.method for one in tested if one.method}, reverse=True))
-    test = f"paired by seed, {used} test, Holm's correction over all pairs of rows, level {statistics.LEVEL}"
+    names = sorted({contest.method for contest in tested if contest.method}, reverse=True)
+    used = " or ".join(methods[name] for name in names)
+    test = f"paired by seed, {used} test, Holm's correction over all pairs of rows, level {inference.LEVEL}"
     if any_best:
         yield f"Bold: the best of a column, and whatever cannot be told from it ({test})."
     else:
         yield f"Nothing is bold, since no difference to the best is supported ({test})."
-    largest = max(tested, key=lambda one: (one.rows, -one.seeds))
-    least = statistics.least_supported(largest.rows, largest.seeds)
+    largest = max(tested, key=lambda contest: (contest.rows, -contest.seeds))
+    least = inference.least_supported(largest.rows, largest.seeds)
     if largest.method == "t":
         yield (
             f"With {largest.seeds} seeds and {largest.rows} rows, a difference must exceed {least:.1f} standard "
             "deviations of the paired differences to be supported."
         )
-
-
-def seeds(which: Sequence[int]) -> str:
-    return f"{'seed' if len(which) == 1 else 'seeds'} {text.ranges(which)}"

@@ -1,30 +1,53 @@
-"""Table specifications: what stands in rows and columns, as YAML files beside this module or of the user's own."""
+"""Table specifications: what stands in rows and columns, as YAML files beside this module or of the user's own.
+
+The table of a sweep has one too, which `tables.sweep` makes from the sweep's manifest: its axes are the dimensions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from reports import metrics
+from reports import metrics, spelling
 from reports.metrics import Metric
 from reports.tables.model import Preference
-from sweeps.errors import UserError
+from sweeps.errors import UserError, explain, nearest
+from sweeps.loading import load
+from sweeps.record import TRAIN, UNSEEN
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
-METRIC = "metric"
-AXES = "axes"
-UNSEEN = ("validation/", "select/", "train/")
-"""Groups of metrics that never look at the test split."""
+METRIC, AXES = "metric", "axes"
+"""Keys of dimensions that are no settings: the metrics of the table, and all axes of a sweep."""
+EXPLAIN_THEMSELVES = ("method.name", "dataset")
+"""Settings whose values a reader understands without the setting's name."""
+SHOWN_AS = {
+    "barlow_twins": "Barlow Twins",
+    "cplearn": "CPLearn",
+    "dino": "DINO",
+    "gedi": "GEDI",
+    "self_classifier": "Self-Classifier",
+    "simclr": "SimCLR",
+    "supervised": "Supervised",
+    "swav": "SwAV",
+    "untrained": "untrained",
+    "vicreg": "VICReg",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "Digits",
+    "imagenet100": "ImageNet-100",
+    "stl10": "STL-10",
+    "svhn": "SVHN",
+    "tiny-imagenet": "Tiny ImageNet",
+}
+"""How methods and data sets are called."""
 
 Scalar = bool | int | float | str | None
 Where = dict[str, Scalar | list[Scalar]]
@@ -51,9 +74,8 @@ class Shown(_Strict):
     @model_validator(mode="after")
     def _known(self) -> Shown:
         if self.name not in metrics.METRICS and self.heading is None:
-            near = difflib.get_close_matches(self.name, metrics.METRICS, 1)
-            hint = f"did you mean {near[0]!r}? Else" if near else "to show it,"
-            raise ValueError(f"metric {self.name!r} is not known; {hint} give it a heading")
+            hint = nearest(self.name, list(metrics.METRICS))
+            raise ValueError(f"metric {self.name!r} is not known; {hint} To show it all the same, give it a heading")
         return self
 
     @property
@@ -69,7 +91,10 @@ class Shown(_Strict):
 
 
 class Dimension(_Strict):
-    """What the rows or columns differ in: a setting under its dotted name (or `dataset`, `metric`), or named cases."""
+    """What the rows or columns differ in: a setting under its dotted name (or `dataset`, `metric`), or named cases.
+
+    A trial has values along a dimension: that of the setting, or the names of all cases that it is one of.
+    """
 
     key: str | None = Field(None, description="A setting: its values make the rows, in order.")
     cases: dict[str, Where] | None = Field(None, min_length=1, description="Name to the settings that make it.")
@@ -77,14 +102,72 @@ class Dimension(_Strict):
     names: dict[str, str] = Field(default_factory=dict, description="Value to how it is printed.")
 
     @model_validator(mode="after")
-    def _one(self) -> Dimension:
+    def _is_complete(self) -> Dimension:
         if (self.key is None) == (self.cases is None):
             raise ValueError("give either key or cases")
         return self
 
     @property
     def title(self) -> str:
-        return self.heading or (metrics.headings([self.key])[0] if self.key else "")
+        return self.heading or (spelling.headings([self.key])[0] if self.key else "")
+
+    @property
+    def explains_itself(self) -> bool:
+        """Whether a reader understands a value without the title before it."""
+        return self.cases is not None or self.key in EXPLAIN_THEMSELVES
+
+    def values(self, settings: Mapping[str, Any]) -> list[Hashable]:
+        """The values along the dimension of a trial with these settings."""
+        if self.cases:
+            return [name for name, where in self.cases.items() if matches(settings, where)]
+        value = settings.get(self.key or "")
+        return [value if isinstance(value, Hashable) else str(value)]
+
+    def definition(self, value: Hashable) -> dict[str, Any]:
+        """The settings that a value stands for."""
+        where = self.cases[str(value)] if self.cases else {self.key or "": value}
+        return {key: setting for key, setting in where.items() if not isinstance(setting, list)}
+
+    def rank(self, value: Hashable) -> tuple[Any, ...]:
+        """Orders values: nothing, cases and named values as they are listed, numbers by size, then words."""
+        listed = [*(self.cases or self.names)]
+        if str(value) in listed:
+            return 1, listed.index(str(value)), ""
+        if isinstance(value, int | float):
+            return 2, value, ""
+        return (0 if value is None else 3), 0, str(value)
+
+    def texts(self, values: Sequence[Hashable]) -> dict[Hashable, str]:
+        """How each of the values is printed."""
+        return {value: self._text(value) for value in values}
+
+    def _text(self, value: Hashable) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            plain = f"{value:,}"
+        else:
+            (plain,) = spelling.values([value])
+        if isinstance(value, str) and self.key in EXPLAIN_THEMSELVES:
+            plain = SHOWN_AS.get(value, plain.removeprefix("folder-") if self.key == "dataset" else plain)
+        return self.names.get(str(value), plain)
+
+
+class Axis(Dimension):
+    """A dimension that a sweep declares: its values are printed as they are, in the order of the trials."""
+
+    @property
+    def explains_itself(self) -> bool:
+        return False
+
+    def rank(self, value: Hashable) -> tuple[Any, ...]:
+        return ()
+
+    def texts(self, values: Sequence[Hashable]) -> dict[Hashable, str]:
+        return dict(zip(values, spelling.values(values), strict=True))
+
+
+def matches(settings: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Whether settings have the values of `where`; of a list any of them."""
+    return all(settings.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
 
 
 class Selection(_Strict):
@@ -101,7 +184,7 @@ class Selection(_Strict):
                 f"{self.by!r} is measured on the test split, so choosing by it would flatter the table; choose by "
                 "validation/..., select/... or train/..."
             )
-        is_loss = self.by.startswith("train/") and not self.by.startswith("train/online_")
+        is_loss = self.by.startswith(TRAIN) and not self.by.startswith(f"{TRAIN}online_")
         if is_loss and not self.over.startswith("optimizer."):
             raise ValueError(
                 f"{self.by!r} means another thing at each {self.over}, so its values do not compare; choose by "
@@ -208,51 +291,28 @@ def read(name: str) -> TableSpec:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"no table {name!r}; {_nearest(name, names())}, or a path to a YAML file of your own")
-    return _validate(TableSpec, path, _load(path))
+        raise UserError(f"no table {name!r}; {nearest(name, names())}, or a path to a YAML file of your own")
+    return _validated(TableSpec, path, load(path, "a table's specification"))
 
 
 def published(name: str) -> Published:
     """A group of published numbers; raises UserError for an unknown one."""
-    known = _load(PUBLISHED)
-    if name not in known:
-        raise UserError(f"published: {name}: no such group in {PUBLISHED.name}; {_nearest(name, list(known))}")
-    return _validate(Published, PUBLISHED, known[name])
+    groups = load(PUBLISHED, "published numbers")
+    if name not in groups:
+        raise UserError(f"published: {name}: no such group in {PUBLISHED.name}; {nearest(name, list(groups))}")
+    return _validated(Published, PUBLISHED, groups[name])
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: must be a group of keys (table, rows, columns, ...)")
-    return document
-
-
-def _validate(kind: type[Strict], path: Path, content: Any) -> Strict:
+def _validated(kind: type[Strict], path: Path, content: Any) -> Strict:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            owner = _owner(kind, first["loc"])
-            raise UserError(f"{path}: unknown key {key!r}; {_nearest(str(first['loc'][-1]), owner)}") from None
-        message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        raise UserError(f"{path}: {key + ': ' if key else ''}{message}") from None
-
-
-def _owner(kind: type[_Strict], location: Sequence[int | str]) -> list[str]:
-    """The keys known where an unknown one stands."""
-    inner: dict[str, type[_Strict]] = {"rows": Dimension, "columns": Dimension, "metrics": Shown, "select": Selection}
-    return list((inner.get(str(location[0]), kind) if len(location) > 1 else kind).model_fields)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        place = error.errors()[0]["loc"]
+        inner: dict[str, type[_Strict]] = {
+            "rows": Dimension,
+            "columns": Dimension,
+            "metrics": Shown,
+            "select": Selection,
+        }
+        owner = inner.get(str(place[0]), kind) if len(place) > 1 else kind
+        raise UserError(f"{path}: {explain(error, list(owner.model_fields))}") from None

@@ -72,8 +72,7 @@ def verify(
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
     with plain_errors():
-        from reports import store
-        from reports.provenance import verification as provenance
+        from reports import provenance, store
 
         uri = store.resolve(tracking_uri)
         store.check(uri)
@@ -101,12 +100,10 @@ def trace(
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
     with plain_errors():
-        from reports import store
-        from reports.provenance import verification as provenance
-        from reports.render import terminal
+        from reports import provenance, store
 
         for one in provenance.trace(store.resolve(tracking_uri), path, words):
-            out.print(terminal.render_trace(one), soft_wrap=True, highlight=False)
+            out.print(provenance.to_text(one), soft_wrap=True, highlight=False)
 
 
 def ui(
@@ -135,15 +132,14 @@ def ui(
 def write_reports(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
     """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
     from reports import build
-    from reports.render import formats as render
-    from reports.render import terminal
+    from reports.render import markup, terminal
 
     for one in build.build(uri, name, results, datasets):
-        out.print(terminal.render(one, out.width))
+        out.print(terminal.render_sweep(one.table, out.width))
         out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
         if keep:
             from runner.tracking import tracker as tracking
 
             files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
-            table = render.to_markdown(one.table).partition("<details>")[0].strip()
+            table = markup.to_markdown(one.table).partition("<details>")[0].strip()
             tracking.log_report(uri, one.parent, one.dataset, files, table)

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from reports import build, store
-from reports.provenance import verification as provenance
+from reports import build, provenance, store
 from reports.render import terminal
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, sqlite, trial_metrics
 from support import mlflow_server, needs, run_cli
@@ -213,7 +212,7 @@ def test_the_terminal_table_fits_without_breaking_numbers(
 ) -> None:
     console = Console(width=width, color_system=None, record=True)
     with console.capture() as capture:
-        console.print(terminal.render(reports[name], width))
+        console.print(terminal.render_sweep(reports[name].table, width))
     lines = capture.get().splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in "".join(line for line in lines if "n=" not in line)
@@ -227,7 +226,7 @@ def test_the_terminal_table_fits_without_breaking_numbers(
 
 
 def test_a_wide_terminal_shows_all_columns(reports: dict[str, build.Report]) -> None:
-    drawn = terminal.render(reports["beta"], 200)
+    drawn = terminal.render_sweep(reports["beta"].table, 200)
     assert len(drawn.columns) == 1 + len(reports["beta"].table.columns)
 
 

@@ -17,8 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from reports import build, store
-from reports.provenance import verification as provenance
+from reports import build, provenance, store
 from reports.render import terminal
 from reports.tables import Row, spec
 from runner.cli import app
@@ -496,10 +495,9 @@ def test_the_commands_say_yes_no_and_what_was_wrong(written: Writer, tmp_path: P
 
 def test_making_and_checking_tables_loads_neither_torch_nor_ray(written: Writer, root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from reports import build; from reports.provenance import verification as provenance; "
-        "from reports.render import terminal; uri, out = sys.argv[1:]; "
+        "import sys; from reports import build, provenance; uri, out = sys.argv[1:]; "
         "made = build.build_table(uri, 'table1', out); build.build(uri, 't1', out); provenance.verify(uri, out); "
-        "terminal.render_trace(provenance.trace(uri, made.files[0], ['CPLearn'])[0]); "
+        "provenance.to_text(provenance.trace(uri, made.files[0], ['CPLearn'])[0]); "
         "print(sorted({'torch', 'ray'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, written.uri, str(tmp_path / "out")]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from frames import arrays, npz
-from reports import build, store
+from reports import build, store, tables
 from reports.render import page
 from stores import AWKWARD, Writer, declare, sqlite, trial_metrics
 from support import needs
@@ -121,7 +121,7 @@ def test_the_same_runs_give_the_same_page(written: Writer, content: str, tmp_pat
 
 def test_runs_are_linked_where_mlflow_has_a_server(written: Writer, tmp_path: Path) -> None:
     (result,) = store.read_sweep(written.uri, "pages")
-    table = replace(build.make_table(result), statistics=("What bold means.",))
+    table = replace(tables.table_of_sweep(result), statistics=("What bold means.",))
     shown = page.render(result, table, [], tmp_path, "https://mlflow.example/#/experiments/1/runs/")
     run = written.runs["slug/β=1/0"]
     assert f'href="https://mlflow.example/#/experiments/1/runs/{run}"' in shown

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.statistics.ranking import best_first
+from reports.statistics.aggregate import best_first
 from reports.store import SweepResult
-from reports.tables import make_table
+from reports.tables import table_of_sweep
 from reports.tables.sweep import MOST_SUGGESTED
 
 
@@ -59,7 +59,7 @@ def result(objectives: dict[str, str], points: int) -> SweepResult:
 
 
 def test_a_long_search_is_a_short_table_that_says_so() -> None:
-    table = make_table(result({"validation/accuracy": "maximize"}, 30))
+    table = table_of_sweep(result({"validation/accuracy": "maximize"}, 30))
     assert [row.head[0] for row in table.rows] == [str(x) for x in range(28, 28 - MOST_SUGGESTED, -1)]
     assert [column.name for column in table.columns] == ["validation/accuracy", "probe/accuracy"]
     assert "The best 20 of 30 suggestions are shown; runs.csv has all." in table.notes
@@ -68,12 +68,12 @@ def test_a_long_search_is_a_short_table_that_says_so() -> None:
 
 
 def test_what_was_stopped_early_is_no_result_and_comes_last() -> None:
-    table = make_table(result({"validation/accuracy": "minimize"}, 5))
+    table = table_of_sweep(result({"validation/accuracy": "minimize"}, 5))
     assert [row.head[0] for row in table.rows] == ["0", "1", "2", "3", "4"]
     assert {cell.mean for cell in table.rows[-1].cells} == {"stopped"}
     assert any("stopped early by asha after epoch 3 of 9" in note for note in table.notes)
 
 
 def test_a_search_by_the_test_split_is_called_so() -> None:
-    caption = " ".join(make_table(result({"probe/accuracy": "maximize"}, 5)).caption)
+    caption = " ".join(table_of_sweep(result({"probe/accuracy": "maximize"}, 5)).caption)
     assert "The search has seen the test split (probe/accuracy), so the best rows are too good" in caption

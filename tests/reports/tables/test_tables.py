@@ -9,7 +9,7 @@ import pytest
 
 from frames import FULL, grid, result
 from reports import tables
-from reports.render import formats as render
+from reports.render import latex, markup
 
 
 def printed(cell: tables.Cell) -> tuple[str, str | None, int | None]:
@@ -18,7 +18,7 @@ def printed(cell: tables.Cell) -> tuple[str, str | None, int | None]:
 
 def test_rows_stand_in_the_order_of_the_axes() -> None:
     axes = {"method.beta": [10, 0.1], "augment.recipe": ["b", "a"]}
-    table = tables.make_table(result(axes, [{"label": "raw pixels", **FULL}, *reversed(grid(axes))]))
+    table = tables.table_of_sweep(result(axes, [{"label": "raw pixels", **FULL}, *reversed(grid(axes))]))
     assert table.headings == ("β", "recipe")
     assert [row.head for row in table.baselines] == [("raw pixels",)]
     assert [row.head for row in table.rows] == [("10", "b"), ("10", "a"), ("0.1", "b"), ("0.1", "a")]
@@ -26,15 +26,15 @@ def test_rows_stand_in_the_order_of_the_axes() -> None:
 
 
 def test_a_sweep_without_axes_has_one_named_row() -> None:
-    table = tables.make_table(result({}, [{"probe/accuracy": 0.9, "seed": seed} for seed in (0, 1)], seeds=2))
+    table = tables.table_of_sweep(result({}, [{"probe/accuracy": 0.9, "seed": seed} for seed in (0, 1)], seeds=2))
     assert [(row.head, row.label) for row in table.rows] == [(("point",), "point")]
     assert [printed(cell) for cell in table.rows[0].cells] == [("0.900", "0.000", None)]
-    assert r"\multicolumn{1}{@{}l}{point} & 0.900 & {\tiny$\pm$.000}" in render.to_latex(table)
+    assert r"\multicolumn{1}{@{}l}{point} & 0.900 & {\tiny$\pm$.000}" in latex.to_latex(table)
 
 
 def test_only_columns_with_a_value_are_there() -> None:
     axes = {"method.beta": [1, 2]}
-    table = tables.make_table(result(axes, grid(axes, **{"probe/accuracy": 0.5})))
+    table = tables.table_of_sweep(result(axes, grid(axes, **{"probe/accuracy": 0.5})))
     assert [column.name for column in table.columns] == ["probe/accuracy"]
     assert not any("NMI" in sentence for sentence in table.caption)
 
@@ -56,20 +56,20 @@ def test_what_is_missing_is_marked(statuses: list[str], shown: str, n: int | Non
         for beta, both in ((1, statuses), (2, ["FINISHED"] * 2))
         for seed, status in enumerate(both)
     ]
-    table = tables.make_table(result({"method.beta": [1, 2]}, trials, seeds=2))
+    table = tables.table_of_sweep(result({"method.beta": [1, 2]}, trials, seeds=2))
     row = table.rows[0]
     assert (row.cells[0].mean, row.cells[0].std, row.n) == (shown, None, n)
     assert note in table.notes
     assert row.cells[0].empty == (n is None)
-    latex = render.to_latex(table)
-    assert shown in latex
-    assert ("($n{=}1$)" in latex) == (n == 1)
+    printed_table = latex.to_latex(table)
+    assert shown in printed_table
+    assert ("($n{=}1$)" in printed_table) == (n == 1)
 
 
 def test_equal_gaps_share_a_note() -> None:
     axes = {"method.beta": list(range(1, 21))}
     trials = [{**trial, "status": "FINISHED" if trial["method.beta"] < 3 else "MISSING"} for trial in grid(axes)]
-    table = tables.make_table(result(axes, trials))
+    table = tables.table_of_sweep(result(axes, trials))
     assert table.notes == ("β = 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 and 6 more rows: seed 0 missing.",)
 
 
@@ -77,17 +77,17 @@ def test_equal_gaps_share_a_note() -> None:
 def test_a_value_that_is_not_finite_is_said(value: float) -> None:
     trials = [{"method.beta": beta, "seed": seed, **FULL} for beta in (1, 2) for seed in (0, 1)]
     trials[1]["codes/ami"] = value
-    table = tables.make_table(result({"method.beta": [1, 2]}, trials, seeds=2))
+    table = tables.table_of_sweep(result({"method.beta": [1, 2]}, trials, seeds=2))
     cells = dict(zip((column.name for column in table.columns), table.rows[0].cells, strict=True))
     assert printed(cells["codes/ami"]) == ("0.700", None, 1)
     assert printed(cells["codes/nmi"]) == ("0.800", "0.000", None)
     assert "β = 1: seed 1 no finite AMI (codes)." in table.notes
-    assert "0.700 (n=1)" in render.to_markdown(table)
+    assert "0.700 (n=1)" in markup.to_markdown(table)
 
 
 def test_a_zero_has_no_sign() -> None:
     axes = {"method.beta": [1]}
-    table = tables.make_table(result(axes, grid(axes, **{"codes/ami": -0.0001})))
+    table = tables.table_of_sweep(result(axes, grid(axes, **{"codes/ami": -0.0001})))
     assert table.rows[0].cells[0].mean == "0.000"
 
 
@@ -98,10 +98,10 @@ def test_neither_baselines_nor_single_seeds_are_best() -> None:
         for seed, value in enumerate(values):
             status = "MISSING" if value is None else "FINISHED"
             trials.append({"method.beta": beta, "seed": seed, "status": status, "probe/accuracy": value})
-    table = tables.make_table(result({"method.beta": [1, 2, 3]}, trials, seeds=3))
+    table = tables.table_of_sweep(result({"method.beta": [1, 2, 3]}, trials, seeds=3))
     assert [row.cells[0].bold for row in table.all_rows] == [False, True, False, False]
     assert "Baselines and means over fewer than 3 seeds are not compared with the rest." in table.caption
-    assert "| **0.510** ± 0.010 |" in render.to_markdown(table)
+    assert "| **0.510** ± 0.010 |" in markup.to_markdown(table)
     (bold, least) = table.statistics
     assert bold.startswith(
         "Bold: the best of a column, and whatever cannot be told from it (paired by seed, Student's t test"
@@ -112,7 +112,7 @@ def test_neither_baselines_nor_single_seeds_are_best() -> None:
 
 def test_one_seed_supports_nothing() -> None:
     trials = [{"method.beta": beta, "probe/accuracy": accuracy} for beta, accuracy in ((1, 0.9), (2, 0.1))]
-    table = tables.make_table(result({"method.beta": [1, 2]}, trials))
+    table = tables.table_of_sweep(result({"method.beta": [1, 2]}, trials))
     assert not any(row.cells[0].bold for row in table.rows)
     assert table.statistics == ("One seed supports no difference between rows, so nothing is bold.",)
 
@@ -121,4 +121,4 @@ def test_commits_and_edits_are_named() -> None:
     axes = {"method.beta": [1, 2]}
     first, second = ({**trial, "tags.git_commit": commit} for trial, commit in zip(grid(axes), "ba", strict=True))
     trials = [{**first, "tags.git_edited": "true"}, {**second, "tags.git_edited": "false"}]
-    assert "Code: commit a, b with uncommitted edits." in tables.make_table(result(axes, trials)).origin
+    assert "Code: commit a, b with uncommitted edits." in tables.table_of_sweep(result(axes, trials)).origin

@@ -1,11 +1,9 @@
-"""Spelling of numbers and names in markdown and LaTeX."""
+"""Any text in markdown and in LaTeX, so that it is printed as it reads."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import Any
 
 
 def _greek(letter: str) -> str:
@@ -42,22 +40,12 @@ ACCENTS = set("\u0300\u0301\u0302\u0303\u0308\u030c\u0327")
 
 def latex(text: str) -> str:
     """Text that LaTeX prints as it reads, on one line. A character that pdfLaTeX lacks becomes its code, [U+6570]."""
-    return "".join(map(_latex_character, _one_line(text)))
+    return "".join(map(_latex_character, one_line(text)))
 
 
 def markdown(text: str) -> str:
     """Text that markdown prints as it reads, on one line and safe inside a table."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", _one_line(text))
-
-
-def values(items: Sequence[Any]) -> list[str]:
-    """The values of an axis as text. A number of more than six digits, drawn at random say, is rounded to four, or to
-    as many as keep distinct numbers distinct."""
-    for digits in range(4, 18):
-        spelled = [_value(item, digits) for item in items]
-        if len(set(spelled)) == len(set(items)):
-            break
-    return spelled
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", one_line(text))
 
 
 def latex_symbol(heading: str) -> str:
@@ -66,36 +54,15 @@ def latex_symbol(heading: str) -> str:
 
 
 def latex_value(spelled: str) -> str:
-    """A value spelled by `values`, for LaTeX: 1e-5 becomes a power of ten."""
+    """A value as `spelling.values` gives it, for LaTeX: 1e-5 becomes a power of ten."""
     if power := re.fullmatch(r"(-?[\d.]+)e(-?\d+)", spelled):
         factor, exponent = power.groups()
         return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times 10^{{{exponent}}}$"
     return f"${spelled}$" if re.fullmatch(r"-?[\d.]+", spelled) else latex(spelled)
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """Sorted whole numbers, runs of three or more shortened: 0–4, 7, 9."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
-
-
-def _value(item: Any, digits: int) -> str:
-    if item is None:
-        return "–"
-    if isinstance(item, bool):
-        return str(item).lower()
-    if isinstance(item, float):
-        exact = f"{item:.6g}"
-        return re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", exact if float(exact) == item else f"{item:.{digits}g}")
-    return str(item)
-
-
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text without line breaks and doubled spaces."""
     return " ".join(text.split())
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from reports import metrics
-from reports.render import text
+from reports import spelling
+from reports.render import escape
 from reports.tables import spec
 
 
@@ -23,7 +23,7 @@ from reports.tables import spec
     ],
 )
 def test_latex_prints_text_as_it_reads(plain: str, latex: str) -> None:
-    assert text.latex(plain) == latex
+    assert escape.latex(plain) == latex
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_latex_prints_text_as_it_reads(plain: str, latex: str) -> None:
     ],
 )
 def test_markdown_prints_text_as_it_reads(plain: str, markdown: str) -> None:
-    assert text.markdown(plain) == markdown
+    assert escape.markdown(plain) == markdown
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_markdown_prints_text_as_it_reads(plain: str, markdown: str) -> None:
     ],
 )
 def test_axis_values_are_short_and_distinct(items: list[Any], spelled: list[str]) -> None:
-    assert text.values(items) == spelled
+    assert spelling.values(items) == spelled
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_axis_values_are_short_and_distinct(items: list[Any], spelled: list[str]
     ],
 )
 def test_axis_values_in_latex(spelled: str, latex: str) -> None:
-    assert text.latex_value(spelled) == latex
+    assert escape.latex_value(spelled) == latex
 
 
 @pytest.mark.parametrize(("numbers", "spelled"), [([0], "0"), ([1, 0], "0, 1"), ([7, 0, 1, 2, 9], "0–2, 7, 9")])
 def test_seeds_are_listed_in_ranges(numbers: list[int], spelled: str) -> None:
-    assert text.ranges(numbers) == spelled
+    assert spelling.ranges(numbers) == spelled
 
 
 def test_axes_are_named_by_symbol_or_by_what_tells_them_apart() -> None:
-    assert metrics.headings(["method.beta", "method.codes", "batch_size"]) == ["β", "c", "batch size"]
-    assert metrics.leaves(["method.name", "backbone.name", "epochs"]) == ["method.name", "backbone.name", "epochs"]
-    assert [text.latex_symbol(heading) for heading in ("β", "c", "batch_size")] == [r"$\beta$", "$c$", r"batch\_size"]
+    assert spelling.headings(["method.beta", "method.codes", "batch_size"]) == ["β", "c", "batch size"]
+    assert spelling.leaves(["method.name", "backbone.name", "epochs"]) == ["method.name", "backbone.name", "epochs"]
+    assert [escape.latex_symbol(heading) for heading in ("β", "c", "batch_size")] == [r"$\beta$", "$c$", r"batch\_size"]
 
 
 def test_every_metric_of_the_table_is_placed_in_the_terminal() -> None:

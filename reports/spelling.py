@@ -1,0 +1,83 @@
+"""How settings, their values, seeds and errors are spelled in tables and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from reports.metrics import Metric
+
+SYMBOLS = {
+    "arm": "Method",
+    "method.name": "Method",
+    "dataset": "Data set",
+    "method.beta": "β",
+    "method.codes": "c",
+    "method.embedding_dim": "f",
+    "method.temperature": "τ",
+    "method.epsilon": "ε",
+    "optimizer.lr": "learning rate",
+}
+REASON_LENGTH = 100
+"""Most characters of an error's last line."""
+
+
+def leaves(axes: Sequence[str]) -> list[str]:
+    """A short name for each axis: the last part of its key, or the whole key where two axes share that part."""
+    ends = [axis.rsplit(".", 1)[-1] for axis in axes]
+    return [end if ends.count(end) == 1 else axis for axis, end in zip(axes, ends, strict=True)]
+
+
+def headings(axes: Sequence[str]) -> list[str]:
+    """Each axis as a reader knows it: the paper's symbol, or its short name in words."""
+    return [SYMBOLS.get(axis, leaf.replace("_", " ")) for axis, leaf in zip(axes, leaves(axes), strict=True)]
+
+
+def values(items: Sequence[Any]) -> list[str]:
+    """The values of an axis as text. A number of more than six digits, drawn at random say, is rounded to four, or to
+    as many as keep distinct numbers distinct."""
+    for digits in range(4, 18):
+        spelled = [_value(item, digits) for item in items]
+        if len(set(spelled)) == len(set(items)):
+            break
+    return spelled
+
+
+def number(value: float, metric: Metric, sign: str = "") -> str:
+    """A value of a metric with its decimals, in per cent where it is shown so; a zero has no minus sign."""
+    return format(value * (100 if metric.percent else 1), f"{sign}z.{metric.decimals}f")
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers, runs of three or more shortened: 0–4, 7, 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """`seed 3`, or `seeds 0–4, 7`."""
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {ranges(numbers)}"
+
+
+def last_line(error: Any, most: int = REASON_LENGTH) -> str:
+    """The last line of an error's text, which says what went wrong; empty where there is no text."""
+    lines = error.strip().splitlines() if isinstance(error, str) else []
+    last = lines[-1].strip().rstrip(".") if lines else ""
+    return last if len(last) <= most else last[: most - 1] + "…"
+
+
+def _value(item: Any, digits: int) -> str:
+    if item is None:
+        return "–"
+    if isinstance(item, bool):
+        return str(item).lower()
+    if isinstance(item, float):
+        exact = f"{item:.6g}"
+        return re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", exact if float(exact) == item else f"{item:.{digits}g}")
+    return str(item)

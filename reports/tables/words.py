@@ -1,0 +1,149 @@
+"""The sentences around a table: its caption, and notes on what was chosen and what is missing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from reports import spelling
+from reports.metrics import Metric
+from reports.tables import fill, spec
+from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Table
+from reports.tables.spec import TableSpec
+from reports.tables.trials import Values
+
+MOST_LABELS = 12
+"""Rows that one note names."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a table is about, beside its specification.
+
+    `about` is the first sentence of the caption and `measured` says on which data and after how many epochs. `seeds`
+    were asked for; where that is not known, each column has those of its fullest cell. `chosen` and `compared` are
+    sentences on how rows were chosen and which of them compete, in place of the specification's. `notes` follow the
+    others; `origin` says what the numbers were made with.
+    """
+
+    name: str
+    title: str
+    about: str
+    measured: str = "of the test split after the last epoch"
+    seeds: tuple[int, ...] = ()
+    dataset: str = ""
+    slug: str = ""
+    chosen: tuple[str, ...] = ()
+    compared: str = ""
+    notes: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
+
+
+def caption(
+    table: TableSpec, subject: Subject, shown: Mapping[str, Metric], n: int, published: Sequence[Cell]
+) -> Iterator[str]:
+    """The sentences above a table over n seeds; `published` are the cells that stand beside a published number."""
+    yield f"{subject.about.rstrip('.')}."
+    listed = f" ({spelling.ranges(subject.seeds)})" if subject.seeds else ""
+    if n > 1:
+        yield f"Mean ± sample standard deviation over n = {n} seeds{listed}."
+        if single := [metric.heading for metric in shown.values() if not metric.spread]:
+            yield f"Without spread: {', '.join(single)}."
+    else:
+        yield f"One seed{listed}, n = 1, so no spread is known."
+    if select := table.select:
+        best = {"higher": "highest mean", "lower": "lowest mean", "nearest 1": "mean nearest to 1 of"}[select.better]
+        yield f"All metrics are those {subject.measured}."
+        (what,) = spelling.headings([select.over])
+        yield f"{what} was chosen for each cell by the {best} {select.by} over seeds, which never sees the test split."
+    elif subject.chosen:
+        yield from subject.chosen
+    else:
+        yield f"All metrics are those {subject.measured}; no model was selected by them."
+    if subject.compared:
+        yield subject.compared
+    elif table.baselines:
+        yield f"Not compared with the rest: {', '.join(table.baselines)}."
+    if "codes/nmi" in shown:
+        chance = " (chance: NMI of shuffled codes)" if "codes/nmi_chance" in shown else ""
+        yield f"NMI of the codes is not ranked, as it rises by chance alone with the number of codes used{chance}."
+    if table.published and published:
+        group = spec.published(table.published)
+        setting = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
+        only = f", for runs with {setting}" if any(cell.sources and not cell.comparable for cell in published) else ""
+        yield f"Published: {group.source}; in brackets ours minus the published{only}. {group.caveat}"
+
+
+def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[str]:
+    """What is chosen and what is missing, each once; `reasons` maps keys of trials to why they have no result."""
+    cells = [cell for row in table.all_rows for cell in row.cells if cell.metric]
+    if any(cell.n for cell in cells) or any(row.n for row in table.all_rows):
+        same = {cell.expected for cell in cells} == {table.n}
+        yield f"(n=k): a mean over k seeds{f' instead of {table.n}' if same else ', fewer than its column has'}."
+    if any(cell.mean == UNDEFINED for cell in cells):
+        yield f"A dash ({UNDEFINED}): not defined for this row, or not finite."
+    if any(cell.mean == STATES["MISSING"] and not cell.sources for cell in cells):
+        yield "missing: no trial has been run there."
+    yield from _choices(table)
+    gaps: dict[tuple[str, str], list[str]] = {}
+    for where, reason, seeds in (*_absent(table, reasons), *_infinite(table, values)):
+        gaps.setdefault((reason, spelling.seeds(seeds)), []).append(where)
+    for (reason, which_seeds), places in gaps.items():
+        yield f"{_listed(places, table.headings)}: {which_seeds} {reason}."
+
+
+def _choices(table: Table) -> Iterator[str]:
+    for choice in table.choices:
+        (what,) = spelling.headings([choice.over])
+        if choice.chosen is None:
+            yield f"{choice.where}: no choice of {what}, {choice.barred or f'as no run has {choice.criterion}'}."
+        if choice.tied:
+            yield f"{choice.where}: {what} = {', '.join(choice.tied)} would do as well by {choice.criterion}."
+    for (over, criterion), group in itertools.groupby(table.choices, lambda choice: (choice.over, choice.criterion)):
+        if made := [f"{choice.where}: {choice.chosen}" for choice in group if choice.chosen is not None]:
+            yield f"{spelling.headings([over])[0]} chosen by {criterion}: {'; '.join(made)}."
+
+
+def _absent(table: Table, reasons: Mapping[str, str]) -> Iterator[tuple[str, str, list[int]]]:
+    """Where trials have no result, in which state they are and why, and their seeds.
+
+    A trial stands in a cell of each metric; it is named at the first.
+    """
+    named: set[str] = set()
+    for row in table.all_rows:
+        cells = zip(table.columns, row.cells, strict=True)
+        groups = [(row.label, row.sources)] if row.sources else [(_where(row, at), cell.sources) for at, cell in cells]
+        for where, sources in groups:
+            states: dict[str, list[int]] = {}
+            for source in sources:
+                if source.status != FINISHED and source.key not in named:
+                    named.add(source.key)
+                    reason = f" ({reasons[source.key]})" if reasons.get(source.key) else ""
+                    states.setdefault(STATES[source.status] + reason, []).append(source.seed)
+            yield from ((where, reason, seeds) for reason, seeds in states.items())
+
+
+def _infinite(table: Table, values: Values) -> Iterator[tuple[str, str, list[int]]]:
+    """Where a mean leaves out finished trials, since their value is not finite."""
+    for place, column in enumerate(table.columns):
+        for row in table.all_rows:
+            cell = row.cells[place]
+            finite = fill.finite_values(cell.sources, cell.metric, values) if cell.number else {}
+            seeds = [source.seed for source in cell.sources if source.status == FINISHED and source.seed not in finite]
+            if finite and seeds:
+                yield _where(row, column), f"no finite {table.metrics[cell.metric].heading}", seeds
+
+
+def _where(row: Row, column: Column) -> str:
+    return row.label if row.sources else f"{row.label}, {column.heading}"
+
+
+def _listed(labels: Sequence[str], headings: Sequence[str]) -> str:
+    """`β = 0.1, 1` where the labels are values under the only heading, else one label after the other."""
+    shown, prefix = labels[:MOST_LABELS], f"{headings[0]} = "
+    if len(headings) == 1 and all(label.startswith(prefix) and ", " not in label for label in labels):
+        text = prefix + ", ".join(label.removeprefix(prefix) for label in shown)
+    else:
+        text = "; ".join(shown)
+    return text + (f" and {len(labels) - len(shown)} more rows" if len(labels) > len(shown) else "")
