@@ -80,17 +80,6 @@ def local(resources: Resources) -> tuple[Resources, int]:
     return resources, slots
 
 
-def local_memory(resources: Resources) -> float:
-    """Bytes of a slot of this machine: its part of a GPU, or of the main memory by its part of the CPUs."""
-    import joblib
-    import torch
-
-    if resources.gpus:
-        seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
-        return min(seen) * min(resources.gpus, 1)
-    return memory() * resources.cpus / joblib.cpu_count()
-
-
 def memory() -> float:
     """Bytes of main memory of this machine."""
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
