@@ -15,7 +15,7 @@ from sweeps.file import SchedulerSettings
 
 @dataclass(frozen=True)
 class _Named:
-    """All that ASHA asks of a trial. Named by its job's key, a trial that is started again is the same."""
+    """A trial as far as ASHA looks at it. Its id is the job's key, so that a trial that starts again is the same."""
 
     trial_id: str
 
@@ -23,8 +23,8 @@ class _Named:
 class Asha:
     """Stops jobs that are not among the best of those that have reached the same rung before.
 
-    Tune's own ASHA decides. It knows one crowd of trials and forgets them when the process ends; so there is one ASHA
-    for each data set and seed, whose trials alone compare, and `remember` tells it of epochs that were trained before.
+    Tune's own ASHA decides. It compares all trials that it is told of, and forgets them when the process ends. So there
+    is one ASHA for each data set and seed, and `remember` tells it of epochs that were trained before.
     Baselines are what other numbers are read against: they are never stopped, nor does anything compete with them.
 
     `stopped` has the epoch after which each job was stopped, by key.
@@ -32,7 +32,7 @@ class Asha:
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
-        self.crowds: dict[tuple[str, int], ASHAScheduler] = {}
+        self.groups: dict[tuple[str, int], ASHAScheduler] = {}
         self.entered: set[str] = set()
         self.stopped: dict[str, int] = {}
 
@@ -71,26 +71,26 @@ class Asha:
         """Whether ASHA would stop a job with this value after an epoch; the last one is not worth stopping at."""
         if not self.rungs(job) or epoch >= job.trial.epochs:
             return False
-        crowd = self._crowd(job)
+        group = self._group(job)
         trial: Any = _Named(job.key)
         if job.key not in self.entered:
             self.entered.add(job.key)
-            crowd.on_trial_add(None, trial)
-        decision = crowd.on_trial_result(None, trial, {"epoch": epoch, self.settings.metric: value})
+            group.on_trial_add(None, trial)
+        decision = group.on_trial_result(None, trial, {"epoch": epoch, self.settings.metric: value})
         return bool(decision == TrialScheduler.STOP)
 
-    def _crowd(self, job: Job) -> ASHAScheduler:
-        asked = self.settings
-        return self.crowds.setdefault(
+    def _group(self, job: Job) -> ASHAScheduler:
+        settings = self.settings
+        return self.groups.setdefault(
             (job.dataset, job.trial.seed),
             ASHAScheduler(
                 time_attr="epoch",
-                metric=asked.metric,
-                mode=asked.mode,
+                metric=settings.metric,
+                mode=settings.mode,
                 # Trials end by themselves; this only bounds the rungs, of which one that is too many does no harm.
                 max_t=10**6,
-                grace_period=asked.grace,
-                reduction_factor=asked.reduction,
+                grace_period=settings.grace,
+                reduction_factor=settings.reduction,
                 stop_last_trials=False,
             ),
         )

@@ -32,7 +32,7 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
     """
     others = multiprocessing.active_children()
     with (
-        _environment({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"}),  # The profiler's own news is left out.
+        _environment({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"}),  # Torch's profiler keeps quiet.
         ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
@@ -50,13 +50,13 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
             hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
             raise WorkerLost(f"the process of {function.__name__} {how}{hint}") from None
         except KeyboardInterrupt:
-            # The terminal has interrupted the driver alone, as the worker takes no notice.
+            # The terminal interrupts both processes, and the worker ignores it.
             worker.kill()
             raise
 
 
 def _exit_code(worker: BaseProcess) -> int:
-    """That of a dead process. If the pool's own thread was told of the death, it keeps the code a moment later."""
+    """The exit code of a dead process, which is known a moment later where the pool's thread has seen it first."""
     worker.join()
     for _ in range(500):
         if worker.exitcode is not None:
@@ -67,7 +67,7 @@ def _exit_code(worker: BaseProcess) -> int:
 
 @contextmanager
 def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Variables for processes that start within the block; glibc reads its own before any Python runs."""
+    """Set variables for processes that start within the block: glibc reads its variables before any Python runs."""
     before = {key: os.environ.get(key) for key in added}
     os.environ.update(added)
     try:

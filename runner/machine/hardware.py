@@ -37,7 +37,7 @@ def cpu() -> str:
     try:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        named = done.stdout.strip() if done.returncode == 0 else ""
+        model = done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
-        named = ""
-    return named or platform.processor() or platform.machine()
+        model = ""
+    return model or platform.processor() or platform.machine()
