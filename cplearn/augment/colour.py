@@ -119,17 +119,14 @@ class Grayscale:
         return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
-        """`chosen` (n,) bool and `amount` (n,) in [0, 1]."""
+        """`chosen` (n,) bool and `amount` (), between 0 and 1."""
         return {"chosen": u[:, 0] < self.p, "amount": strength.clamp_max(1)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         if images.shape[1] == 1:
             return images
-        return change_chosen(images, params["chosen"], _fade, params["amount"])
-
-
-def _fade(images: Tensor, amount: Tensor) -> Tensor:
-    return images.lerp(_luminance(images), per_image(amount, images)).clamp_(0, 1)
+        amount = params["amount"].to(images.dtype)
+        return change_chosen(images, params["chosen"], lambda x: x.lerp(_luminance(x), amount).clamp_(0, 1))
 
 
 @dataclass(frozen=True)
@@ -147,16 +144,13 @@ class Solarise:
         return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
-        """`chosen` (n,) bool and `threshold` (n,)."""
+        """`chosen` (n,) bool and `threshold` ()."""
         return {"chosen": u[:, 0] < self.p, "threshold": (1 - strength * (1 - self.threshold)).clamp_min(0)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        return change_chosen(images, params["chosen"], _invert_above, params["threshold"])
-
-
-def _invert_above(images: Tensor, threshold: Tensor) -> Tensor:
-    # |1 - x| above the threshold, |0 - x| below.
-    return less(per_image(threshold, images), images).sub_(images).abs_()
+        threshold = params["threshold"].to(images.dtype)
+        # |1 - x| above the threshold, |0 - x| below.
+        return change_chosen(images, params["chosen"], lambda x: less(threshold, x).sub_(x).abs_())
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ class GaussianNoise:
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`noise` (n, 1, size, size), to be added."""
-        std = between(u[:, :1], *self.std) * strength[:, None]
+        std = between(u[:, :1], *self.std) * strength
         # The quantile of a uniform number is normal; 0 would be infinite.
         normal = torch.special.ndtri(u[:, 1:].clamp_min(2**-25))
         return {"noise": (std * normal).unflatten(1, (1, size, size))}

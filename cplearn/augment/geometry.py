@@ -44,23 +44,22 @@ class RandomResizedCrop:
         """`box` (n, 4): top, left, height and width of the crop in pixels."""
         return {"box": self._boxes(u, strength, size, size, size)}
 
-    def boxes(self, u: Tensor, strength: Tensor, extents: Tensor) -> Tensor:
+    def boxes(self, u: Tensor, strength: float, extents: Tensor) -> Tensor:
         """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths.
 
         As in torchvision, an image for which no box fits is cropped as little as brings its ratio into the range.
         """
-        extents = extents.to(u.dtype)
-        least, most = power(self.ratio, strength[:, None])
+        extents, scalar = extents.to(u.dtype), u.new_tensor(strength)
+        least, most = power(self.ratio, scalar)
         limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
         side = extents.prod(1, keepdim=True).sqrt()
-        return self._boxes(u, strength, side, extents, torch.minimum(extents, limits))
+        return self._boxes(u, scalar, side, extents, torch.minimum(extents, limits))
 
     def _boxes(
         self, u: Tensor, strength: Tensor, side: Tensor | int, extents: Tensor | int, fallback: Tensor | int
     ) -> Tensor:
         """`side` is the square root of an image's area, `extents` its sides, `fallback` those of a box if none fits."""
         areas, ratios, place = u.split([_TRIES, _TRIES, 2], 1)
-        strength = strength[:, None]
         side = side * between(areas, *power(self.scale, strength)).sqrt()
         # Square root of the ratio, so that height times width is the area.
         stretch = torch.exp(between(ratios, *(math.log(bound) / 2 for bound in self.ratio)) * strength)
@@ -144,7 +143,7 @@ class RandomCrop:
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`shift` (n, 2): rows and columns by which the window moves down and right, at most the padding."""
-        padding = (strength * self.padding).round()[:, None]
+        padding = (strength * self.padding).round()
         return {"shift": ((u * (2 * padding + 1)).floor() - padding).long()}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
@@ -195,7 +194,7 @@ class RandomAffine:
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down, of the size, `scale` (n,)."""
-        signed = (2 * u - 1) * strength[:, None]
+        signed = (2 * u - 1) * strength
         return {
             "angle": signed[:, 0] * self.degrees,
             "translate": signed[:, 1:3] * self.translate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -28,10 +27,14 @@ _CPU_BATCH = 64
 
 
 class Draws(NamedTuple):
-    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, `strength` (n,) of each image."""
+    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, to be used at a `strength`."""
 
     uniform: Tensor
-    strength: Tensor
+    strength: float
+
+    def rows(self, part: slice) -> Draws:
+        """The draws of a part of the images."""
+        return Draws(self.uniform[part], self.strength)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Recipe:
     """The transforms that make the views of an image; `views` holds one list of transforms a view.
 
     Normalisation is no part of it: views are in [0, 1].
+
+    >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    >>> recipe("digits")(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 1, 8, 8])
     """
 
     name: str
@@ -47,18 +54,13 @@ class Recipe:
     @property
     def crops(self) -> tuple[RandomResizedCrop, ...]:
         """The random resized crop of each view; empty unless every view has one."""
-        found = [[t for t in transforms if isinstance(t, RandomResizedCrop)] for transforms in self.views]
-        return tuple(crops[0] for crops in found) if all(found) else ()
+        crops = [[t for t in transforms if isinstance(t, RandomResizedCrop)] for transforms in self.views]
+        return tuple(of_view[0] for of_view in crops) if all(crops) else ()
 
     def after_crops(self) -> Recipe:
         """What is left to do where `crops` were made already, when the images were decoded."""
-        if not self.crops:
-            return self
-        rest = tuple(
-            tuple(t for t in transforms if t is not crop)
-            for transforms, crop in zip(self.views, self.crops, strict=True)
-        )
-        return Recipe(self.name, rest)
+        pairs = zip(self.views, self.crops or (None,) * len(self.views), strict=True)
+        return Recipe(self.name, tuple(tuple(t for t in transforms if t is not crop) for transforms, crop in pairs))
 
     def sample(self, n: int, size: int, generator: torch.Generator, strength: float = 1.0) -> Draws:
         """Random numbers for `n` images of `size` x `size` pixels, on the generator's device.
@@ -69,49 +71,42 @@ class Recipe:
             raise InputError(f"augment.strength must lie between 0 and 2, not {strength!r}", key="augment.strength")
         most = max(_count(transforms, size) for transforms in self.views)
         uniform = torch.rand(n, len(self.views), most, generator=generator, device=generator.device)
-        return Draws(uniform, torch.full((n,), strength, dtype=torch.float32, device=generator.device))
+        return Draws(uniform, strength)
 
-    def apply(self, images: Tensor, params: Draws, dtype: torch.dtype = torch.float32) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, dtype: torch.dtype = torch.float32) -> Tensor:
         """Square images (n, C, H, H) uint8, 1 or 3 channels, to views (V, n, C, H, H) of `dtype` in [0, 1].
 
-        Images may also be (V, n, C, H, H), an image of its own for each view. `params` lie on the device of the images.
+        Images may also be (V, n, C, H, H), an image of its own for each view. `draws` lie on the device of the images.
         Raises ValueError if the images are no bytes.
         """
         if images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 in [0, 255], not {images.dtype}")
         batch = _CPU_BATCH if images.device.type == "cpu" else images.shape[-4]
-        parts = zip(images.split(batch, -4), *(numbers.split(batch) for numbers in params), strict=True)
+        strength = torch.full((), draws.strength, dtype=torch.float32, device=images.device)
+        parts = zip(images.split(batch, -4), draws.uniform.split(batch), strict=True)
         # Nothing here is differentiated; the final copy is an ordinary tensor again.
         with torch.inference_mode():
-            views = [self._apply(part, Draws(*numbers), dtype) for part, *numbers in parts]
+            views = [self._apply(part, uniform.transpose(0, 1), strength, dtype) for part, uniform in parts]
         return torch.cat(views, 1)
 
-    def _apply(self, images: Tensor, params: Draws, dtype: torch.dtype) -> Tensor:
-        uniform, strength = params.uniform.transpose(0, 1), params.strength
+    def _apply(self, images: Tensor, uniform: Tensor, strength: Tensor, dtype: torch.dtype) -> Tensor:
+        """The views of some images; `uniform` (V, n, k)."""
         views, count = len(self.views), self._common()
         # What the views have in common is done to all of them at once: half the launches on an accelerator.
         common, rest = self.views[0][:count], [transforms[count:] for transforms in self.views]
         scaled = images.to(dtype).div_(255)
         stacked = scaled.repeat(views, 1, 1, 1) if images.ndim == 4 else scaled.flatten(0, 1)
-        stacked = _run(common, stacked, uniform.flatten(0, 1), strength.repeat(views))
+        stacked = _run(common, stacked, uniform.flatten(0, 1), strength)
         unused = uniform[..., _count(common, images.shape[-1]) :]
-        return torch.stack(
-            [
-                _run(transforms, view, numbers, strength)
-                for transforms, view, numbers in zip(rest, stacked.chunk(views), unused, strict=True)
-            ]
-        )
+        each = zip(rest, stacked.chunk(views), unused, strict=True)
+        return torch.stack([_run(transforms, view, numbers, strength) for transforms, view, numbers in each])
 
     def _common(self) -> int:
         """The number of transforms with which all views begin."""
         return len(list(takewhile(lambda row: all(t == row[0] for t in row), zip(*self.views, strict=False))))
 
     def __call__(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        strength: float = 1.0,
-        dtype: torch.dtype = torch.float32,
+        self, images: Tensor, generator: torch.Generator, strength: float = 1.0, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Sample and apply, for one batch of images on the generator's device."""
         return self.apply(images, self.sample(len(images), images.shape[-1], generator, strength), dtype)
@@ -131,17 +126,11 @@ def _run(transforms: Sequence[Transform], images: Tensor, uniform: Tensor, stren
     return images
 
 
-def stack_params(params: Sequence[Draws]) -> Draws:
-    """The draws of several batches, all of one recipe and image size, as those of their concatenation."""
-    return Draws(*(torch.cat(numbers) for numbers in zip(*params, strict=True)))
-
-
 def recipe(name: str) -> Recipe:
     """The recipe `name`, one of `names()`; raises InputError if there is none."""
     if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
-        raise InputError(f"augment.recipe {name!r} does not exist; {hint}", key="augment.recipe")
+        message = f"augment.recipe {name!r} does not exist; choose from {', '.join(names())}"
+        raise InputError(message, key="augment.recipe")
     return _RECIPES[name]
 
 
@@ -156,7 +145,7 @@ def local_crops(base: Recipe, views: int, size: int, scale: tuple[float, float])
 
 
 def names() -> list[str]:
-    """The recipes there are."""
+    """The names of all recipes."""
     return list(_RECIPES)
 
 

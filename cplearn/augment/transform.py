@@ -19,7 +19,8 @@ class Transform(Protocol):
     factors, and `apply` changes the pixels. No step makes the host wait for an accelerator.
 
     `strength` in [0, 2] scales the ranges of a transform: 1 is the published one, 0 leaves every image as it is.
-    Probabilities stay, and the draws do not depend on it, so trials of one seed stay paired.
+    Probabilities stay, and the draws do not depend on it, so trials of one seed stay paired. It is a float32 tensor of
+    no dimensions on the device of the images, so that all arithmetic is in float32, on every device.
     """
 
     def draws(self, size: int) -> int:
@@ -27,7 +28,7 @@ class Transform(Protocol):
         ...
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
-        """Parameters of n images from their numbers `u` (n, draws) in [0, 1) and their `strength` (n,)."""
+        """Parameters of n images from their numbers `u` (n, draws) in [0, 1), at a strength ()."""
         ...
 
     def apply(self, images: Tensor, params: Params) -> Tensor:

@@ -11,15 +11,15 @@ from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from cplearn.augment import (
+from cplearn.augment.geometry import (
     GaussianBlur,
     HorizontalFlip,
     LocalCrop,
     RandomAffine,
     RandomCrop,
     RandomResizedCrop,
-    Transform,
 )
+from cplearn.augment.transform import Transform
 
 N = 48
 # torchvision computes the same numbers in another order of operations.
@@ -36,7 +36,7 @@ def noise(size: int, channels: int = 3, dtype: torch.dtype = torch.float32, n: i
 
 def draw(transform: Transform, n: int = N, size: int = 32, strength: float = 1.0) -> dict[str, Tensor]:
     u = torch.rand(n, transform.draws(size), generator=generator())
-    return transform.parameters(u, torch.full((n,), strength), size)
+    return transform.parameters(u, torch.tensor(float(strength)), size)
 
 
 def each(images: Tensor, change: object, *params: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def test_boxes_of_oblong_images_are_sampled_like_torchvision(height: int, width:
         theirs = torch.tensor([TorchvisionCrop.get_params(image, [0.25, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
     crop = RandomResizedCrop(scale=(0.25, 1.0))
     u = torch.rand(n, crop.draws(0), generator=generator())
-    box = crop.boxes(u, torch.ones(n), torch.tensor([height, width]).expand(n, 2))
+    box = crop.boxes(u, 1.0, torch.tensor([height, width]).expand(n, 2))
     for column in (2, 3):
         assert stats.ks_2samp(box[:, column], theirs[:, column]).pvalue > 1e-3
     assert (box[:, :2] >= 0).all()

@@ -1,4 +1,4 @@
-"""Recipes as a whole: seeds, strength, stacking, views, and what an accelerator asks of them."""
+"""Recipes as a whole: seeds, strength, views, and what an accelerator asks of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from cplearn import augment
-from cplearn.augment import Recipe, Solarise, recipe, stack_params
+from cplearn.augment import Recipe, recipe
+from cplearn.augment.colour import Solarise
+from cplearn.augment.geometry import LocalCrop, RandomCrop, RandomResizedCrop
 from cplearn.config.groups import AugmentSettings
 from cplearn.errors import InputError
 
@@ -85,15 +87,13 @@ def test_more_strength_changes_more() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)])
-def test_stacked_batches_are_augmented_as_they_would_be_alone(name: str, shape: tuple[int, ...]) -> None:
-    batches = [bytes_of(n, *shape) for n in (3, 1, 70)]
-    draws = [
-        recipe(name).sample(len(batch), shape[-1], generator(seed), strength)
-        for seed, (batch, strength) in enumerate(zip(batches, (1.0, 0.0, 1.5), strict=True))
-    ]
-    together = recipe(name).apply(torch.cat(batches), stack_params(draws))
-    alone = [recipe(name).apply(batch, draw) for batch, draw in zip(batches, draws, strict=True)]
-    assert torch.equal(together, torch.cat(alone, 1))
+def test_an_image_is_augmented_alike_in_every_batch(name: str, shape: tuple[int, ...]) -> None:
+    """Several processes share the draws of a batch: each augments its part as one process would."""
+    images = bytes_of(74, *shape)
+    draws = recipe(name).sample(len(images), shape[-1], generator(), 1.5)
+    parts = [slice(0, 3), slice(3, 4), slice(4, 74)]
+    alone = [recipe(name).apply(images[part], draws.rows(part)) for part in parts]
+    assert torch.equal(recipe(name).apply(images, draws), torch.cat(alone, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,7 @@ def test_views_are_the_transforms_in_their_order(name: str) -> None:
         view, used = images / 255, 0
         for transform in transforms:
             u = draws.uniform[:, v, used : used + transform.draws(size)]
-            view = transform.apply(view, transform.parameters(u, draws.strength, size))
+            view = transform.apply(view, transform.parameters(u, torch.tensor(draws.strength), size))
             used += transform.draws(size)
         torch.testing.assert_close(views[v], view, rtol=0, atol=1e-6)
 
@@ -122,7 +122,7 @@ def test_an_accelerator_is_never_waited_for(name: str, channels: int) -> None:
     """On the meta device nothing has a value, so any step that needs one on the host fails."""
     draws = recipe(name).sample(4, 32, generator())
     images = bytes_of(4, channels, 32, 32).to("meta")
-    views = recipe(name).apply(images, type(draws)(*(numbers.to("meta") for numbers in draws)))
+    views = recipe(name).apply(images, draws._replace(uniform=draws.uniform.to("meta")))
     assert views.shape == (2, 4, channels, 32, 32)
 
 
@@ -138,10 +138,9 @@ def test_bad_strength(strength: float) -> None:
         recipe("paper").sample(1, 8, generator(), strength)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("papr", "did you mean 'paper'"), ("x", "choose from digits, paper")])
-def test_unknown_recipe(name: str, hint: str) -> None:
-    with pytest.raises(InputError, match=hint):
-        recipe(name)
+def test_unknown_recipe() -> None:
+    with pytest.raises(InputError, match=r"augment\.recipe 'papr' does not exist; choose from digits, paper"):
+        recipe("papr")
 
 
 def test_floats_are_refused() -> None:
@@ -166,13 +165,13 @@ def test_local_crops_are_the_recipe_with_a_small_crop(name: str) -> None:
     assert not torch.equal(views[0], views[1])
     assert 0 <= views.min() <= views.max() <= 1
     kinds = [[type(t) for t in transforms] for transforms in local.views]
-    crops = (augment.RandomCrop, augment.RandomResizedCrop)
-    assert kinds == [[*(type(t) for t in recipe(name).views[0] if not isinstance(t, crops)), augment.LocalCrop]] * 3
+    crops = (RandomCrop, RandomResizedCrop)
+    assert kinds == [[*(type(t) for t in recipe(name).views[0] if not isinstance(t, crops)), LocalCrop]] * 3
 
 
 def test_local_crops_are_small_parts_of_the_image() -> None:
     transform = augment.local_crops(recipe("none"), 1, 12, (0.05, 0.4)).views[0][0]
     u = torch.rand(500, transform.draws(32), generator=generator())
-    area = transform.parameters(u, torch.ones(500), 32)["box"][:, 2:].prod(1) / 32**2
+    area = transform.parameters(u, torch.tensor(1.0), 32)["box"][:, 2:].prod(1) / 32**2
     assert 0.04 < area.min() < 0.08
     assert 0.35 < area.max() < 0.43
