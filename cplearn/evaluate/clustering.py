@@ -31,6 +31,10 @@ def clustering(
 
     One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there is also only one class.
     Raises ValueError if the lengths differ or `shuffles` is below 1.
+
+    >>> labels, codes = np.array([0, 0, 1, 1]), np.array([7, 7, 3, 3])
+    >>> dict(clustering("codes", labels, codes, generator=np.random.default_rng(0)))["codes/ami"]
+    1.0
     """
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
@@ -52,6 +56,10 @@ def kmeans(features: Array, n_clusters: int, *, restarts: int, seed: int) -> np.
 
     Of `restarts` runs the one with the lowest inertia counts. There are fewer than `n_clusters` clusters where there
     are fewer distinct rows.
+
+    >>> clusters = kmeans(np.array([[0.0], [9.0], [0.1], [9.1]]), 2, restarts=1, seed=0)
+    >>> bool(clusters[0] == clusters[2] != clusters[1])
+    True
     """
     from sklearn.cluster import KMeans
 
@@ -69,7 +77,7 @@ def _compact(values: Array) -> np.ndarray:
 
 
 def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.random.Generator, shuffles: int) -> float:
-    """Mean NMI of permuted clusters.
+    """Mean NMI of permuted clusters, many times faster than by scikit-learn.
 
     With S(x) = Σ x log x over a table of counts, NMI = 2 (S(joint) - S(classes) - S(clusters) + S(n)) / (2 S(n) -
     S(classes) - S(clusters)). A permutation changes S(joint) alone, and its table has at most n filled cells.

@@ -29,6 +29,11 @@ def collapse(embeddings: Array, assignments: Array | None = None, n_codes: int =
         times sqrt(f) (Chen & He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1).
 
     Raises NonFiniteFeatures; ValueError if the lengths differ or a code is out of range.
+
+    >>> embeddings, codes = np.eye(4), np.array([0, 0, 2, 2])
+    >>> results = dict(collapse(embeddings, codes, n_codes=3))
+    >>> results["collapse/codes_used"], round(results["collapse/effective_rank"], 3)
+    (2.0, 4.0)
     """
     z = to_float64(embeddings, "embeddings")
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.finfo(np.float64).tiny)
@@ -50,7 +55,11 @@ def collapse(embeddings: Array, assignments: Array | None = None, n_codes: int =
 
 
 def code_counts(assignments: Array, n_codes: int) -> np.ndarray:
-    """How many images have each code, (n_codes,) int64; raises ValueError if a code is not in 0..n_codes-1."""
+    """How many images have each code, (n_codes,) int64; raises ValueError if a code is not in 0..n_codes-1.
+
+    >>> code_counts(np.array([3, 0, 3]), 5)
+    array([1, 0, 0, 2, 0])
+    """
     codes = to_indices(assignments)
     if codes.min() < 0 or codes.max() >= n_codes:
         raise ValueError(f"codes run from {codes.min()} to {codes.max()}, outside of 0..{n_codes - 1}")
@@ -83,6 +92,9 @@ def effective_rank(embeddings: np.ndarray) -> float:
 
     Garrido et al., "RankMe", ICML 2023, Eq. 1. Its value depends on ε, here 1e-7 as in that paper for float32: p adds
     up to 1 + ε min(n, f), so that rank one gives slightly more than 1. 0 if all embeddings are 0.
+
+    >>> round(effective_rank(np.ones((5, 4))), 3), round(effective_rank(np.eye(4)), 3)
+    (1.0, 4.0)
     """
     n, f = embeddings.shape
     gram = embeddings.T @ embeddings if f <= n else embeddings @ embeddings.T

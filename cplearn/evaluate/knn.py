@@ -11,7 +11,7 @@ from torch import Tensor
 from cplearn.evaluate.inputs import Array, finite
 
 SIMILARITIES = 2**25
-"""Similarities held at once, 128 MiB in float32: the whole matrix, of test by training images, may not fit."""
+"""Most similarities held at once, 128 MiB in float32: the matrix of all test and training images may not fit."""
 
 
 def knn(
@@ -29,15 +29,19 @@ def knn(
     train: (n, F), test: (m, F) on one device, labels from 0. Yields `knn/accuracy`. All training images vote where
     there are fewer than `neighbours`. Among equally near images the first ones are the neighbours; among classes with
     equal votes the lowest wins. The similarity to a feature vector of zeros is 0.
+
+    >>> train, test = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    >>> dict(knn(train, torch.tensor([0, 1]), test, torch.tensor([0, 1]), neighbours=1))
+    {'knn/accuracy': 1.0}
     """
-    known, unknown = (_unit(finite(x, what)) for x, what in ((train, "training features"), (test, "test features")))
-    labels, truth = (torch.as_tensor(x, device=known.device) for x in (train_labels, test_labels))
-    if len(known) != len(labels) or len(unknown) != len(truth):
-        raise ValueError(f"{len(labels)} and {len(truth)} labels for {len(known)} and {len(unknown)} images")
-    k = min(neighbours, len(known))
+    x_train, x_test = _unit(finite(train, "training features")), _unit(finite(test, "test features"))
+    labels, truth = (torch.as_tensor(x, device=x_train.device) for x in (train_labels, test_labels))
+    if len(x_train) != len(labels) or len(x_test) != len(truth):
+        raise ValueError(f"{len(labels)} and {len(truth)} labels for {len(x_train)} and {len(x_test)} images")
+    k = min(neighbours, len(x_train))
     predicted = []
-    for block in unknown.split(max(1, SIMILARITIES // len(known))):
-        similarity, index = _nearest(block @ known.T, k)
+    for block in x_test.split(max(1, SIMILARITIES // len(x_train))):
+        similarity, index = _nearest(block @ x_train.T, k)
         # Relative to the nearest: the same order of votes, and no overflow at a low temperature.
         weight = ((similarity - similarity.amax(1, keepdim=True)).double() / temperature).exp()
         predicted.append(_vote(weight, labels[index]))
@@ -70,7 +74,7 @@ def _vote(weight: Tensor, label: Tensor) -> Tensor:
     """The class (b,) with the largest sum of weights; both arguments (b, k)."""
     votes = weight.new_zeros(len(weight), int(label.max()) + 1)
     row = torch.arange(len(weight), device=weight.device)
-    # One neighbour at a time: a scatter would add in no fixed order on a GPU.
-    for one, its_weight in zip(label.T, weight.T, strict=True):
-        votes[row, one] += its_weight
+    # One neighbour of each image at a time: a scatter would add in no fixed order on a GPU.
+    for labels, weights in zip(label.T, weight.T, strict=True):
+        votes[row, labels] += weights
     return votes.argmax(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cplearn.evaluate.inputs import Array, standardise, to_float64, to_indices
+from cplearn.evaluate.inputs import Array, finite, standardise, to_float64, to_indices
 
 TOLERANCE = 1e-5
 """Largest gradient of the mean loss at which L-BFGS stops; with scikit-learn's 1e-4 the accuracy still moves."""
 MAX_ITERATIONS = 2000
-"""Some two hundred do for the features of a backbone; raw pixels, thousands of correlated features, take far more."""
+"""Most iterations of L-BFGS. Some two hundred are enough for the features of a backbone; raw pixels, thousands of
+correlated features, take far more."""
 TOP = 5
 
 
@@ -30,6 +31,10 @@ def linear_probe(
     `probe/converged`: 1, or 0 if L-BFGS gave up, and then the accuracies depend on where it stopped; and, with more
     than 5 classes in `train`, `probe/top5`: test images whose class is among the five likeliest. A class that is
     missing in `train` is never predicted. Raises ValueError if `train` has only one class.
+
+    >>> features, labels = np.array([[0.0], [0.1], [1.0], [1.1]]), np.array([0, 0, 1, 1])
+    >>> dict(linear_probe(features, labels, features, labels))["probe/accuracy"]
+    1.0
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -74,15 +79,14 @@ def gradient_probe(
     test_labels: Tensor,
     *,
     classes: int,
-    generators: Sequence[torch.Generator],
+    generator: torch.Generator,
     augmented: Callable[[int], Tensor] | None = None,
-) -> list[dict[str, float]]:
-    """Train K linear classifiers at once by one of `PROTOCOLS`; the results of each, after the last epoch.
+) -> Iterator[tuple[str, float]]:
+    """Train a linear classifier by one of `PROTOCOLS`; its accuracies are those after the last epoch.
 
-    train: (K, n, F), test: (K, m, F), labels (n,) and (m,) in 0..classes-1. Member k draws weights (as
-    `torch.nn.Linear` does) and orders of batches from the CPU generator `generators[k]` alone. `augmented` gives the
-    features (K, n, F) of the training images as they are augmented in an epoch, counted from 0, to be fitted in place
-    of `train`.
+    train: (n, F), test: (m, F), labels (n,) and (m,) in 0..classes-1. Weights (as `torch.nn.Linear` draws them) and
+    orders of batches come from the CPU generator alone. `augmented` gives the features (n, F) of the training images as
+    they are augmented in an epoch, counted from 0, to be fitted in place of `train`.
 
     sgd -- solo-learn's linear evaluation: SGD at 0.1 with momentum 0.9, no weight decay, batches of 256, 100 epochs,
         rate over 10 after 60 and 80; features neither normalised nor standardised; incomplete batches dropped. It
@@ -90,41 +94,35 @@ def gradient_probe(
     adam -- our closest reading of the paper's own probe, whose optimiser could not be read: Adam at 1e-3, batches of
         64, 100 epochs, as the backbone is trained.
 
-    Keys are `probe_<name>/accuracy` (test), `probe_<name>/train_accuracy` and, with more than 5 classes,
-    `probe_<name>/top5` (test). Features that are not finite spoil their member only, and are not reported here.
+    Yields `probe_<name>/accuracy` (test), `probe_<name>/train_accuracy` and, with more than 5 classes,
+    `probe_<name>/top5` (test).
     """
     protocol, device = PROTOCOLS[name], train.device
-    members, n, width = train.shape
-    labels, truth = train_labels.to(device), test_labels.to(device)
+    train, test = finite(train, "training features"), finite(test, "test features")
+    (n, width), labels, truth = train.shape, train_labels.to(device), test_labels.to(device)
     bound = width**-0.5
-    drawn = [2 * bound * torch.rand(width + 1, classes, generator=g) - bound for g in generators]
-    start = torch.stack(drawn).to(device, train.dtype)
-    weight, bias = nn.Parameter(start[:, :-1].contiguous()), nn.Parameter(start[:, -1:].contiguous())
-    # Both optimisers work element by element, so members do not mix.
+    start = (2 * bound * torch.rand(width + 1, classes, generator=generator) - bound).to(device, train.dtype)
+    weight, bias = nn.Parameter(start[:-1].clone()), nn.Parameter(start[-1].clone())
     optimizer = protocol.optimizer([weight, bias])
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.decay))
     batch = min(protocol.batch_size, n)
-    member = torch.arange(members, device=device)[:, None]
     for epoch in range(protocol.epochs):
         seen = train if augmented is None else augmented(epoch)
-        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(device)
-        for rows in order[:, : n - n % batch].split(batch, dim=1):
-            logits = torch.baddbmm(bias, seen[member, rows], weight)
-            # The mean is each member's own, the sum over members leaves their gradients apart.
-            loss = F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="sum") / batch
+        order = torch.randperm(n, generator=generator).to(device)
+        for rows in order[: n - n % batch].split(batch):
+            loss = F.cross_entropy(torch.addmm(bias, seen[rows], weight), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
     with torch.no_grad():
-        scores, own = torch.baddbmm(bias, test, weight), torch.baddbmm(bias, train, weight)
-    results = {"accuracy": _top(scores, truth, 1), "train_accuracy": _top(own, labels, 1)}
+        test_scores, train_scores = (torch.addmm(bias, x, weight) for x in (test, train))
+    yield f"probe_{name}/accuracy", _top(test_scores, truth, 1)
+    yield f"probe_{name}/train_accuracy", _top(train_scores, labels, 1)
     if classes > TOP:
-        results["top5"] = _top(scores, truth, TOP)
-    return [{f"probe_{name}/{key}": values[k] for key, values in results.items()} for k in range(members)]
+        yield f"probe_{name}/top5", _top(test_scores, truth, TOP)
 
 
-def _top(scores: Tensor, labels: Tensor, k: int) -> list[float]:
-    """Part of the images (K, n, classes) whose label is among the k highest scores, for each member."""
-    hit = (scores.topk(k, dim=2).indices == labels[:, None]).any(2)
-    return hit.double().mean(1).tolist()
+def _top(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Part of the images (n, classes) whose label is among the k highest scores."""
+    return float((scores.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean())

@@ -14,7 +14,7 @@ LIDAR_DELTA = 1e-4
 
 
 def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
-    """Do the codes of two views of an image tell of each other? first, second: (n,) codes of the same images.
+    """How much the codes of two views of an image say about each other; first, second: (n,) codes of the same images.
 
     Yields `select/view_information`: the mutual information of both codes in nats, less what it would be by chance
     for codes used as often (expected mutual information of the permutation model). It is what one view's code says
@@ -24,6 +24,10 @@ def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
     1 as well: it measures agreement alone, and does not see cluster collapse.
 
     Raises ValueError if the lengths differ.
+
+    >>> codes = np.array([0, 0, 1, 1])
+    >>> {name: round(value, 3) for name, value in view_agreement(codes, codes)}
+    {'select/view_information': 0.462, 'select/view_ami': 1.0}
     """
     from sklearn.metrics import mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
