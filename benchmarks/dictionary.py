@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Goal, Pair, Part, alternate, calls_lasting, seconds
-from cplearn.dictionary import codes
+from cplearn.dictionary.loss import dictionary_loss
+from cplearn.dictionary.signs import rademacher
 from cplearn.methods.cplearn import embedding, temperature
 from runner.machine.environment import in_worker
 
@@ -59,15 +60,15 @@ def compare(size: int, length: int, repeats: int, threads: int) -> list[Pair]:
 
 def _loss(size: int, length: int, stream: bool | None) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
-    dictionary = codes.rademacher(size, length, generator)[None]
-    normed = torch.randn(1, VIEWS, BATCH, length, generator=generator)
+    dictionary = rademacher(size, length, generator)
+    normed = torch.randn(VIEWS, BATCH, length, generator=generator)
     h = embedding(normed, "l2") / temperature(length, BATCH, size, 1e-8)
-    return partial(_call, h.requires_grad_(), dictionary, torch.ones(1), stream)
+    return partial(_call, h.requires_grad_(), dictionary, stream)
 
 
-def _call(h: Tensor, dictionary: Tensor, beta: Tensor, stream: bool | None) -> None:
-    loss, _ = codes.losses(h, dictionary, beta, stream=stream)
-    loss.sum().backward()
+def _call(h: Tensor, dictionary: Tensor, stream: bool | None) -> None:
+    loss, _ = dictionary_loss(h, dictionary, 1.0, stream=stream)
+    loss.backward()
     h.grad = None
 
 

@@ -1,7 +1,8 @@
-"""The methods, one module each; the module's name is the method's name.
+"""The self-supervised methods, one module each; the module's name is the method's name (`method.name`).
 
-A method module defines `Settings` (a `cplearn.config.trial.MethodSettings`) and `Method` (a
-`cplearn.methods.base.Method`).
+A method module defines `Settings` (a `cplearn.config.base.MethodSettings`) and `Method` (a
+`cplearn.methods.base.Method`); `get` finds it by its name. Import `names` and `get` from here. Methods know nothing of
+images, optimisers or the training loop: they see features, and what `base` says of a step.
 """
 
 from __future__ import annotations
@@ -14,24 +15,30 @@ from types import ModuleType
 
 from cplearn.errors import InputError
 
-NOT_METHODS = {"base"}
-
 
 def names() -> list[str]:
-    """Every method that `get` accepts."""
-    return list(_names())
+    """The name of every method, in alphabetical order.
+
+    >>> names()[:3]
+    ['barlow_twins', 'cplearn', 'dino']
+    """
+    return list(_listed(tuple(__path__)))
 
 
 @functools.cache
-def _names() -> tuple[str, ...]:
-    # Asked for with every trial that is read; the folder is listed once.
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_METHODS and not m.ispkg))
+def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
+    # Names are asked for with every trial that is read, so each folder is listed once.
+    modules = (module.name for module in pkgutil.iter_modules(folders) if not module.ispkg)
+    return tuple(sorted(name for name in modules if name != "base"))
 
 
 def get(name: str) -> ModuleType:
-    """The module of one method.
+    """The module of the method called `name`.
 
-    Raises InputError, with the nearest known name, if there is none.
+    Raises InputError, with the most similar name, if there is none.
+
+    >>> get("vicreg").Settings().variance
+    25.0
     """
     if name not in names():
         near = difflib.get_close_matches(str(name), names(), 1)

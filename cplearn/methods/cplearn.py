@@ -1,34 +1,35 @@
 """CPLearn (Sansone, Lebailly, Tuytelaars, "Collapse-Proof Non-Contrastive Self-Supervised Learning", ICML 2025).
 
-A linear projector with BatchNorm, a frozen Rademacher dictionary, and a loss of two terms: the views of an image must
-agree on their code, and over a batch all codes must be used alike.
+A linear projector with BatchNorm and a frozen dictionary of c random signs: the softmax over codes turns an embedding
+into an assignment p. The views of an image must agree on their code, and over a batch all codes must be used alike
+(Eq. 7; p and p' are the assignments of two views, p̄ the mean over the batch):
+
+    loss = -β (1/n) Σ_i Σ_j p_ij log p'_ij - (1/c) Σ_j log p̄_j
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from cplearn import stacked
-from cplearn.config import base as config
-from cplearn.dictionary import codes
+from cplearn.config.base import MethodSettings, Whole
+from cplearn.dictionary.loss import dictionary_loss
+from cplearn.dictionary.signs import nearest, rademacher
 from cplearn.errors import InputError
 from cplearn.methods import base
+from cplearn.methods.parts import heads
 
 
-class Settings(config.MethodSettings):
+class Settings(MethodSettings):
     name: str = Field("cplearn", description="CPLearn.")
-    beta: Annotated[float, config.PerMember()] = Field(
-        1.0, gt=0, description="Weight β of the invariance term (Eq. 7)."
-    )
-    codes: config.Whole = Field(2048, ge=2, description="Dictionary size c.")
-    embedding_dim: config.Whole = Field(128, ge=2, description="Projector width f, the length of a code.")
+    beta: float = Field(1.0, gt=0, description="Weight β of the invariance term (Eq. 7).")
+    codes: Whole = Field(2048, ge=2, description="Dictionary size c.")
+    embedding_dim: Whole = Field(128, ge=2, description="Projector width f, the length of a code.")
     form: Literal["l2", "tanh"] = Field(
         "l2", description="Embedding: l2 as in the paper, tanh as in the authors' code."
     )
@@ -39,12 +40,10 @@ class Settings(config.MethodSettings):
     symmetric: bool = Field(
         True, description="Average both orders of the views (authors' code); false: Eq. 7 as printed."
     )
-    epsilon: Annotated[float, config.PerMember()] = Field(
+    epsilon: float = Field(
         1e-8, gt=0, lt=1, description="Probability that the temperature leaves to each code but the aligned one."
     )
-    temperature: Annotated[float | None, config.PerMember()] = Field(
-        None, gt=0, description="Temperature τ; by default its closed form."
-    )
+    temperature: float | None = Field(None, gt=0, description="Temperature τ; by default its closed form.")
 
     def check_batch(self, batch_size: int) -> None:
         if self.temperature is None and self.epsilon * (self.codes - 1) >= 0.5:
@@ -61,6 +60,9 @@ def temperature(embedding_dim: int, batch_size: int, codes: int, epsilon: float)
 
     With it, an embedding aligned with one code gives that code 1 - ε(c-1) and every orthogonal code ε.
     Raises ValueError unless ε(c-1) < 1 - ε, without which the logarithm is not positive.
+
+    >>> round(temperature(embedding_dim=128, batch_size=64, codes=2048, epsilon=1e-8), 4)
+    0.8686
     """
     rest = epsilon * (codes - 1)
     if not 0 < epsilon < 1 - rest:
@@ -77,43 +79,28 @@ def embedding(normed: Tensor, form: str) -> Tensor:
 
 
 class Method(base.Method):
-    """K projectors with their dictionaries. BatchNorm normalises one view at a time."""
+    """A projector and its dictionary. BatchNorm normalises one view at a time."""
 
-    beta: Tensor
-    tau: Tensor
     dictionary: Tensor
 
-    def __init__(
-        self,
-        settings: Sequence[Settings],
-        features: int,
-        batch_size: int,
-        generators: Sequence[torch.Generator],
-        classes: int,
-    ) -> None:
+    def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__()
-        first, members = settings[0], len(settings)
-        self.form, self.prior, self.symmetric = first.form, first.prior, first.symmetric
-        self.n_codes = first.codes
-        self.linear = stacked.Linear(members, features, first.embedding_dim)
-        self.norm = stacked.BatchNorm1d(members, first.embedding_dim)
-        dictionaries = [codes.rademacher(first.codes, first.embedding_dim, g) for g in generators]
-        self.register_buffer("dictionary", torch.stack(dictionaries))
-        self.member_scalars("beta", [s.beta for s in settings])
-        closed = [s.temperature or temperature(s.embedding_dim, batch_size, s.codes, s.epsilon) for s in settings]
-        self.member_scalars("tau", closed)
-
-    def project(self, features: Tensor) -> Tensor:
-        """(K, n, F) to H, (K, n, f)."""
-        return embedding(self.norm(self.linear(features)), self.form)
+        codes, length = settings.codes, settings.embedding_dim
+        self.settings, self.n_codes = settings, codes
+        self.linear = nn.Linear(inputs.features, length, bias=False)
+        self.norm = nn.BatchNorm1d(length)
+        self.register_buffer("dictionary", rademacher(codes, length, inputs.generator))
+        self.tau = settings.temperature or temperature(length, inputs.batch_size, codes, settings.epsilon)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        h = torch.stack([self.project(view) for view in batch.features.unbind(1)], dim=1)
-        h = h / self.tau[:, None, None, None]
-        return codes.losses(h, self.dictionary, self.beta, prior=self.prior, symmetric=self.symmetric)
+        h = heads.each_view(self.embed, batch.features) / self.tau
+        how = self.settings
+        return dictionary_loss(h, self.dictionary, how.beta, prior=how.prior, symmetric=how.symmetric)
 
     def embed(self, features: Tensor) -> Tensor:
-        return self.project(features)
+        """H, (n, F) to (n, f)."""
+        return embedding(self.norm(self.linear(features)), self.settings.form)
 
     def codes(self, embeddings: Tensor) -> Tensor:
-        return codes.nearest(embeddings, self.dictionary)
+        """The code with the largest logit."""
+        return nearest(embeddings, self.dictionary)

@@ -1,69 +1,57 @@
 """SimCLR (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020).
 
-Among all other views of a batch, a view must recognise the one of its own image.
+Among all other views of a batch, a view must recognise the one of its own image. With cosine similarities s and a
+temperature τ, the loss of the anchor a and its positive b is (Eq. 1)
+
+    -log( exp(s_ab / τ) / Σ_{k≠a} exp(s_ak / τ) )
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from cplearn.config import base as config
+from cplearn.config.base import MethodSettings, Whole
 from cplearn.methods import base
 from cplearn.methods.parts import heads
 
 
-class Settings(config.MethodSettings):
+class Settings(MethodSettings):
     name: str = Field("simclr", description="SimCLR.")
-    hidden_dim: config.Whole = Field(256, ge=1, description="Width of the projector's hidden layer (published: 2048).")
-    embedding_dim: config.Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    temperature: Annotated[float, config.PerMember()] = Field(
+    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's hidden layer (published: 2048).")
+    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
+    temperature: float = Field(
         0.5, gt=0, description="Temperature of the similarities (published: 0.5 on CIFAR-10, 0.1 on ImageNet)."
     )
 
 
-def nt_xent(z: Tensor, temperature: Tensor) -> Tensor:
-    """Normalised temperature-scaled cross-entropy (Eq. 1) of embeddings (K, V, n, d), which it normalises; (K,).
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy (Eq. 1) of embeddings (V, n, d), which it normalises.
 
     The mean over every view of every image as anchor, and over the other views of the image as its positive; in the
     denominator stand all views of the batch but the anchor.
     """
-    views, n = z.shape[1:3]
-    z = F.normalize(z, dim=-1).flatten(1, 2)
-    logits = torch.bmm(z, z.transpose(1, 2)) / temperature[:, None, None]
-    itself = torch.eye(views * n, dtype=torch.bool, device=z.device)
-    log_p = F.log_softmax(logits.masked_fill(itself, -math.inf), dim=-1)
-    # (K, V, V, n): anchor's view, positive's view, image.
-    positives = log_p.unflatten(2, (views, n)).unflatten(1, (views, n)).diagonal(dim1=2, dim2=4)
-    each = [-positives[:, a, b].mean(-1) for a, b in itertools.permutations(range(views), 2)]
-    return torch.stack(each).mean(0)
+    views, n, _ = z.shape
+    z = F.normalize(z, dim=-1).flatten(0, 1)
+    anchor = torch.eye(views * n, dtype=torch.bool, device=z.device)
+    log_p = F.log_softmax((z @ z.T / temperature).masked_fill(anchor, -math.inf), dim=-1)
+    # (V, V, n): the anchor's view, the positive's view, the image of both.
+    positives = log_p.view(views, n, views, n).diagonal(dim1=1, dim2=3)
+    return -torch.stack([positives[a, b].mean() for a, b in itertools.permutations(range(views), 2)]).mean()
 
 
 class Method(base.Method):
     """A projector of two linear maps; the codes are the dimensions of the embedding, by arg-max (our reading)."""
 
-    temperature: Tensor
-
-    def __init__(
-        self,
-        settings: Sequence[Settings],
-        features: int,
-        batch_size: int,
-        generators: Sequence[torch.Generator],
-        classes: int,
-    ) -> None:
+    def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__()
-        first = settings[0]
-        self.n_codes = first.embedding_dim
-        self.projector = heads.MLP(len(settings), [features, first.hidden_dim, first.embedding_dim])
-        self.member_scalars("temperature", [s.temperature for s in settings])
+        self.temperature, self.n_codes = settings.temperature, settings.embedding_dim
+        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.embedding_dim])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return nt_xent(heads.each_view(self.projector, batch.features), self.temperature), {}
@@ -74,4 +62,4 @@ class Method(base.Method):
 
     def codes(self, embeddings: Tensor) -> Tensor:
         """The largest dimension; our reading, as for Barlow Twins."""
-        return embeddings.argmax(-1)
+        return embeddings.argmax(dim=-1)

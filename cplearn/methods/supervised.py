@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from cplearn import stacked
-from cplearn.config import base as config
+from cplearn.config.base import MethodSettings
 from cplearn.methods import base
 
 
-class Settings(config.MethodSettings):
+class Settings(MethodSettings):
     supervised = True
 
     name: str = Field("supervised", description="Classification with labels, the upper bound of the other methods.")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over views and labelled images of -log p(label); (K, V, n, c) and (K, n) to (K,).
+    """Mean over views and labelled images of -log p(label), for logits (V, n, c) and labels (n,).
 
     Images with label -1 do not count; a batch without any label has loss 0.
     """
-    known = labels >= 0
-    log_p = logits.log_softmax(-1).mean(1)
-    own = log_p.gather(-1, labels.clamp_min(0)[..., None]).squeeze(-1)
-    return -(own * known).sum(-1) / known.sum(-1).clamp_min(1)
+    labelled = labels >= 0
+    log_p = logits.log_softmax(-1).mean(0)
+    log_p_label = log_p.gather(-1, labels.clamp_min(0)[:, None])[:, 0]
+    return -(log_p_label * labelled).sum() / labelled.sum().clamp_min(1)
 
 
 class Method(base.Method):
     """A linear classifier on the features. Its logits stand for an embedding, its classes for codes."""
 
-    def __init__(
-        self,
-        settings: Sequence[Settings],
-        features: int,
-        batch_size: int,
-        generators: Sequence[torch.Generator],
-        classes: int,
-    ) -> None:
+    def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__()
-        self.n_codes = classes
-        self.classifier = stacked.Linear(len(settings), features, classes, bias=True)
+        self.n_codes = inputs.classes
+        self.classifier = nn.Linear(inputs.features, inputs.classes)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.classifier(batch.features.flatten(1, 2)).unflatten(1, batch.features.shape[1:3])
+        logits = self.classifier(batch.features)
         loss = cross_entropy(logits, batch.labels)
-        predicted = logits.detach().argmax(-1) == batch.labels[:, None]
-        return loss, {"accuracy": predicted.to(loss.dtype).mean((1, 2))}
+        correct = logits.detach().argmax(-1) == batch.labels
+        return loss, {"accuracy": correct.to(loss.dtype).mean()}
 
     def embed(self, features: Tensor) -> Tensor:
         return self.classifier(features)
 
     def codes(self, embeddings: Tensor) -> Tensor:
         """The predicted class."""
-        return embeddings.argmax(-1)
+        return embeddings.argmax(dim=-1)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from cplearn.config import base as config
+from cplearn.config.base import MethodSettings
 from cplearn.methods import base
 
 
-class Settings(config.MethodSettings):
+class Settings(MethodSettings):
     trains: ClassVar[bool] = False
 
     name: str = Field("untrained", description="No training: what the backbone gives with its initial weights.")
 
 
 class Method(base.Method):
-    def __init__(
-        self,
-        settings: Sequence[Settings],
-        features: int,
-        batch_size: int,
-        generators: Sequence[torch.Generator],
-        classes: int,
-    ) -> None:
+    """No projector, no loss and no codes."""
+
+    def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__()
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:

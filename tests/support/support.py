@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from cplearn import methods, stacked
-from cplearn.methods.base import Batch, Method, Progress
+from cplearn import methods
+from cplearn.backbones.initialisation import initialise
+from cplearn.methods.base import Batch, Method, MethodInputs, Progress
 from runner.cli import app
 
 POSTGRESQL_PASSWORD = "sesame-postgres-4716"
@@ -85,18 +86,16 @@ START = Progress(step=0, steps_per_epoch=4, epochs=3)
 
 
 def batch_of(features: Tensor, labels: Tensor | None = None, progress: Progress = START) -> Batch:
-    """A step's batch of features (K, V, n, F); the teacher, should a method ask for one, sees what the student sees."""
-    members, _, n, _ = features.shape
-    labels = torch.zeros(members, n, dtype=torch.long) if labels is None else labels
-    return Batch(features, labels, progress, features[:, :2].detach())
+    """A step's batch of features (V, n, F); the teacher, should a method ask for one, sees what the student sees."""
+    labels = torch.zeros(features.shape[1], dtype=torch.long) if labels is None else labels
+    return Batch(features, labels, progress, features[:2].detach())
 
 
-def build_method(name: str, several: list[dict], features: int, classes: int = 3, seed: int = 0) -> Method:
-    """A method in float64 with one member for each settings in `several`, weights drawn from seed, seed + 1, ..."""
-    module = methods.get(name)
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(len(several))]
-    method = module.Method([module.Settings(**s) for s in several], features, 8, generators, classes)
-    stacked.initialise(method, generators)
+def build_method(name: str, settings: dict | None = None, features: int = 6, classes: int = 3, seed: int = 0) -> Method:
+    """A method in float64 for batches of 8 images, with its frozen parts and its weights drawn from the seed."""
+    module, generator = methods.get(name), torch.Generator().manual_seed(seed)
+    method = module.Method(module.Settings(**settings or {}), MethodInputs(features, 8, classes, generator))
+    initialise(method, generator)
     method.after_initialisation()
     return method.double()
 

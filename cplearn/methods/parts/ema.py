@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cplearn.methods.base import Progress
-from cplearn.stacked import members_of
 
 
-def cosine(start: Tensor, progress: Progress) -> Tensor:
-    """The rate of a teacher that rises from `start` (K,) along half a cosine to 1 (Grill et al. 2020), (K,)."""
-    return 1 - (1 - start) * (0.5 * (1 + math.cos(math.pi * progress.fraction)))
+def cosine(start: float, progress: Progress) -> float:
+    """The rate of a teacher that rises from `start` to 1 along half a cosine (Grill et al. 2020).
+
+    >>> cosine(0.96, Progress(step=30, steps_per_epoch=6, epochs=10))
+    0.98
+    """
+    return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * progress.fraction))
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: Tensor) -> None:
-    """t <- m t + (1 - m) s for every parameter, member k at rate `momentum[k]`.
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move every parameter t of the teacher towards that of the student: t <- m t + (1 - m) s.
 
     Buffers are left alone: the BatchNorms of a teacher keep statistics of their own, those of its forward passes.
     """
-    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
-        stacked = members_of(own, len(momentum))
-        rate = momentum.view(-1, *[1] * (stacked.ndim - 1))
-        stacked.mul_(rate).add_(members_of(other, len(momentum)) * (1 - rate))
+    for average, weight in zip(teacher.parameters(), student.parameters(), strict=True):
+        average.mul_(momentum).add_(weight, alpha=1 - momentum)

@@ -1,64 +1,48 @@
-"""What methods put on top of a backbone: projectors, cosine classifiers, frozen weights; all of K members."""
+"""What methods put on top of a backbone: projectors and cosine classifiers."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cplearn import stacked
-
 
 class MLP(nn.Module):
     """Linear maps with BatchNorm and ReLU between them; the `last` map is bare, what comes before it is `hidden`.
 
-    Without `norm` the maps have biases and GELU stands between them, as in DINO's head.
+    The maps have no biases, which a BatchNorm would cancel. Without `norm` they have, and GELU stands between them, as
+    in DINO's head.
     """
 
-    def __init__(self, members: int, widths: Sequence[int], *, norm: bool = True) -> None:
+    def __init__(self, widths: Sequence[int], *, norm: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         *hidden, last = itertools.pairwise(widths)
         for c_in, c_out in hidden:
-            layers.append(stacked.Linear(members, c_in, c_out, bias=not norm))
-            layers += [stacked.BatchNorm1d(members, c_out), nn.ReLU()] if norm else [nn.GELU()]
+            layers.append(nn.Linear(c_in, c_out, bias=not norm))
+            layers += [nn.BatchNorm1d(c_out), nn.ReLU()] if norm else [nn.GELU()]
         self.hidden = nn.Sequential(*layers)
-        self.last = stacked.Linear(members, *last, bias=not norm)
+        self.last = nn.Linear(*last, bias=not norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (K, n, widths[0]); returns (K, n, widths[-1])."""
+        """Map (n, widths[0]) to (n, widths[-1])."""
         return self.last(self.hidden(x))
 
 
-class Cosine(stacked.Linear):
-    """A linear map whose c_out directions have length 1: a weight-normalised layer with its gains fixed at 1."""
+class Cosine(nn.Linear):
+    """A linear map whose directions have length 1: a weight-normalised layer with its gains fixed at 1."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (K, n, c_in); returns (K, n, c_out), the cosines if the rows of x have length 1."""
-        return torch.bmm(x, F.normalize(self.weight, dim=1))
+        """Map (n, c_in) to (n, c_out), which are cosines if the rows of x have length 1."""
+        return F.linear(x, F.normalize(self.weight, dim=1))
 
 
-def each_view(head: nn.Module, features: Tensor) -> Tensor:
-    """(K, V, n, F) to (K, V, n, f), view by view, so that a BatchNorm normalises one view at a time."""
-    return torch.stack([head(view) for view in features.unbind(1)], dim=1)
-
-
-class Freeze:
-    """Keeps a weight through one update as it is.
-
-    A zero gradient does not suffice: weight decay and running means of gradients would still move the weight.
-    """
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        """Call it between the backward pass and the optimiser."""
-        assert weight.grad is not None, "a frozen weight still takes part in the loss"
-        weight.grad.zero_()
-        self.weight, self.kept = weight, weight.detach().clone()
-
-    @torch.no_grad()
-    def undo(self) -> None:
-        """Call it after the optimiser."""
-        self.weight.copy_(self.kept)
+def each_view(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """Map (V, n, F) to (V, n, f) view by view, so that a BatchNorm normalises one view at a time."""
+    return torch.stack([head(view) for view in features])

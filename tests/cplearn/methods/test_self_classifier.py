@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cplearn.methods import self_classifier
-from support import batch_of, build_method, normal
+from method_checks import check_against_naive
+from support import build_method, normal
 
-K, N, C = 2, 8, 4
-ROW, COLUMN = (torch.tensor(taus, dtype=torch.float64) for taus in ([0.1, 0.5], [0.05, 0.3]))
+N, C = 8, 4
+ROW, COLUMN = 0.5, 0.3
 
 
 def naive(views: np.ndarray, row: float, column: float, global_views: int = 2) -> float:
@@ -32,40 +34,42 @@ def naive(views: np.ndarray, row: float, column: float, global_views: int = 2) -
     return total / pairs
 
 
+@pytest.mark.parametrize(("row", "column"), [(0.1, 0.05), (0.5, 0.3)])
 @pytest.mark.parametrize("views", [2, 4])
-def test_the_loss_matches_the_equations(views: int) -> None:
-    logits = normal(K, views, N, C).tanh()
-    got = self_classifier.cross_entropy(logits, ROW, COLUMN)
-    expected = [naive(logits[k].numpy(), ROW[k].item(), COLUMN[k].item()) for k in range(K)]
-    assert got.tolist() == pytest.approx(expected, rel=1e-10)
-
-
-def test_targets_sum_to_one_and_predictions_to_the_share_of_each_class() -> None:
-    logits = normal(K, N, C)
-    torch.testing.assert_close(self_classifier.targets(logits, COLUMN).sum(2), torch.ones(K, N, dtype=torch.float64))
-    shares = self_classifier.log_predictions(logits, ROW).exp().sum(1)
-    torch.testing.assert_close(shares, torch.full((K, C), N / C, dtype=torch.float64))
-
-
-def test_neither_order_of_views_nor_of_images_nor_of_classes_matter() -> None:
-    logits = normal(K, 2, N, C)
-    before = self_classifier.cross_entropy(logits, ROW, COLUMN)
-    for axis in (1, 2, 3):
-        torch.testing.assert_close(self_classifier.cross_entropy(logits.flip(axis), ROW, COLUMN), before)
-
-
-def test_the_optimum_is_one_class_an_image_and_all_classes_alike() -> None:
-    balanced = 50 * torch.eye(C, dtype=torch.float64).repeat(N // C, 1).expand(K, 2, N, C)
-    assert self_classifier.cross_entropy(balanced, ROW, COLUMN).abs().max() < 1e-9
-    collapsed = torch.zeros_like(balanced)
-    collapsed[..., 0] = 50
-    torch.testing.assert_close(
-        self_classifier.cross_entropy(collapsed, ROW, COLUMN), torch.full((K,), math.log(C), dtype=torch.float64)
+def test_the_loss_matches_the_equations(views: int, row: float, column: float) -> None:
+    check_against_naive(
+        lambda x: self_classifier.cross_entropy(x, row, column),
+        lambda x: naive(x, row, column),
+        normal(views, N, C).tanh(),
     )
 
 
+def test_targets_sum_to_one_and_predictions_to_the_share_of_each_class() -> None:
+    logits = normal(N, C)
+    torch.testing.assert_close(self_classifier.targets(logits, COLUMN).sum(1), torch.ones(N, dtype=torch.float64))
+    shares = self_classifier.log_predictions(logits, ROW).exp().sum(0)
+    torch.testing.assert_close(shares, torch.full((C,), N / C, dtype=torch.float64))
+
+
+def loss(logits: Tensor) -> Tensor:
+    return self_classifier.cross_entropy(logits, ROW, COLUMN)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_neither_order_of_views_nor_of_images_nor_of_classes_matter(axis: int) -> None:
+    logits = normal(2, N, C)
+    torch.testing.assert_close(loss(logits.flip(axis)), loss(logits))
+
+
+def test_the_optimum_is_one_class_an_image_and_all_classes_alike() -> None:
+    balanced = 50 * torch.eye(C, dtype=torch.float64).repeat(N // C, 1).expand(2, N, C)
+    assert loss(balanced).abs() < 1e-9
+    collapsed = torch.zeros_like(balanced)
+    collapsed[..., 0] = 50
+    assert loss(collapsed).item() == pytest.approx(math.log(C))
+
+
 def test_codes_are_the_classes_of_the_classifier() -> None:
-    method = build_method("self_classifier", [{"hidden_dim": 8, "embedding_dim": 5, "codes": C}] * K, 6)
-    method(batch_of(normal(K, 2, N, 6)))
-    directions = torch.nn.functional.normalize(method.classifier.weight.detach(), dim=1).transpose(1, 2)
-    assert torch.equal(method.codes(directions), torch.arange(C).expand(K, C))
+    method = build_method("self_classifier", {"hidden_dim": 8, "embedding_dim": 5, "codes": C})
+    directions = torch.nn.functional.normalize(method.classifier.weight.detach(), dim=1)
+    assert torch.equal(method.codes(directions), torch.arange(C))

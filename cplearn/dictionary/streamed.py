@@ -1,0 +1,135 @@
+"""CPLearn's loss, and its gradient along with it, by two walks over blocks of codes.
+
+Nothing of size c is held but the dictionary, one byte a sign. A block of codes sees all rows of the batch, so the mean
+assignments are exact. For view a, image i and code w_j of c, with embeddings h^a_i:
+
+    s^a_ij = h^a_i · w_j,    log p^a_ij = s^a_ij - log Z^a_i,    p̄^a_j = (1/n) Σ_i p^a_ij
+
+The first walk finds the row normalisers Z^a_i = Σ_j exp s^a_ij. The second one adds up the loss, a sum over codes,
+
+    L = -γ Σ_(a,b) Σ_i Σ_j p^a_ij log p^b_ij  +  (1/U) Σ_a R^a,    γ = β / (n · number of pairs)
+
+over pairs (a, b) of views and the U views whose prior term R^a counts:
+
+    reverse: R^a = Σ_j p̄^a_j log(c p̄^a_j)        forward: R^a = -(1/c) Σ_j log p̄^a_j
+
+**Gradient.** Take X^a_ij = ∂L/∂ log p^a_ij first. In the first sum view a stands as p in the pairs (a, b) and as the
+partner in the pairs (b, a); with ∂p = p ∂log p,
+
+    X^a_ij = p^a_ij Y^a_ij - γ Σ_(b,a) p^b_ij
+
+    Y^a_ij = -γ Σ_(a,b) log p^b_ij  +  reverse: (log p̄^a_j + log c + 1) / (n U)
+                                       forward: -1 / (c n U p̄^a_j)
+
+Through the softmax, ∂L/∂s^a_ij = X^a_ij - p^a_ij Σ_k X^a_ik. Times w_j and summed over j, with two sums over codes
+
+    m^a_i = Σ_j p^a_ij w_j   (the mean code),      g^a_i = Σ_j p^a_ij Y^a_ij w_j
+
+and y^a_i = Σ_j p^a_ij Y^a_ij, the gradient is (each p^b_i sums to 1, so each pair (b, a) adds -γ to the row sum of X)
+
+    ∂L/∂h^a_i = g^a_i - y^a_i m^a_i - γ Σ_(b,a) (m^b_i - m^a_i)
+
+So the second walk adds up m, g and y, and one product with the codes gives both m and g.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cplearn.dictionary import terms
+from cplearn.dictionary.products import product
+from cplearn.dictionary.signs import Blocks, Scratch
+
+
+class StreamedLoss(torch.autograd.Function):
+    """Loss, invariance, prior term and perplexity of h (V, n, f); the gradient of the loss is computed with them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, dictionary: Tensor, beta: float, prior: str, symmetric: bool
+    ) -> tuple[Tensor, ...]:
+        invariance, prior_term, perplexity, gradient = loss_and_gradient(h.detach(), dictionary, beta, prior, symmetric)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(invariance, prior_term, perplexity)
+        return beta * invariance + prior_term, invariance, prior_term, perplexity
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0], None, None, None, None
+
+
+def loss_and_gradient(
+    h: Tensor, dictionary: Tensor, beta: float, prior: str, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Invariance, prior term, perplexity, and the loss's gradient (V, n, f), named as in the module's docstring."""
+    (views, n, f), codes = h.shape, len(dictionary)
+    rows, scratch = h.flatten(0, 1), Scratch(h)
+    blocks = Blocks(dictionary, len(rows), scratch)
+    log_z = _log_normaliser(rows, blocks)
+    together = terms.pairs(views, symmetric)
+    counted = views if symmetric else 1
+    gamma = beta / (n * len(together))
+
+    invariance, prior_term, entropy = h.new_zeros(()), h.new_zeros(()), h.new_zeros(views)
+    sums, y = h.new_zeros(2 * len(rows), f), h.new_zeros(views, n, 1)
+    for block in blocks:
+        log_p = product(rows, block).sub_(log_z).view(views, n, -1)
+        both = scratch("p and p * Y", 2, *log_p.shape)
+        p, p_y = both
+        torch.exp(log_p, out=p)
+        log_mean = _log_mean(p, log_p, prior)
+        entropy += terms.entropy(log_mean)
+        prior_term += _prior_part(log_mean[:counted], prior, codes)
+        for a, b in together:
+            invariance -= torch.linalg.vecdot(p[a], log_p[b]).sum() / (n * len(together))
+        for a in range(views):
+            slope = torch.zeros_like(log_mean[a])
+            if prior == "reverse" and a < counted:
+                slope = (log_mean[a] + (math.log(codes) + 1)) / (n * counted)
+            for b in (partner for view, partner in together if view == a):
+                slope = torch.sub(slope, log_p[b], alpha=gamma, out=p_y[a])
+            torch.mul(slope, p[a], out=p_y[a])
+            if prior == "forward" and a < counted:
+                # p / p̄ by logarithms, which stay finite where the mean p̄ underflows.
+                share = torch.sub(log_p[a], log_mean[a], out=scratch("p / mean", *log_p[a].shape)).exp_()
+                p_y[a].sub_(share, alpha=1 / (codes * n * counted))
+        sums += product(both.view(len(sums), -1), block.T)
+        y += p_y.sum(-1, keepdim=True)
+
+    m, g = sums.view(2, views, n, f)
+    gradient = g - y * m
+    for b, a in together:
+        gradient[a] -= gamma * (m[b] - m[a])
+    return invariance, prior_term, entropy.exp().mean(), gradient
+
+
+def _log_mean(p: Tensor, log_p: Tensor, prior: str) -> Tensor:
+    """log p̄ (V, b) of a block; a mean that underflows counts as tiny, except for the forward prior, which needs it."""
+    if prior == "forward":
+        return terms.log_usage(log_p)
+    # All that such a logarithm is multiplied with underflows, too.
+    return p.mean(1).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+
+
+def _prior_part(log_mean: Tensor, prior: str, codes: int) -> Tensor:
+    """What a block adds to the prior term, the mean over views; log_mean: (U, b)."""
+    if prior == "forward":
+        return -log_mean.sum(-1).mean() / codes
+    return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean()
+
+
+def _log_normaliser(rows: Tensor, blocks: Blocks) -> Tensor:
+    """log Z (r, 1) of embeddings (r, f)."""
+    # In double precision: hundreds of partial sums would lose digits that the loss needs.
+    total = torch.full((len(rows), 1), -math.inf, dtype=torch.float64, device=rows.device)
+    for block in blocks:
+        logits = product(rows, block)
+        largest = logits.amax(-1, keepdim=True)
+        part = logits.sub_(largest).exp_().sum(-1, keepdim=True).log_() + largest
+        total = torch.logaddexp(total, part.double())
+    return total.to(rows.dtype)
