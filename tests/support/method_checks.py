@@ -13,6 +13,7 @@ from torch import Tensor
 from cplearn import methods
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
+from cplearn.training import TrialTraining
 from support import batch_of, build_method, normal
 
 TRAINED = [name for name in methods.names() if methods.get(name).Settings.trains]
@@ -56,8 +57,6 @@ def check_trains(name: str, dataset: Dataset) -> None:
     """A training of one epoch moves the backbone and stays finite."""
     backbone = {"name": "resnet8-slim", "width": 4}
     trial = TrialSettings.read({"dataset": "digits", "method": name, "backbone": backbone, "epochs": 1})
-    from cplearn.training import TrialTraining
-
     training = TrialTraining(trial, dataset)
     before = [weight.detach().clone() for weight in training.model.backbone.parameters()]
     metrics = training.train_epoch()
