@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from cplearn import training
+from cplearn.backbones import resnet
+from cplearn.config.groups import BackboneSettings
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.errors import InputError
@@ -28,16 +30,14 @@ STEM_PADDING = 2
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 """How the authors' code normalises RGB pixels in [0, 1], for CIFAR-10 and CIFAR-100 alike."""
 
-Weights = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: `state` has the names of `cplearn.model.Model`, of one member; `settings` those of a
-    trial, without a data set; `dataset` is the name in `args.json`, None if there is none.
+    """What a checkpoint holds: `state` has the names of `cplearn.model.Model`; `settings` are those of a trial, without
+    a data set; `dataset` is the name in `args.json`, None if there is none.
     """
 
-    state: Weights
+    state: dict[str, Tensor]
     settings: dict[str, Any]
     channels: int
     dataset: str | None
@@ -47,8 +47,8 @@ class Checkpoint:
         return TrialSettings.read({**self.settings, "dataset": dataset})
 
 
-def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str = "cpu") -> training.Pack:
-    """A pack of the one imported model, ready for `Pack.evaluate`; images are normalised as by the authors' code.
+def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str = "cpu") -> training.TrialTraining:
+    """The imported model, ready for `TrialTraining.evaluate`; images are normalised as by the authors' code.
 
     Raises InputError if the images of the data set have another number of channels.
     """
@@ -58,11 +58,11 @@ def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str
             f"{dataset.channels}; choose another data set",
             key="dataset",
         )
-    pack = training.Pack([checkpoint.trial(dataset.name)], dataset, device)
-    pack.model.load_state_dict(checkpoint.state)
+    trained = training.TrialTraining(checkpoint.trial(dataset.name), dataset, device)
+    trained.model.load_state_dict(checkpoint.state)
     if checkpoint.channels == len(MEAN):
-        pack.model.images |= {"mean": list(MEAN), "std": list(STD)}
-    return pack
+        trained.model.images |= {"mean": list(MEAN), "std": list(STD)}
+    return trained
 
 
 def read(path: Path, stem_padding: int = STEM_PADDING) -> Checkpoint:
@@ -76,37 +76,40 @@ def read(path: Path, stem_padding: int = STEM_PADDING) -> Checkpoint:
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
     names = _Names(path, {name: value.detach() for name, value in weights.items()})
-    state = {f"backbone.{ours}": value for ours, value in _backbone(names)}
-    state |= {f"method.{ours}": value for ours, value in _method(names)}
+    width, channels = names.take("backbone.conv1.weight", (None, None, 3, 3)).shape[:2]
+    backbone = BackboneSettings(name="resnet18", width=width, stem_padding=stem_padding)
+    state = dict(_backbone(names, backbone, channels)) | dict(_method(names))
     names.finish()
-    codes, embedding_dim = state["method.dictionary"].shape[1:]
-    width, channels = state["backbone.0.0.weight"].shape[:2]
+    codes, embedding_dim = state["method.dictionary"].shape
     settings: dict[str, Any] = {
         "backbone": {"name": "resnet18", "width": width, "stem_padding": stem_padding},
         "method": {"name": "cplearn", "form": "tanh", "codes": codes, "embedding_dim": embedding_dim},
         "augment": {"recipe": "solo-cifar"},
     }
     arguments = _arguments(path.parent / "args.json")
-    for group, key, ours in (("method_kwargs", "beta", "beta"), ("optimizer", "batch_size", "batch_size")):
-        if (value := _look_up(arguments, group, key)) is not None:
-            (settings["method"] if ours == "beta" else settings)[ours] = value
-    if (epochs := arguments.get("max_epochs")) is not None:
-        settings["epochs"] = epochs
+    if (beta := _look_up(arguments, "method_kwargs", "beta")) is not None:
+        settings["method"]["beta"] = beta
+    published = {"batch_size": _look_up(arguments, "optimizer", "batch_size"), "epochs": arguments.get("max_epochs")}
+    settings |= {key: value for key, value in published.items() if value is not None}
     dataset = _look_up(arguments, "data", "dataset")
     return Checkpoint(state, settings, channels, None if dataset is None else str(dataset))
 
 
 class _Names:
-    """The tensors of a state dict by name; each is asked for once, and none may be left."""
+    """The tensors of a state dict by name; none may be left without being asked for."""
 
-    def __init__(self, path: Path, weights: Weights) -> None:
+    def __init__(self, path: Path, weights: dict[str, Tensor]) -> None:
         self.path, self.weights = path, weights
+        # The online probe and the counters of batches have no place in a model.
+        expected = "classifier.", ".num_batches_tracked"
+        self.left = {n for n in weights if not n.startswith(expected[0]) and not n.endswith(expected[1])}
 
     def take(self, name: str, shape: Sequence[int | None]) -> Tensor:
         """The tensor `name` as float32; a None in its shape stands for any length."""
         if name not in self.weights:
             raise InputError(f"{self.path}: the weights {name!r} are missing; expected a CPLearn model of solo-learn")
-        tensor = self.weights.pop(name)
+        self.left.discard(name)
+        tensor = self.weights[name]
         if len(shape) != tensor.ndim or any(a not in (None, b) for a, b in zip(shape, tensor.shape, strict=True)):
             wanted = " x ".join("any" if n is None else str(n) for n in shape)
             raise InputError(f"{self.path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted}")
@@ -115,53 +118,47 @@ class _Names:
         return tensor.float()
 
     def finish(self) -> None:
-        """Raise InputError if a tensor is left that neither the online probe nor a counter of batches explains."""
-        expected = ("classifier.",)
-        left = [n for n in self.weights if not n.startswith(expected) and not n.endswith(".num_batches_tracked")]
-        if left:
+        """Raise InputError if a tensor is left."""
+        if self.left:
             raise InputError(
-                f"{self.path}: the weights {left[0]!r} have no place in a CPLearn model with a ResNet-18; "
+                f"{self.path}: the weights {min(self.left)!r} have no place in a CPLearn model with a ResNet-18; "
                 f"only such checkpoints can be imported"
             )
 
 
-def _backbone(names: _Names) -> Iterator[tuple[str, Tensor]]:
-    """torchvision's names to those of `cplearn.backbones.resnet`."""
-    stem = names.take("backbone.conv1.weight", (None, None, 3, 3))
-    width = len(stem)
-    yield "0.0.weight", stem
-    yield from _norm(names, "backbone.bn1", "0.1", width)
-    c_in = width
-    for block in range(8):
-        theirs, c_out = f"backbone.layer{block // 2 + 1}.{block % 2}", width * 2 ** (block // 2)
-        for layer, channels in (1, c_in), (2, c_out):
-            yield f"{block + 1}.conv{layer}.weight", names.take(f"{theirs}.conv{layer}.weight", (c_out, channels, 3, 3))
-            yield from _norm(names, f"{theirs}.bn{layer}", f"{block + 1}.norm{layer}", c_out)
-        if c_in != c_out:
-            shortcut = names.take(f"{theirs}.downsample.0.weight", (c_out, c_in, 1, 1))
-            yield f"{block + 1}.shortcut.0.weight", shortcut
-            yield from _norm(names, f"{theirs}.downsample.1", f"{block + 1}.shortcut.1", c_out)
-        c_in = c_out
+def _backbone(names: _Names, settings: BackboneSettings, channels: int) -> Iterator[tuple[str, Tensor]]:
+    with torch.device("meta"):
+        expected = resnet.build(settings, channels).state_dict()
+    for name, tensor in expected.items():
+        if not name.endswith(".num_batches_tracked"):
+            yield f"backbone.{name}", names.take(_name_of_torchvision(name), tensor.shape)
 
 
-def _norm(names: _Names, theirs: str, ours: str, channels: int) -> Iterator[tuple[str, Tensor]]:
-    for part in ("weight", "bias", "running_mean", "running_var"):
-        yield f"{ours}.{part}", names.take(f"{theirs}.{part}", (channels,))
+def _name_of_torchvision(name: str) -> str:
+    """The authors' name of a tensor of our ResNet-18, whose first part counts the stem and the blocks.
+
+    >>> _name_of_torchvision("0.1.weight"), _name_of_torchvision("3.shortcut.0.weight")
+    ('backbone.bn1.weight', 'backbone.layer2.0.downsample.0.weight')
+    """
+    block, part, rest = name.split(".", 2)
+    if block == "0":
+        return f"backbone.{('conv1', 'bn1')[int(part)]}.{rest}"
+    stage, place = divmod(int(block) - 1, 2)
+    return f"backbone.layer{stage + 1}.{place}.{part.replace('norm', 'bn').replace('shortcut', 'downsample')}.{rest}"
 
 
 def _method(names: _Names) -> Iterator[tuple[str, Tensor]]:
-    """Projector and dictionary, with the axis of the members in front."""
+    """Projector and dictionary."""
     signs = names.take("weights", (None, None))
     if not (signs.abs() == 1).all():
         raise InputError(f"{names.path}: the dictionary 'weights' holds other numbers than 1 and -1")
     f = len(signs)
-    yield "dictionary", signs.T.to(torch.int8)[None]
-    linear = names.take("projector.0.weight", (f, None))
-    yield "linear.weight", linear.T[None]
-    norm = dict(_norm(names, "projector.1", "norm", f))
+    yield "method.dictionary", signs.T.to(torch.int8)
+    yield "method.linear.weight", names.take("projector.0.weight", (f, None))
+    norm = {part: names.take(f"projector.1.{part}", (f,)) for part in ("weight", "bias", "running_mean", "running_var")}
     # BatchNorm subtracts the mean of what it is given, so a bias before it is the same as a lower running mean.
-    norm["norm.running_mean"] = norm["norm.running_mean"] - names.take("projector.0.bias", (f,))
-    yield from norm.items()
+    norm["running_mean"] = norm["running_mean"] - names.take("projector.0.bias", (f,))
+    yield from ((f"method.norm.{part}", tensor) for part, tensor in norm.items())
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:
@@ -172,12 +169,13 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             file = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        reason = "cannot be read as a checkpoint; it may be damaged"
         if "global" in str(error).lower():
-            raise InputError(
-                f"{path}: refused, because it holds more than tensors and plain containers; if you trust it, "
-                "save its state_dict alone under that key"
-            ) from error
-        raise InputError(f"{path}: cannot be read as a checkpoint; it may be damaged") from error
+            reason = (
+                "refused, because it holds more than tensors and plain containers; if you trust it, save its "
+                "state_dict alone under that key"
+            )
+        raise InputError(f"{path}: {reason}") from error
     if not isinstance(file, Mapping):
         raise InputError(f"{path}: no checkpoint of solo-learn; it holds a {type(file).__name__}")
     return file

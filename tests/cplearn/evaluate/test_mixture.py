@@ -41,12 +41,11 @@ def test_intra_cluster_collapse_lowers_the_entropy() -> None:
 
 
 def test_names_and_seeds() -> None:
-    z = clusters(1.0)
+    z = clusters(1.0)[:200, :8]
     results = entropies(z, [2, 5])
     assert list(results) == ["entropy_2", "entropy_2_std", "entropy_5", "entropy_5_std"]
-    assert entropies(z, [2, 5]) == results
-    # A component number does not disturb another.
-    assert entropies(z, [5])["entropy_5"] == results["entropy_5"]
+    # The number of components of one mixture does not disturb another.
+    assert entropies(z, [5]) == {name: results[name] for name in ("entropy_5", "entropy_5_std")}
     assert entropies(z, [5], seed=1)["entropy_5"] != results["entropy_5"]
     assert entropies(z, []) == {}
 
