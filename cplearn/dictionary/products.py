@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,24 +68,17 @@ def counts() -> dict[Any, Callable[..., int]]:
     return {} if _linear is None else {_linear: of_linear}
 
 
-def _rate(multiply: Callable[[Tensor, Tensor], object], a: Tensor, b: Tensor) -> float:
-    """GFLOP a second, the best of some turns."""
-    multiply(a, b)
-    best = math.inf
-    for _ in range(20):
-        start = time.perf_counter()
-        multiply(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * len(a) * len(b) * a.shape[1] / best / 1e9
-
-
 def main() -> None:
     """Print the rate of both libraries for the products of 128 embeddings with a block of 2,048 codes."""
+    from torch.utils.benchmark import Timer  # it is slow to import
+
+    libraries = {"oneDNN": product, "torch.matmul": lambda a, b: a @ b.T}
     for length in (128, 384):
         a, b = torch.randn(128, length), torch.randn(2048, length)
-        with torch.inference_mode():
-            onednn, plain = _rate(product, a, b), _rate(lambda a, b: a @ b.T, a, b)
-        sys.stdout.write(f"f = {length}: {onednn:.0f} GFLOP/s, torch.matmul {plain:.0f} GFLOP/s\n")
+        for name, multiply in libraries.items():
+            timer = Timer("multiply(a, b)", globals={"multiply": multiply, "a": a, "b": b})
+            seconds = timer.blocked_autorange(min_run_time=0.5).median
+            sys.stdout.write(f"f = {length}: {name} {2 * len(a) * len(b) * length / seconds / 1e9:.0f} GFLOP/s\n")
 
 
 if __name__ == "__main__":

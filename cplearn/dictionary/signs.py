@@ -24,11 +24,9 @@ def rademacher(codes: int, length: int, generator: torch.Generator) -> Tensor:
 def nearest(embeddings: Tensor, dictionary: Tensor) -> Tensor:
     """Index (n,) of the code with the largest logit, the first of equals, for embeddings (n, f) and codes (c, f)."""
     embeddings = embeddings.detach()
-    n, _ = embeddings.shape
-    best = embeddings.new_full((n,), -math.inf)
-    index = torch.zeros(n, dtype=torch.long, device=embeddings.device)
-    start = 0
-    for block in Blocks(dictionary, n, Scratch(embeddings)):
+    best = embeddings.new_full((len(embeddings),), -math.inf)
+    index, start = torch.zeros_like(best, dtype=torch.long), 0
+    for block in blocks(dictionary, embeddings):
         value, position = product(embeddings, block).max(-1)
         better = value > best
         best, index = torch.where(better, value, best), torch.where(better, position + start, index)
@@ -42,34 +40,13 @@ def block_size(rows: int, device: torch.device) -> int:
     return max(256, budget // rows)
 
 
-class Scratch:
-    """Memory by name that each block uses again.
+def blocks(dictionary: Tensor, rows: Tensor) -> Iterator[Tensor]:
+    """The codes of a dictionary (c, f) as floating-point blocks (b, f) to multiply with embeddings (r, f).
 
-    To allocate it for every block costs a CPU more than some of the arithmetic, since the system clears every page.
+    Each block overwrites the one before it: to allocate memory for every block costs a CPU more than some of the
+    arithmetic, since the system clears every page.
     """
-
-    def __init__(self, like: Tensor) -> None:
-        self.like = like
-        self.buffers: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """A tensor of this shape with the precision and device of `like`; it overwrites the last one of this name."""
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = self.like.new_empty(size)
-        return self.buffers[name][:size].view(shape)
-
-
-class Blocks:
-    """The codes of a dictionary (c, f) as floating-point blocks (b, f), each of which overwrites the one before it.
-
-    `rows` is the number of embeddings that are multiplied with a block, on which its size depends.
-    """
-
-    def __init__(self, dictionary: Tensor, rows: int, scratch: Scratch) -> None:
-        self.dictionary, self.scratch = dictionary, scratch
-        self.size = block_size(rows, dictionary.device)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for signs in self.dictionary.split(self.size):
-            yield self.scratch("codes", *signs.shape).copy_(signs)
+    size = min(block_size(len(rows), rows.device), len(dictionary))
+    buffer = rows.new_empty(size, dictionary.shape[1])
+    for signs in dictionary.split(size):
+        yield buffer[: len(signs)].copy_(signs)

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from cplearn.dictionary import terms
 from cplearn.dictionary.products import product
-from cplearn.dictionary.signs import Blocks, Scratch
+from cplearn.dictionary.signs import blocks
 
 
 class StreamedLoss(torch.autograd.Function):
@@ -68,18 +68,20 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Invariance, prior term, perplexity, and the loss's gradient (V, n, f), named as in the module's docstring."""
     (views, n, f), codes = h.shape, len(dictionary)
-    rows, scratch = h.flatten(0, 1), Scratch(h)
-    blocks = Blocks(dictionary, len(rows), scratch)
-    log_z = _log_normaliser(rows, blocks)
+    rows = h.flatten(0, 1)
+    log_z = _log_normaliser(rows, dictionary)
     together = terms.pairs(views, symmetric)
     counted = views if symmetric else 1
     gamma = beta / (n * len(together))
 
     invariance, prior_term, entropy = h.new_zeros(()), h.new_zeros(()), h.new_zeros(views)
     sums, y = h.new_zeros(2 * len(rows), f), h.new_zeros(views, n, 1)
-    for block in blocks:
+    buffer = h.new_empty(0)
+    for block in blocks(dictionary, rows):
         log_p = product(rows, block).sub_(log_z).view(views, n, -1)
-        both = scratch("p and p * Y", 2, *log_p.shape)
+        # p and p * Y side by side, for one product with the codes; in the same memory for every block.
+        buffer = buffer if buffer.numel() else torch.stack([log_p, log_p])
+        both = buffer[..., : len(block)]
         p, p_y = both
         torch.exp(log_p, out=p)
         log_mean = _log_mean(p, log_p, prior)
@@ -96,9 +98,8 @@ def loss_and_gradient(
             torch.mul(slope, p[a], out=p_y[a])
             if prior == "forward" and a < counted:
                 # p / p̄ by logarithms, which stay finite where the mean p̄ underflows.
-                share = torch.sub(log_p[a], log_mean[a], out=scratch("p / mean", *log_p[a].shape)).exp_()
-                p_y[a].sub_(share, alpha=1 / (codes * n * counted))
-        sums += product(both.view(len(sums), -1), block.T)
+                p_y[a].sub_((log_p[a] - log_mean[a]).exp_(), alpha=1 / (codes * n * counted))
+        sums += product(both.reshape(len(sums), -1), block.T)
         y += p_y.sum(-1, keepdim=True)
 
     m, g = sums.view(2, views, n, f)
@@ -123,11 +124,11 @@ def _prior_part(log_mean: Tensor, prior: str, codes: int) -> Tensor:
     return (log_mean.exp() * (log_mean + math.log(codes))).sum(-1).mean()
 
 
-def _log_normaliser(rows: Tensor, blocks: Blocks) -> Tensor:
-    """log Z (r, 1) of embeddings (r, f)."""
+def _log_normaliser(rows: Tensor, dictionary: Tensor) -> Tensor:
+    """log Z (r, 1) of embeddings (r, f) and codes (c, f)."""
     # In double precision: hundreds of partial sums would lose digits that the loss needs.
     total = torch.full((len(rows), 1), -math.inf, dtype=torch.float64, device=rows.device)
-    for block in blocks:
+    for block in blocks(dictionary, rows):
         logits = product(rows, block)
         largest = logits.amax(-1, keepdim=True)
         part = logits.sub_(largest).exp_().sum(-1, keepdim=True).log_() + largest

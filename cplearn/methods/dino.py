@@ -106,12 +106,10 @@ class Method(base.Method):
 
     def temperature(self, progress: base.Progress) -> float:
         """The teacher's temperature: linear over the epochs of the warm-up, then constant."""
-        first, last, epochs = (
-            self.settings.warmup_teacher_temperature,
-            self.settings.teacher_temperature,
-            self.settings.warmup_epochs,
-        )
-        return first + (last - first) * min(1.0, progress.epoch / max(1, epochs - 1)) if epochs else last
+        first, last = self.settings.warmup_teacher_temperature, self.settings.teacher_temperature
+        if not self.settings.warmup_epochs:
+            return last
+        return first + (last - first) * min(1.0, progress.epoch / max(1, self.settings.warmup_epochs - 1))
 
     def momentum(self, progress: base.Progress) -> float:
         return ema.cosine(self.settings.momentum, progress)

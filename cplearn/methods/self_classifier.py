@@ -71,9 +71,8 @@ class Method(base.Method):
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         row, column = self.settings.row_temperature, self.settings.column_temperature
         logits = self.classifier(heads.each_view(self.embed, batch.features))
-        return cross_entropy(logits, row, column), {
-            "batch_perplexity": perplexity(F.log_softmax(logits.detach() / row, dim=-1))
-        }
+        log_p = F.log_softmax(logits.detach() / row, dim=-1)
+        return cross_entropy(logits, row, column), {"batch_perplexity": perplexity(log_p)}
 
     def embed(self, features: Tensor) -> Tensor:
         return F.normalize(self.projector(features), dim=-1)

@@ -64,15 +64,10 @@ class Method(base.Method):
         self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        weight = self.settings
-        z = heads.each_view(self.projector, batch.features)
-        terms = {"invariance": invariance(z), "variance": variance(z, weight.eps), "covariance": covariance(z)}
-        loss = (
-            weight.invariance * terms["invariance"]
-            + weight.variance * terms["variance"]
-            + weight.covariance * terms["covariance"]
-        )
-        return loss, terms
+        z, weights = heads.each_view(self.projector, batch.features), self.settings
+        agree, vary, correlate = invariance(z), variance(z, weights.eps), covariance(z)
+        loss = weights.invariance * agree + weights.variance * vary + weights.covariance * correlate
+        return loss, {"invariance": agree, "variance": vary, "covariance": correlate}
 
     def embed(self, features: Tensor) -> Tensor:
         return self.projector(features)
