@@ -6,7 +6,7 @@ features are gathered, and every process computes projector and loss on all of t
 
 Gradients: the backward pass of `Ranks.gather` hands every process the gradient of its own features. Those of the
 backbone's parameters are then parts of a sum, and are added up; those of the method are whole everywhere already.
-The backbone's BatchNorm takes its statistics over all processes (`stacked.BatchNorm2d`).
+The backbone's BatchNorm takes its statistics over all processes (`SharedBatchNorm`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cplearn.errors import InputError
@@ -38,11 +39,11 @@ class Ranks:
             raise InputError(
                 f"batch_size {n} cannot be split among {self.size} devices; choose a multiple", "batch_size"
             )
-        own = n // self.size
-        return slice(self.rank * own, (self.rank + 1) * own)
+        share = n // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, features: Tensor) -> Tensor:
-        """(K, V, n / size, F) of this process to (K, V, n, F) of all, in the order of the batch; differentiable."""
+        """Features (V, n / size, F) of this process to (V, n, F) of all, in the order of the batch; differentiable."""
         if self.size == 1:
             return features
         gathered: Tensor = _Gather.apply(features, self)
@@ -80,15 +81,15 @@ class Ranks:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, ranks: Ranks) -> Tensor:
-        ctx.part = slice(ranks.rank * features.shape[2], (ranks.rank + 1) * features.shape[2])
-        own = features.contiguous()
-        parts = [torch.empty_like(own) for _ in range(ranks.size)]
-        dist.all_gather(parts, own)
-        return torch.cat(parts, dim=2)
+        ctx.part = slice(ranks.rank * features.shape[1], (ranks.rank + 1) * features.shape[1])
+        features = features.contiguous()
+        parts = [torch.empty_like(features) for _ in range(ranks.size)]
+        dist.all_gather(parts, features)
+        return torch.cat(parts, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][:, :, ctx.part].contiguous(), None
+        return gradients[0][:, ctx.part].contiguous(), None
 
 
 class _Sum(torch.autograd.Function):
@@ -106,6 +107,55 @@ class _Sum(torch.autograd.Function):
         return total
 
 
+class SharedBatchNorm(nn.Module):
+    """The batch normalisation `norm`, with mean and variance in training over the batches of all processes.
+
+    Those batches are equally large. torch's SyncBatchNorm, which does the same, needs CUDA. Parameters and buffers keep
+    their names; what timm puts into its norm, dropout and an activation, follows.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d, ranks: Ranks) -> None:
+        super().__init__()
+        self.weight, self.bias, self.momentum, self.eps = norm.weight, norm.bias, norm.momentum, norm.eps
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        for name, layer in norm.named_children():
+            self.add_module(name, layer)
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W); returns the same shape."""
+        x = self._train(x) if self.training else self._evaluate(x)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def _train(self, x: Tensor) -> Tensor:
+        axes, shape = (0, 2, 3), (1, -1, 1, 1)
+        wide = x.to(self.weight.dtype)  # under autocast the images may be half precision
+        count = x.numel() // x.shape[1] * self.ranks.size
+        mean = self.ranks.sum(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
+        variance = self.ranks.sum(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+SHAREABLE = {"BatchNorm2d", "BatchNormAct2d"}
+"""Norms that `SharedBatchNorm` can replace; the second is timm's, named only because timm takes seconds to import."""
+
+
 def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
     """Let the layers of a backbone know of the other processes: norms, and stochastic depth, which must draw for all.
 
@@ -113,13 +163,19 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
     """
     if ranks.size == 1:
         return
-    for layer in backbone.modules():
-        join = getattr(layer, "join", None)
-        if callable(join):
-            join(ranks, batch_size)
-        elif {"running_mean", "running_var"} & {name for name, _ in layer.named_buffers(recurse=False)}:
-            raise InputError(
-                f"layers {type(layer).__name__} of the backbone follow the batch of one device and know nothing of "
-                "others; use a backbone without (a vision transformer, for instance) or train on one device",
-                "backbone.model",
-            )
+    for module in list(backbone.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.BatchNorm2d) and _shareable(layer):
+                setattr(module, name, SharedBatchNorm(layer, ranks))
+            elif callable(join := getattr(layer, "join", None)):
+                join(ranks, batch_size)
+            elif {"running_mean", "running_var"} & {buffer for buffer, _ in layer.named_buffers(recurse=False)}:
+                raise InputError(
+                    f"layers {type(layer).__name__} of the backbone follow the batch of one device and know nothing of "
+                    "others; use a backbone without (a vision transformer, for instance) or train on one device",
+                    "backbone.model",
+                )
+
+
+def _shareable(norm: nn.BatchNorm2d) -> bool:
+    return type(norm).__name__ in SHAREABLE and norm.track_running_stats and norm.affine and norm.momentum is not None

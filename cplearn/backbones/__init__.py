@@ -1,6 +1,7 @@
-"""Backbones: stacks of K networks from images to features.
+"""Backbones: networks from normalised images (N, C, H, W) to features (N, F), where F is their attribute `features`.
 
-All map normalised images to features (K, N, F) and have the attributes `members` (K) and `features` (F).
+`build` makes one with its initial weights, `check` says whether it exists for images of a size, and `drop_from` hands
+stochastic depth its draws. Nothing here knows a method, a loss or an optimiser.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from cplearn.backbones import resnet
+from cplearn.backbones import external, resnet
 from cplearn.backbones.external import TimmModel, drop_from
-from cplearn.backbones.external import check as check_timm
-from cplearn.config import groups as config
+from cplearn.backbones.initialisation import initialise
+from cplearn.config.groups import BackboneSettings
 from cplearn.errors import InputError
 
 __all__ = ["Backbone", "build", "check", "drop_from"]
@@ -20,29 +21,24 @@ __all__ = ["Backbone", "build", "check", "drop_from"]
 Backbone = resnet.ResNet | resnet.Pixels | TimmModel
 
 
-def build(
-    settings: config.BackboneSettings,
-    members: int,
-    channels: int,
-    image_size: int,
-    generators: Sequence[torch.Generator] = (),
-) -> Backbone:
-    """K backbones for square images.
+def build(settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> Backbone:
+    """A backbone for square images, its weights drawn from `generator`. Raises InputError like `check`.
 
-    Weights are left for `stacked.initialise` to draw, but for those of a timm model, which come from the one generator
-    of `generators`. Raises InputError like `check`.
+    >>> network = build(BackboneSettings(name="resnet8-slim", width=4), 3, 32, torch.Generator().manual_seed(0))
+    >>> network(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 16])
     """
     if settings.name == "pixels":
-        return resnet.Pixels(members, channels * image_size**2)
+        return resnet.Pixels(channels * image_size**2)
     if settings.name == "timm":
-        if members != 1 or len(generators) != 1:
-            raise ValueError(f"a timm model has one member and one generator, not {members} and {len(generators)}")
-        return TimmModel(settings, channels, image_size, generators[0])
-    return resnet.build(settings, members, channels)
+        return TimmModel(settings, channels, image_size, generator)
+    network = resnet.build(settings, channels)
+    initialise(network, generator)
+    return network
 
 
 def check(
-    settings: config.BackboneSettings,
+    settings: BackboneSettings,
     channels: int,
     image_size: int,
     crops: Sequence[int] = (),
@@ -54,7 +50,7 @@ def check(
     `crops` are further sizes that the same network must take; `shared` says that several processes are to train it.
     """
     if settings.name == "timm":
-        check_timm(settings, channels, image_size, tuple(crops), shared)
+        external.check(settings, channels, image_size, tuple(crops), shared)
     elif settings.name != "pixels" and min([image_size, *crops]) < resnet.smallest_image(settings):
         raise InputError(
             f"images of {min([image_size, *crops])} pixels are too small for backbone {settings.name}, which needs "

@@ -1,4 +1,4 @@
-"""Any model of timm as a backbone, by name. It runs alone: its layers know nothing of members, so K is 1."""
+"""Any model of timm as a backbone, by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cplearn import stacked
-from cplearn.config import groups as config
+from cplearn.config.groups import BackboneSettings
 from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 
@@ -48,61 +47,28 @@ class DropPath(nn.Module):
         return x * (mask.div_(keep) if self.rescale else mask)
 
 
-class BatchNorm(nn.Module):
-    """A batch normalisation of timm or torch that can be shared by several processes.
-
-    It has the parameters and buffers of `norm` by the same names, and what timm lets follow within it: dropout and an
-    activation.
-    """
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.weight, self.bias, self.momentum, self.eps = norm.weight, norm.bias, norm.momentum, norm.eps
-        for name, buffer in norm.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
-        for name, layer in norm.named_children():
-            self.add_module(name, layer)
-        self.ranks = Ranks()
-
-    def join(self, ranks: Ranks, batch_size: int) -> None:
-        """Take the statistics of training over the batches of all `ranks`."""
-        self.ranks = ranks
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W); returns the same shape."""
-        if self.training:
-            self.get_buffer("num_batches_tracked").add_(1)
-        x = stacked.batch_norm(x, self, self.ranks)
-        for layer in self.children():
-            x = layer(x)
-        return x
-
-
 class TimmModel(nn.Module):
-    """A timm model without its classifier: (N, C, H, W) to pooled features (1, N, F).
+    """A timm model without its classifier: (N, C, H, W) to pooled features (N, F).
 
     Its initial weights come from `generator` alone. Vision transformers interpolate their position embedding, so that
     smaller crops than `image_size` are accepted. Raises InputError if timm refuses the settings.
     """
 
-    def __init__(
-        self, settings: config.BackboneSettings, channels: int, image_size: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> None:
         super().__init__()
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         # timm draws from torch's global generator, whose state is put back; on the CPU, where the model is made.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network: Any = _create(settings, channels, image_size)
-        _own_layers(network)
+        _replace_drop_path(network)
         self.network: nn.Module = network
-        self.members = 1
         # Where the pooled features pass through a further layer, these differ in number from `num_features`.
         self.features: int = getattr(network, "head_hidden_size", None) or network.num_features
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.network(x)
-        return features.unsqueeze(0)
+        return features
 
 
 def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
@@ -118,7 +84,7 @@ def _timm() -> Any:
     return timm
 
 
-def _create(settings: config.BackboneSettings, channels: int, image_size: int) -> nn.Module:
+def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Module:
     library, name = _timm(), settings.model
     if name not in library.list_models():
         near = difflib.get_close_matches(str(name), library.list_models(), 1)
@@ -144,26 +110,18 @@ def _create(settings: config.BackboneSettings, channels: int, image_size: int) -
     raise _refusal(settings, image_size, refused) from refused
 
 
-def _own_layers(network: nn.Module) -> None:
-    """Replace timm's stochastic depth, which draws from the global generator, by ours, and norms over the batch by such
-    as know of other processes. Other kinds of norms stay, and cannot be shared."""
-    layers = _timm().layers
+def _replace_drop_path(network: nn.Module) -> None:
+    """Replace timm's stochastic depth, which draws from the global generator, by ours."""
+    timms = _timm().layers.DropPath
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, layers.DropPath):
+            if isinstance(child, timms):
                 setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
-            elif isinstance(child, nn.BatchNorm2d) and _is_usual(child):
-                setattr(module, name, BatchNorm(child))
-
-
-def _is_usual(norm: nn.BatchNorm2d) -> bool:
-    known = type(norm) in (nn.BatchNorm2d, _timm().layers.BatchNormAct2d)
-    return known and norm.track_running_stats and norm.affine and norm.momentum is not None
 
 
 @functools.cache
 def check(
-    settings: config.BackboneSettings, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
+    settings: BackboneSettings, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
 ) -> None:
     """Raise InputError unless timm has the model and it works, forward and backward, on images and crops; and, if it is
     to be `shared`, in several processes."""
@@ -185,7 +143,7 @@ def check(
         synchronise(backbone, Ranks(0, 2), 2)
 
 
-def _refusal(settings: config.BackboneSettings, image_size: int, error: Exception) -> InputError:
+def _refusal(settings: BackboneSettings, image_size: int, error: Exception) -> InputError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return InputError(
         f"backbone.model {settings.model} cannot take images of {image_size} pixels with these settings ({reason})",

@@ -10,10 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from cplearn.errors import InputError
 
 
-class PerMember:
-    """Marks a number in which the members of one pack may differ; all other settings they must share."""
-
-
 def _whole(value: object) -> object:
     # `1e2` is a float in YAML; as a count it is as good as 100.
     return int(value) if isinstance(value, float) and value.is_integer() else value

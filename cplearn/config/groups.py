@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cplearn.config.base import PerMember, Settings, Whole, listed, refuse_without_effect
+from cplearn.config.base import Settings, Whole, listed, refuse_without_effect
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 
@@ -35,16 +35,11 @@ class BackboneSettings(Settings):
     )
     model: str | None = Field(
         None,
-        description="Name of a timm model, vit_small_patch16_224 for instance; never part of a pack.",
+        description="Name of a timm model, vit_small_patch16_224 for instance.",
     )
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="Stochastic depth of a timm model (published for ViT-S: 0.1)."
     )
-
-    @property
-    def stackable(self) -> bool:
-        """Whether several trials can be trained as one model; the layers of timm know no members."""
-        return self.name != "timm"
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +75,7 @@ class AugmentSettings(Settings):
         description="Named list of transforms: digits, paper, paper-noflip, solo-cifar, imagenet or none; the default "
         "depends on the data set.",
     )
-    strength: Annotated[float, PerMember()] = Field(
+    strength: float = Field(
         1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
     )
     local_views: Whole = Field(
@@ -122,29 +117,34 @@ class OptimizerSettings(Settings):
         description="adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
         "for every layer.",
     )
-    lr: Annotated[float, PerMember()] = Field(1e-3, gt=0, description="Peak learning rate.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     scale_lr: bool = Field(False, description="Multiply the peak learning rate by batch_size / 256.")
-    lr_end: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
-    weight_decay: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Weight decay of weights, not of norms.")
-    weight_decay_end: Annotated[float | None, PerMember()] = Field(
+    lr_end: float = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of weights; of norms if decay_norms is set.")
+    weight_decay_end: float | None = Field(
         None, ge=0, description="Weight decay at the end, reached on a cosine (DINO: 0.04 to 0.4); by default constant."
     )
-    clip: Annotated[float | None, PerMember()] = Field(
+    clip: float | None = Field(
         None, gt=0, description="Largest norm of the gradient of all weights together (ViT recipe: 3); default: any."
     )
-    momentum: Annotated[float, PerMember()] = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
-    eta: Annotated[float, PerMember()] = Field(0.02, gt=0, description="Trust coefficient of lars.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
+    eta: float = Field(0.02, gt=0, description="Trust coefficient of lars.")
+    trust_clip: bool = Field(
+        True, description="Never let lars step further than sgd would; false: as You et al. (2017) published it."
+    )
+    decay_norms: bool = Field(
+        False, description="Weight decay, and lars' own step size, for norms and biases too; published GEDI: true."
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="Learning rate after the warm-up: constant or cosine."
     )
-    warmup_epochs: Annotated[float, PerMember()] = Field(0.0, ge=0, description="Epochs of linear warm-up.")
-    warmup_lr: Annotated[float, PerMember()] = Field(
-        3e-5, ge=0, description="Learning rate at the start of the warm-up."
-    )
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
+    warmup_lr: float = Field(3e-5, ge=0, description="Learning rate at the start of the warm-up.")
 
     @model_validator(mode="after")
     def _check_parts(self) -> OptimizerSettings:
-        refuse_without_effect(self, self.name, "optimizer", {"momentum": ["sgd", "lars"], "eta": ["lars"]})
+        owners = {"momentum": ["sgd", "lars"], "eta": ["lars"], "trust_clip": ["lars"]}
+        refuse_without_effect(self, self.name, "optimizer", owners)
         if self.schedule == "constant" and self.lr_end:
             raise InputError("optimizer.lr_end needs optimizer.schedule cosine", key="optimizer.lr_end")
         return self
@@ -176,7 +176,7 @@ class EvaluationSettings(Settings):
         [], description="Other data sets on which the features are probed too: transfer/<name>/accuracy."
     )
     online_probe: bool = Field(False, description="Train a linear classifier beside the backbone: train/online_....")
-    online_lr: Annotated[float, PerMember()] = Field(0.1, gt=0, description="Peak learning rate of the online probe.")
+    online_lr: float = Field(0.1, gt=0, description="Peak learning rate of the online probe.")
     kept_images: Whole = Field(
         2000, ge=0, description="Most test images whose features and embeddings are kept for figures."
     )

@@ -1,6 +1,6 @@
 """What defines one trial: every setting that can change its numbers, with a type, a default and a sentence.
 
-Settings that only say *where* a trial runs (device, workers, packing) live with the runner: they must not enter a
+Settings that only say *where* a trial runs (device, workers) live with the runner: they must not enter a
 trial's identity. `TrialSettings.canonical` is the plain dict from which that identity is computed.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_origin
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from cplearn import methods
-from cplearn.config.base import MethodSettings, PerMember, Settings, Whole
+from cplearn.config.base import MethodSettings, Settings, Whole
 from cplearn.config.explain import explain
 from cplearn.config.groups import (
     NEED_TRAINING,
@@ -26,7 +26,7 @@ from cplearn.config.groups import (
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 
-NUMERICS = 3
+NUMERICS = 4
 """Version of the training numerics, a part of every trial's identity. Raise it when a change makes equal settings give
 other numbers, a changed default included; finished trials of an older version are then no longer reused."""
 
@@ -65,9 +65,7 @@ class TrialSettings(Settings):
         description="float64 is for verification; bfloat16 and float16 are autocast on float32 weights, float16 with "
         "a scaled loss.",
     )
-    seed: Annotated[Whole, PerMember()] = Field(
-        0, ge=0, lt=2**32, description="Seed of every random draw of the trial."
-    )
+    seed: Whole = Field(0, ge=0, lt=2**32, description="Seed of every random draw of the trial.")
     common_random_numbers: bool = Field(
         True,
         description="Trials of one seed share batches, views, initial weights and dictionary: they compare pairwise.",
@@ -166,35 +164,11 @@ class TrialSettings(Settings):
             "test_images": self.test_images,
         }
 
-    @property
-    def stackable(self) -> bool:
-        """Whether trials like this one can share a pack at all."""
-        return self.backbone.stackable
-
-    def pack_signature(self) -> dict[str, Any]:
-        """The dotted settings that trials must share to be trained as one pack."""
-        free = set(per_member_keys(self))
-        return {key: value for key, value in self.flat().items() if key not in free}
-
 
 @functools.lru_cache(maxsize=64)
 def _defaults(dataset: str, method: str) -> Mapping[str, Any]:
     """The dotted default settings; asked for once a trial, and so cached."""
     return TrialSettings.read({"dataset": dataset, "method": method}).flat()
-
-
-def per_member_keys(trial: TrialSettings) -> list[str]:
-    """The dotted keys in which the members of a pack may differ."""
-
-    def walk(settings: BaseModel, prefix: str) -> Iterator[str]:
-        for name, field in type(settings).model_fields.items():
-            value = getattr(settings, name)
-            if isinstance(value, BaseModel):
-                yield from walk(value, f"{prefix}{name}.")
-            elif any(isinstance(mark, PerMember) for mark in field.metadata):
-                yield prefix + name
-
-    return list(walk(trial, ""))
 
 
 def known_keys(method: str | None = None) -> dict[str, str]:

@@ -1,17 +1,16 @@
 """The training of one trial: its loop, its optimiser and schedules, and the online probe.
 
-Nothing here knows Ray, MLflow or a sweep.
+Import from here what the list below names. Nothing here knows Ray, MLflow or a sweep.
 """
 
 from cplearn.training.loop import (
-    Footprint,
     Outcome,
-    Pack,
+    TrialTraining,
     check,
     check_evaluation,
-    footprint,
+    operations,
     train,
     training_split,
 )
 
-__all__ = ["Footprint", "Outcome", "Pack", "check", "check_evaluation", "footprint", "train", "training_split"]
+__all__ = ["Outcome", "TrialTraining", "check", "check_evaluation", "operations", "train", "training_split"]

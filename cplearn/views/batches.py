@@ -1,20 +1,85 @@
-"""Batches of training images on the device that augments them: from memory, or decoded ahead from their files."""
+"""Batches of training images on the device that augments them, from memory or decoded ahead from their files; and the
+views that a trial is trained on."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cplearn import augment, streams
+from cplearn.config.trial import TrialSettings
+from cplearn.data import Split
 from cplearn.data.image_files import Crops, ImageFiles
 from cplearn.distributed import Ranks
 
-Draw = tuple[int, float]
-"""A random stream and the strength at which its crops are drawn."""
-Rows = Sequence[Sequence[Tensor]]
-"""Of each batch the rows (n,) of each of D draws."""
+Views = list[Tensor]
+"""The views of a batch in [0, 1], one tensor (V*n, C, H, W) an image size: the global views, then the local crops."""
+
+VALUES_AHEAD = 2**15
+"""Values of images whose views are made in one go: for small images, calls cost less one after the other than with a
+training step in between, whose data drives theirs out of the caches."""
+
+
+class TrainingViews:
+    """The augmented batches of a trial, made on the device that trains it.
+
+    Order, views and local crops are drawn from streams of their own, so that one leaves the draws of the others alone.
+    Of several processes, each makes the views of its part of every batch from the draws of the whole batch.
+    """
+
+    def __init__(
+        self,
+        trial: TrialSettings,
+        split: Split,
+        device: torch.device,
+        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+    ) -> None:
+        self.batch_size, self.n_images, self.device = trial.batch_size, len(split.images), device
+        self.dtype = torch.float64 if trial.precision == "float64" else torch.float32
+        self.stream, self.strength = streams.stream(trial), trial.augment.strength
+        self.part = ranks.part(trial.batch_size) if trial.method.trains else slice(None)
+        recipes = {"views": augment.recipe(trial.augment.recipe)}
+        if trial.augment.local_views:
+            size = local_size(trial, split.images.shape[-1])
+            scale = (trial.augment.local_scale_min, trial.augment.local_scale_max)
+            recipes["local"] = augment.local_crops(recipes["views"], trial.augment.local_views, size, scale)
+        self.source = source(split.images, recipes, device, self.stream, self.strength, ranks)
+        self.labels = split.labels.to(self.source.rows_on)
+        self.batches_ahead = max(1, VALUES_AHEAD // (trial.batch_size * math.prod(split.images.shape[1:])))
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Views, Tensor]]:
+        """Views of this process and labels (n,) of all processes, for each batch of an epoch."""
+        batches = self._batches(epoch)
+        while made := list(itertools.islice(batches, self.batches_ahead)):
+            yield from made
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Views, Tensor]]:
+        order = torch.randperm(self.n_images, generator=streams.generator(self.stream, "order", epoch))
+        n_batches = self.n_images // self.batch_size
+        rows = order[: n_batches * self.batch_size].to(self.source.rows_on).split(self.batch_size)
+        generators = {name: self._generator(name, epoch) for name in self.source.recipes}
+        batches = self.source.batches([batch[self.part] for batch in rows], epoch)
+        for batch, images in zip(rows, batches, strict=True):
+            views = [
+                self._augment(recipe, images[name], generators[name]) for name, recipe in self.source.recipes.items()
+            ]
+            yield views, self.labels[batch].to(self.device)
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return streams.generator(self.stream, purpose, epoch, self.device)
+
+    def _augment(self, recipe: augment.Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
+        draws = recipe.sample(self.batch_size, images.shape[-1], generator, self.strength).rows(self.part)
+        return recipe.apply(images, draws, dtype=self.dtype).flatten(0, 1)
+
+
+def local_size(trial: TrialSettings, image_size: int) -> int:
+    """Side in pixels of a trial's local crops."""
+    return trial.augment.local_size or image_size // 2
 
 
 class Memory:
@@ -26,10 +91,10 @@ class Memory:
     def __init__(self, images: Tensor, recipes: Mapping[str, augment.Recipe], device: torch.device) -> None:
         self.images, self.recipes, self.rows_on = images.to(device), dict(recipes), device
 
-    def batches(self, rows: Rows, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` the images (D*n, C, H, W) uint8 that each recipe starts from."""
-        for chosen in rows:
-            yield dict.fromkeys(self.recipes, torch.cat([self.images[own] for own in chosen]))
+    def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
+        """For each batch of `rows` (n,) the images (n, C, H, W) uint8 that each recipe starts from."""
+        for batch in rows:
+            yield dict.fromkeys(self.recipes, self.images[batch])
 
 
 class Files:
@@ -48,24 +113,23 @@ class Files:
         images: ImageFiles,
         recipes: Mapping[str, augment.Recipe],
         device: torch.device,
-        draws: Sequence[Draw],
+        stream: int,
+        strength: float,
         ranks: Ranks,
     ) -> None:
-        self.images, self.device, self.draws, self.ranks = images, device, draws, ranks
+        self.images, self.device, self.ranks = images, device, ranks
+        self.stream, self.strength = stream, strength
         self.crops = {name: recipe.crops for name, recipe in recipes.items()}
         self.recipes = {name: recipe.after_crops() for name, recipe in recipes.items()}
 
-    def batches(self, rows: Rows, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` what each recipe starts from.
+    def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
+        """For each batch of `rows` (n,) what each recipe starts from.
 
-        That is (D*n, C, H, W) uint8, or (V, D*n, C, H, W) where its V views are crops. Raises InputError if a file
-        cannot be read.
+        That is (n, C, H, W) uint8, or (V, n, C, H, W) where its V views are crops. Raises InputError if a file cannot
+        be read.
         """
-        generators = {
-            name: [streams.generator(stream, f"crops of {name}", epoch) for stream, _ in self.draws]
-            for name in self.crops
-        }
-        requests = ((torch.cat(list(chosen)), self._draw(chosen, generators)) for chosen in rows)
+        generators = {name: streams.generator(self.stream, f"crops of {name}", epoch) for name in self.crops}
+        requests = ((batch, self._crops_of(batch, generators)) for batch in rows)
         for crops in self.images.decoded(requests, pin=self.device.type == "cuda"):
             on_device = iter([crop.to(self.device, non_blocking=True) for crop in crops])
             yield {
@@ -73,37 +137,32 @@ class Files:
                 for name, views in self.crops.items()
             }
 
-    def _draw(self, rows: Sequence[Tensor], generators: Mapping[str, list[torch.Generator]]) -> list[Crops]:
+    def _crops_of(self, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
         """The crops of every view of every recipe, in order."""
-        found: list[Crops] = []
+        crops: list[Crops] = []
         for name, views in self.crops.items():
-            drawn = [self._draw_view(crop, rows, generators[name]) for crop in views]
-            found += drawn or [self.images.centre(torch.cat(list(rows)))]
-        return found
+            crops += [self._draw(crop, rows, generators[name]) for crop in views] or [self.images.centre(rows)]
+        return crops
 
-    def _draw_view(
-        self, crop: augment.RandomResizedCrop, rows: Sequence[Tensor], generators: Sequence[torch.Generator]
-    ) -> Crops:
-        size, boxes = self.images.size, []
-        for own, generator, (_, strength) in zip(rows, generators, self.draws, strict=True):
-            # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
-            whole = len(own) * self.ranks.size
-            uniform = torch.rand(whole, crop.draws(size), generator=generator)[self.ranks.part(whole)]
-            boxes.append(crop.boxes(uniform, torch.full((len(own),), strength), self.images.extents[own]))
-        return Crops(torch.cat(boxes), crop.side(size))
+    def _draw(self, crop: augment.RandomResizedCrop, rows: Tensor, generator: torch.Generator) -> Crops:
+        size, whole = self.images.size, len(rows) * self.ranks.size
+        # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
+        uniform = torch.rand(whole, crop.draws(size), generator=generator)[self.ranks.part(whole)]
+        return Crops(crop.boxes(uniform, self.strength, self.images.extents[rows]), crop.side(size))
 
 
 def source(
     images: Tensor | ImageFiles,
     recipes: Mapping[str, augment.Recipe],
     device: torch.device,
-    draws: Sequence[Draw],
+    stream: int,
+    strength: float = 1.0,
     ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
 ) -> Memory | Files:
-    """Where the batches of a pack come from; D `draws` are told apart, by their place in each batch.
+    """Where batches of `images` come from; `stream` and `strength` are those of crops that are cut from files.
 
     Rows are those of this process alone, of batches that are equally large on all `ranks`.
     """
     if isinstance(images, ImageFiles):
-        return Files(images, recipes, device, draws, ranks)
+        return Files(images, recipes, device, stream, strength, ranks)
     return Memory(images, recipes, device)
