@@ -57,7 +57,7 @@ def _lars(settings: OptimizerSettings, groups: list[dict[str, Any]]) -> Optimize
 class Schedule(LambdaLR):
     """The learning rate and the weight decay of every update, as functions of the number of updates made before it.
 
-    The rate rises linearly from `warmup_lr` to the peak in the w updates of the first `warmup_epochs` epochs. Then it is
+    The rate rises linearly from `warmup_lr` to the peak in the first w updates, those of `warmup_epochs`. Then it is
     constant, or follows a cosine,
 
         rate(s) = lr_end + (peak - lr_end) (1 + cos(π (s - w) / (S - w))) / 2
