@@ -20,12 +20,10 @@ from benchmarks import (
     gpu,
     growth,
     machine,
-    packs,
     render,
     report,
     step,
     sweep,
-    widths,
 )
 from benchmarks.measure import Part
 from cplearn.errors import InputError
@@ -35,8 +33,6 @@ PARTS: dict[str, Callable[[bool], Part]] = {
     "augment": augmentation.run,
     "dictionary": dictionary.run,
     "first-metric": first_metric.run,
-    "packs": packs.run,
-    "widths": widths.run,
     "growth": growth.run,
     "report": report.run,
     "gpu": gpu.run,

@@ -53,7 +53,7 @@ def trials_of(label: str, sizes: list[int], repeats: int, quick: bool) -> Growth
             settings["epochs"] = size
         else:
             settings["method"] = {"codes": size}
-        call = partial(training.train, [TrialSettings.read(settings)], _first(whole, images))
+        call = partial(training.train, TrialSettings.read(settings), _first(whole, images))
         sides[str(size)] = partial(seconds, call)
     next(iter(sides.values()))()  # Warms up.
     return Growth(label, sizes, list(alternate(sides, repeats).values()))
@@ -80,7 +80,7 @@ def _commands(counts: list[int], repeats: int, quick: bool) -> list[list[float]]
     def command(count: int) -> float:
         with workplace() as place:
             (place.folder / "growth.yaml").write_text(yaml.safe_dump(description))
-            alone = ["--packing", "off", "--gpus-per-trial", "0"]
+            alone = ["--gpus-per-trial", "0"]
             narrow = ["--set", "backbone.width=4"] if quick else []
             return place.seconds("sweep", "growth.yaml", "--seeds", str(count), *alone, *narrow)
 

@@ -65,11 +65,11 @@ def _write(tracker: Tracker, plan: Plan) -> float:
     """Seconds that the runs took, without making the store and the training."""
     epochs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        (outcome,) = training.train(
-            [plan.jobs[0].trial],
+        outcome = training.train(
+            plan.jobs[0].trial,
             data.load("digits"),
-            log=lambda member, epoch, metrics: epochs.append(metrics),
-            save_to=[Path(scratch)],
+            log=lambda metrics, epoch: epochs.append(metrics),
+            save_to=Path(scratch),
         )
         files = {"diagnostics.json": Path(scratch, "diagnostics.json").read_bytes()}
     start = time.perf_counter()

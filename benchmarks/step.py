@@ -13,22 +13,22 @@ from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.dictionary.products import product
 from cplearn.methods.base import Batch, Progress
-from cplearn.training import Pack, footprint
+from cplearn.training import TrialTraining, operations
 from runner.machine.environment import in_worker
 
 GOAL = Goal("at least", 0.95)
 
 
 def run(quick: bool) -> Part:
-    """Images a second of `Pack.train_epoch` over those of the bare step."""
+    """Images a second of `TrialTraining.train_epoch` over those of the bare step."""
     return Part(
         "Training from end to end over the bare step",
-        "Images a second of one process. End to end: an epoch of `Pack.train_epoch` (order, augmentation, step, "
-        "learning rates, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
+        "Images a second of one process. End to end: an epoch of `TrialTraining.train_epoch` (order, augmentation, "
+        "step, schedules, logging). Bare: as many times forward, loss, backward and optimiser on one batch that was "
         "augmented and normalised beforehand. The same model (ResNet-8 slim, c = 2,048, batch 64) does both in "
         "turn, on one thread, or on the GPU if there is one. 32x32: random images. Arithmetic: the operations of the "
-        "bare step, as torch counts them, beside those of a float32 product of two 1,024 x 1,024 "
-        "matrices (`cplearn.dictionary.products`). Near 1, the step cannot be made faster on this device.",
+        "bare step as torch counts them, beside those of a float32 product of two 1,024 x 1,024 matrices "
+        "(`cplearn.dictionary.products`). Near 1, the step cannot be made faster on this device.",
         in_worker(compare, 2 if quick else 7, 256 if quick else 640),
     )
 
@@ -45,46 +45,46 @@ def compare(repeats: int, images: int) -> list[Pair]:
     rows = []
     for settings, dataset in cases:
         trial = TrialSettings.read({**settings, "epochs": repeats + 1, "method": {"codes": 2048}})
-        pack = Pack([trial], dataset, device)
-        numbers = alternate(_sides(pack), repeats + 1)
+        numbers = alternate(_sides(TrialTraining(trial, dataset, device)), repeats + 1)
         label = f"{dataset.name}, recipe {trial.augment.recipe}, {device}"
         # The first turn warms up.
         whole, bare, reference = (values[1:] for values in numbers.values())
         rows.append(Pair(label, "images/s", ("end to end", "bare step"), whole, bare, GOAL))
-        operations = footprint(trial, dataset).operations
-        rates = [images * operations / trial.batch_size / 1e9 for images in bare]
+        work = operations(trial, dataset) / trial.batch_size
+        rates = [images * work / 1e9 for images in bare]
         rows.append(Pair(f"{label}: arithmetic", "GFLOP/s", ("bare step", "matrix product"), rates, reference))
     return rows
 
 
-def _sides(pack: Pack) -> dict[str, Callable[[], float]]:
-    trial, model = pack.trials[0], pack.model
-    generator = torch.Generator(pack.device).manual_seed(0)
-    batch = pack.dataset.train.images[: trial.batch_size].to(pack.device)
+def _sides(training: TrialTraining) -> dict[str, Callable[[], float]]:
+    trial, model = training.trial, training.model
+    generator = torch.Generator(training.device).manual_seed(0)
+    batch = training.dataset.train.images[: trial.batch_size].to(training.device)
     images = model.prepare(augment.recipe(trial.augment.recipe)(batch, generator).flatten(0, 1))
-    labels = pack.dataset.train.labels[None, : trial.batch_size].to(pack.device)
-    rate, progress = pack.rates[0], Progress(0, pack.steps_per_epoch, pack.epochs)
-    trained = pack.steps_per_epoch * trial.batch_size
+    labels = training.dataset.train.labels[: trial.batch_size].to(training.device)
+    progress = Progress(0, training.steps_per_epoch, training.epochs)
+    trained = training.steps_per_epoch * trial.batch_size
 
     def end_to_end() -> float:
-        return trained / seconds(pack.train_epoch)
+        return trained / seconds(training.train_epoch)
 
     def steps() -> None:
         model.train()
-        for _ in range(pack.steps_per_epoch):
-            features = model.backbone(images).unflatten(1, (-1, trial.batch_size))
+        for _ in range(training.steps_per_epoch):
+            features = model.backbone(images).unflatten(0, (-1, trial.batch_size))
             loss, _ = model.method(Batch(features, labels, progress))
-            loss.sum().backward()
-            pack.optimizer.step(rate)
-        loss.tolist()  # Waits for a GPU.
+            loss.backward()
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+        loss.item()  # Waits for a GPU.
 
-    matrix = torch.ones(1, 1024, 1024, device=pack.device)
+    matrix = torch.ones(1024, 1024, device=training.device)
 
     def products(times: int = 20) -> float:
         def multiply() -> None:
             for _ in range(times):
                 result = product(matrix, matrix)
-            result[0, 0, 0].item()  # Waits for a GPU.
+            result[0, 0].item()  # Waits for a GPU.
 
         return times * 2 * 1024**3 / seconds(multiply) / 1e9
 

@@ -62,7 +62,7 @@ def run(quick: bool) -> Part:
     return Part(
         f"A sweep of {trials:,} trivial trials",
         f"The whole command `cplearn sweep` on {slots} slots of one CPU: untrained ResNet-8 slim on the digits, which "
-        "is only evaluated, one seed a trial, no packs, MLflow in a SQLite file. Seconds a trial are wall-clock time "
+        "is only evaluated, one seed a trial, MLflow in a SQLite file. Seconds a trial are wall-clock time "
         "between the first and the last trial that the driver reports; beyond the training is what is left of them "
         "after the seconds of one trial alone in one process, divided by the slots. Memory is the driver's resident "
         "set. The store of the plan holds copies of a finished run under the keys of the sweep's trials.",
@@ -87,15 +87,15 @@ def trial_seconds(repeats: int) -> list[float]:
     """Seconds of a trial in this process, after one that warms up."""
     torch.set_num_threads(1)
     digits, trial = data.load("digits"), TrialSettings.read(SETTINGS)
-    training.train([trial], digits)
-    return [seconds(lambda: training.train([trial], digits)) for _ in range(repeats)]
+    training.train(trial, digits)
+    return [seconds(lambda: training.train(trial, digits)) for _ in range(repeats)]
 
 
 def watch(place: Workplace, trials: int) -> list[Sample]:
     """Run a sweep `bench` of so many seeds and look at it until it ends; raises CommandFailed."""
     (place.folder / "bench.yaml").write_text(yaml.safe_dump({"sweep": "bench", "settings": SETTINGS, "seeds": trials}))
     samples: list[Sample] = []
-    with place.started("sweep", "bench.yaml", "--packing", "off", "--gpus-per-trial", "0") as process:
+    with place.started("sweep", "bench.yaml", "--gpus-per-trial", "0") as process:
         with (place.folder / "output").open(errors="replace") as output:
             done, rest = 0, ""
             while process.poll() is None:

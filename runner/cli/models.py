@@ -34,12 +34,11 @@ def train(
             check_folder("--save", save)
         data = cplearn.data.load(**trial.data_request(), root=data_root)
 
-        def log(member: int, epoch: int, metrics: dict[str, float]) -> None:
+        def log(metrics: dict[str, float], epoch: int) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
             out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
 
-        saved = [save] if save else None
-        outcome = training.train([trial], data, device=device, log=log, save_to=saved, data_root=data_root)[0]
+        outcome = training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root)
         print_metrics(outcome.metrics)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
@@ -67,14 +66,14 @@ def import_solo(
         name = dataset or found.dataset
         if name is None:
             raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
-        pack = solo.restore(found, cplearn.data.load(name, data_root), usable_device(device, cpus))
-        outcome = pack.evaluate()[0]
+        trained = solo.restore(found, cplearn.data.load(name, data_root), usable_device(device, cpus))
+        outcome = trained.evaluate()
         print_metrics(outcome.metrics)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
             raise typer.Exit(FAILED)
         if save:
-            pack.model.save_member(0, save)
+            trained.model.save(save)
             out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
 
 
@@ -100,12 +99,12 @@ def evaluate(
         if other := next((key for key in overrides if not key.startswith("evaluation.")), None):
             raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
         model = model.with_evaluation(nested(overrides).get("evaluation", {}))
-        (trial,) = model.trials
+        trial = model.trial
         size = model.images["image_size"] if (dataset or trial.dataset).startswith("folder:") else None
         data = cplearn.data.load(dataset or trial.dataset, data_root, size)
         training.check_evaluation(trial, data)
         transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
-        (outcome,) = protocol.run(model.to(usable_device(device, cpus)), data, transfer)
+        outcome = protocol.run(model.to(usable_device(device, cpus)), data, transfer)
         if outcome.failure:
             err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
             raise typer.Exit(FAILED)

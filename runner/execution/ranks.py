@@ -16,8 +16,8 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cplearn.distributed import Ranks
+from cplearn.training import TrialTraining
 from runner.execution.contract import TrialRequest
-from runner.execution.lone import LoneTrial
 
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
 """How long a process waits for another one in a step. A process that fails is noticed at once (see `Team`); this limit
@@ -29,7 +29,7 @@ JOINING = datetime.timedelta(minutes=5)
 GRACE = 5.0
 """Seconds in which the cause of a failure may show, after the first process has failed for want of another."""
 
-Build = Callable[[TrialRequest, str, Ranks], LoneTrial]
+Build = Callable[[TrialRequest, str, Ranks], TrialTraining]
 """Makes the training that a request asks for, on a device (`trainable.build`)."""
 
 T = TypeVar("T")

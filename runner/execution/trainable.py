@@ -19,13 +19,13 @@ from runner.machine import hardware
 
 if TYPE_CHECKING:
     from cplearn.distributed import Ranks
-    from runner.execution.lone import LoneTrial
+    from cplearn.training import TrialTraining
     from runner.execution.ranks import Team
 
 T = TypeVar("T")
 
 
-def build(request: TrialRequest, device: str, ranks: Ranks) -> LoneTrial:
+def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
     """The training that a request asks for, or the part of it that one of several processes has.
 
     Raises Unfit where this node has not the driver's code, libraries or data.
@@ -35,7 +35,7 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> LoneTrial:
     from cplearn.config.trial import TrialSettings
     from cplearn.errors import InputError
     from cplearn.evaluate import protocol
-    from runner.execution.lone import LoneTrial
+    from cplearn.training import TrialTraining
 
     trial = TrialSettings.read(dict(request.settings))
     root = nodes.data_root(request.data_root, remote=bool(request.driver))
@@ -45,7 +45,7 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> LoneTrial:
     except InputError as error:
         raise nodes.Unfit(nodes.node_id(), str(error)) from None
     nodes.check_data(request.data, [dataset, *others])
-    return LoneTrial(trial, dataset, device, compile=request.compile, data_root=root, ranks=ranks)
+    return TrialTraining(trial, dataset, device, compile=request.compile, data_root=root, ranks=ranks)
 
 
 class TrialTrainable(tune.Trainable):
@@ -72,7 +72,7 @@ class TrialTrainable(tune.Trainable):
         # Without a limit, each of several workers on a machine starts a thread for every core.
         torch.set_num_threads(max(1, int(self.request.cpus)))
         self.device = "cuda" if self.request.gpus > 0 and torch.cuda.is_available() else "cpu"
-        self.training: LoneTrial | Team = self._make()
+        self.training: TrialTraining | Team = self._make()
         self.history: History = []
         self.checkpoints = Checkpoints(self.request.checkpoints) if self.request.checkpoints else None
         self.saved, self.write_failed, self.reported = time.monotonic(), False, False
@@ -91,7 +91,7 @@ class TrialTrainable(tune.Trainable):
             self.cleanup()
             self.training = self._make()
 
-    def _make(self) -> LoneTrial | Team:
+    def _make(self) -> TrialTraining | Team:
         from cplearn.distributed import Ranks
         from runner.execution.ranks import Team
 

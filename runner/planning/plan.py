@@ -112,7 +112,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         use = tuple(request.values())
         if use not in datasets:
             datasets[use] = cplearn.data.load(**request, root=data_root)
-        training.check([trial], datasets[use], ranks)
+        training.check(trial, datasets[use], ranks)
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
         own = trial.identity()
         if others:

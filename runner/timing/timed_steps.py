@@ -22,7 +22,7 @@ import cplearn.data
 from cplearn.data import Dataset
 from cplearn.data.subset import limit
 from cplearn.errors import InputError
-from cplearn.training import Pack
+from cplearn.training import TrialTraining
 from runner.planning.plan import Job
 from runner.timing.timings import CALIBRATED, Timing, timing_key
 
@@ -58,19 +58,19 @@ def time_steps(job: Job, hardware: Mapping[str, str], data_root: Path | None, se
     """The timing of a job from some of its steps and an evaluation on a part of its images, for `seconds` each."""
     device = hardware["device"]
     dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
-    pack = Pack([job.trial], dataset, device, data_root=data_root)
-    steps = _steps(pack, seconds) if job.trial.method.trains and job.trial.epochs else [0.0]
-    epoch = statistics.median(steps) * pack.steps_per_epoch / int(hardware["ranks"])
+    training = TrialTraining(job.trial, dataset, device, data_root=data_root)
+    steps = _steps(training, seconds) if job.trial.method.trains and job.trial.epochs else [0.0]
+    epoch = statistics.median(steps) * training.steps_per_epoch / int(hardware["ranks"])
     return Timing(epoch, _evaluation(job, dataset, device, seconds), 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
 
 
-def _steps(pack: Pack, seconds: float) -> list[float]:
+def _steps(training: TrialTraining, seconds: float) -> list[float]:
     """Seconds of single steps, without the first where there is time for more."""
     taken: list[float] = []
     begun = time.perf_counter()
-    for step, (views, labels) in enumerate(pack.views.epoch(0)):
-        loss, _ = pack._step(views, labels, step)
-        loss.tolist()  # It waits for the device.
+    for step, (views, labels) in enumerate(training.views.epoch(0)):
+        loss, _ = training.training_step(views, labels, step)
+        loss.item()  # It waits for the device.
         now = time.perf_counter()
         taken.append(now - begun)
         begun = now
@@ -104,9 +104,9 @@ def _evaluate(job: Job, dataset: Dataset, device: str, images: int) -> float:
     # Nothing is trained, so neither batch nor warm-up has to fit.
     still = job.trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
     fitting = {"epochs": 0, "batch_size": min(job.trial.batch_size, len(smaller.train.images)), "optimizer": still}
-    pack = Pack([job.trial.model_copy(update=fitting)], smaller, device)
+    training = TrialTraining(job.trial.model_copy(update=fitting), smaller, device)
     start = time.perf_counter()
-    pack.evaluate()
+    training.evaluate()
     return time.perf_counter() - start
 
 

@@ -166,9 +166,9 @@ def _operations(settings: str, channels: int, image_size: int) -> int:
     import torch
 
     from cplearn.data import Dataset, Split
-    from cplearn.training import footprint
+    from cplearn.training import operations
 
     n = 2 * OPERATION_IMAGES
     split = Split(torch.zeros(n, channels, image_size, image_size, dtype=torch.uint8), torch.arange(n) % 2)
     dataset = Dataset("shape", split, split, ("0", "1"), "shape", 0.5, 0.5, "made up")
-    return footprint(TrialSettings.read(json.loads(settings)), dataset).operations
+    return operations(TrialSettings.read(json.loads(settings)), dataset)
