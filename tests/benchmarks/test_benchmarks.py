@@ -32,7 +32,6 @@ from benchmarks import (
     report,
     step,
     sweep,
-    widths,
 )
 from benchmarks.measure import Goal, Growth, Measured, Pair, Part, alternate, exponent, summary
 from cplearn.errors import InputError
@@ -176,8 +175,8 @@ def test_a_quick_run_says_so_and_judges_no_goal(tmp_path: Path) -> None:
 
 
 def test_users_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no part 'packz'; did you mean 'packs'"):
-        bench.run(tmp_path, only=["packz"])
+    with pytest.raises(InputError, match="no part 'stpe'; did you mean 'step'"):
+        bench.run(tmp_path, only=["stpe"])
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write there"):
         run(tmp_path / "file")
@@ -291,23 +290,12 @@ def test_growth_is_measured_at_each_size(label: str) -> None:
 
 
 def test_the_gpu_part_measures_on_any_device_but_is_skipped_without_cuda() -> None:
-    rows = gpu.compare((1, 2), 1, "cpu")
-    assert [row.label for row in rows] == ["width 1", "width 2", "width 1: launches", "width 2: launches"]
+    rows = gpu.measure(1, "cpu")
+    assert [row.label for row in rows] == ["speed", "launches"]
     if not torch.cuda.is_available():
         part = gpu.run(True)
         assert part.skipped
         assert gpu.UNTRIED in part.notes
-
-
-def test_packs_are_compared_with_lone_trials_on_both_sides_of_the_limit() -> None:
-    rows = widths.compare((4, 16), 1, 64)
-    assert [(row.label.partition(" (")[0], row.label.rpartition(", ")[2]) for row in rows] == [
-        ("digits, width 4", "packed)"),
-        ("digits, width 16", "packed)"),
-        ("random 32x32, width 4", "packed)"),
-        ("random 32x32, width 16", "alone)"),
-    ]
-    assert all(min(*row.first, *row.second) > 0 for row in rows)
 
 
 def test_every_number_has_its_spread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import socket
 from pathlib import Path
@@ -17,9 +18,9 @@ from PIL import Image
 from cplearn import data, methods
 from cplearn.config.trial import TrialSettings
 from cplearn.data.subset import limit
-from cplearn.distributed import Ranks, synchronise
+from cplearn.distributed import Ranks, SharedBatchNorm, synchronise
 from cplearn.errors import InputError
-from cplearn.training import Pack
+from cplearn.training import TrialTraining
 
 SMALL: dict[str, dict[str, Any]] = {
     "cplearn": {"codes": 24, "embedding_dim": 8},
@@ -39,7 +40,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
     ("cplearn", {"method": {"codes": 2100, "embedding_dim": 8}}),  # streamed
     ("cplearn", {"optimizer": {"name": "lars", "lr": 0.1, "clip": 0.5}, "evaluation": {"online_probe": True}}),
     ("barlow_twins", {"optimizer": {"name": "lars", "lr": 0.2, "scale_lr": True}}),
-    ("cplearn", {"optimizer": {"lr": 1e200}}),  # of the second member, which diverges
+    ("cplearn", {"optimizer": {"lr": 1e200}}),  # it diverges
     ("cplearn", {"dataset": "folder:", "image_size": 16, "decode": "on-demand", "augment": {"recipe": "imagenet"}}),
     ("dino", {"dataset": "folder:", "image_size": 32, "backbone": VIT}),
     (
@@ -50,8 +51,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
 DIVERGES = next(i for i, (_, changes) in enumerate(CASES) if changes == {"optimizer": {"lr": 1e200}})
 
 
-def trials(name: str, changes: dict[str, Any], folder: Path) -> list[TrialSettings]:
-    """Two members with streams of their own; one, where they cannot be stacked. Images of a folder are in `folder`."""
+def trial(name: str, changes: dict[str, Any], folder: Path) -> TrialSettings:
+    """A small trial; images of a folder are in `folder`."""
     settings: dict[str, Any] = {
         "method": {"name": name, **SMALL[name]},
         "backbone": {"name": "resnet8-slim", "width": 4},
@@ -63,33 +64,27 @@ def trials(name: str, changes: dict[str, Any], folder: Path) -> list[TrialSettin
     settings["method"] = {**settings["method"], **changes.get("method", {})}
     if "dataset" in changes:
         settings["dataset"] = f"folder:{folder / 'images'}"
-    if changes is CASES[DIVERGES][1]:
-        first = {key: value for key, value in settings.items() if key != "optimizer"}
-        return [TrialSettings.read(first), TrialSettings.read({**settings, "seed": 1})]
-    seeds = (0,) if "model" in changes.get("backbone", {}) else (0, 1)
-    return [TrialSettings.read({**settings, "seed": seed}) for seed in seeds]
+    return TrialSettings.read(settings)
 
 
 def result(case: int, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Gradients of the first step, then everything there is to know after training."""
-    own = trials(*CASES[case], folder)
-    dataset = limit(data.load(**own[0].data_request(), root=folder), 64, 20)
-    pack = Pack(own, dataset, ranks=ranks)
-    kept: list[torch.Tensor] = []
-    step = pack.optimizer.step
+    settings = trial(*CASES[case], folder)
+    dataset = limit(data.load(**settings.data_request(), root=folder), 48, 20)
+    training = TrialTraining(settings, dataset, ranks=ranks)
+    gradients: list[torch.Tensor] = []
 
-    def first_step(lr: torch.Tensor) -> None:
-        if not kept:
-            kept.extend(p.grad.clone() for p in pack.optimizer.parameters if p.grad is not None)
-        step(lr)
+    def keep(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+        if not gradients:
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            gradients.extend(p.grad.clone() for p in parameters if p.grad is not None)
 
-    pack.optimizer.step = first_step  # type: ignore[method-assign]
+    training.optimizer.register_step_pre_hook(keep)
     logged = []
-    while not pack.finished:
-        logged += [{k: v for k, v in m.items() if "second" not in k} for _, m in pack.train_epoch()]
-    alive = [k for k in range(len(own)) if k not in pack.failures]
-    state = {f"{k}.{name}": t.double() for k in alive for name, t in pack.model.member_state(k).items()}
-    return {"gradients": kept, "logged": logged, "state": state, "failures": dict(pack.failures)}
+    while not training.finished:
+        logged.append({k: v for k, v in training.train_epoch().items() if "second" not in k})
+    state = training.state_dict()["model"] if training.failure is None else {}
+    return {"gradients": gradients, "logged": logged, "state": state, "failure": training.failure}
 
 
 def work(rank: int, port: int, folder: str) -> None:
@@ -138,27 +133,21 @@ def test_two_processes_are_one(case: int, folder: Path, both: list[list[dict[str
     """Gradients to 1e-10 of their size; weights, statistics, teachers, queues and metrics to 1e-8."""
     alone = result(case, folder, Ranks())
     assert alone["gradients"]
-    for found in (own[case] for own in both):
-        for gradient, expected in zip(found["gradients"], alone["gradients"], strict=True):
+    assert (alone["failure"] is not None) == (case == DIVERGES)
+    for shared in (process[case] for process in both):
+        for gradient, expected in zip(shared["gradients"], alone["gradients"], strict=True):
             assert (gradient - expected).norm() <= 1e-10 * expected.norm() + 1e-14
-        assert found["failures"] == alone["failures"]
-        assert found["state"].keys() == alone["state"].keys()
+        assert shared["failure"] == alone["failure"]
+        assert shared["state"].keys() == alone["state"].keys()
         for name, expected in alone["state"].items():
-            torch.testing.assert_close(found["state"][name], expected, rtol=1e-8, atol=1e-8, msg=name)
-        for metrics, expected in zip(found["logged"], alone["logged"], strict=True):
+            torch.testing.assert_close(shared["state"][name], expected, rtol=1e-8, atol=1e-8, msg=name)
+        for metrics, expected in zip(shared["logged"], alone["logged"], strict=True):
             assert metrics == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 def test_processes_never_differ(both: list[list[dict[str, Any]]]) -> None:
-    for one, other in zip(*both, strict=True):
-        assert all(torch.equal(one["state"][name], other["state"][name]) for name in one["state"])
-
-
-def test_a_member_that_diverges_stops_in_all_processes_and_the_other_goes_on(both: list[list[dict[str, Any]]]) -> None:
-    for own in both:
-        found = own[DIVERGES]
-        assert list(found["failures"]) == [1]
-        assert all(name.startswith("0.") and tensor.isfinite().all() for name, tensor in found["state"].items())
+    for first, second in zip(*both, strict=True):
+        assert all(torch.equal(first["state"][name], second["state"][name]) for name in first["state"])
 
 
 def test_a_batch_that_cannot_be_split_is_refused() -> None:
@@ -167,6 +156,21 @@ def test_a_batch_that_cannot_be_split_is_refused() -> None:
 
 
 def test_norms_that_know_nothing_of_other_processes_are_refused() -> None:
+    unusual = torch.nn.Sequential(torch.nn.BatchNorm2d(3, affine=False))
     with pytest.raises(InputError, match="layers BatchNorm2d of the backbone follow the batch of one device"):
-        synchronise(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), Ranks(0, 2), 8)
-    synchronise(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), Ranks(), 8)
+        synchronise(unusual, Ranks(0, 2), 8)
+    synchronise(unusual, Ranks(), 8)
+
+
+def test_a_shared_norm_of_one_process_is_torchs() -> None:
+    norm, draw = torch.nn.BatchNorm2d(3).double(), torch.Generator().manual_seed(0)
+    shared = SharedBatchNorm(copy.deepcopy(norm), Ranks())
+    x = torch.randn(4, 3, 5, 5, generator=draw, dtype=torch.float64)
+    for module in (norm, shared):
+        module.weight.data = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(shared(x), norm(x))
+    assert shared.state_dict().keys() == norm.state_dict().keys()
+    for name, expected in norm.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], expected)
+    torch.testing.assert_close(shared.eval()(x), norm.eval()(x))
+    assert torch.autograd.gradcheck(shared.train(), x[:2, :, :2, :2].clone().requires_grad_())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from cplearn import training
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
@@ -37,11 +39,31 @@ def trial(*several: dict[str, Any], **changes: Any) -> TrialSettings:
     return TrialSettings.read(settings)
 
 
-def run(trials: list[TrialSettings], dataset: Dataset) -> tuple[training.Pack, list[list[dict[str, float]]]]:
-    """A pack trained to its end, and the logged epochs of each member."""
-    pack = training.Pack(trials, dataset)
-    logs: list[list[dict[str, float]]] = [[] for _ in trials]
-    while not pack.finished:
-        for member, metrics in pack.train_epoch():
-            logs[member].append({k: v for k, v in metrics.items() if "per_second" not in k})
-    return pack, logs
+def run(trial: TrialSettings, dataset: Dataset) -> tuple[training.TrialTraining, list[dict[str, float]]]:
+    """A trial trained to its end, and its logged epochs without their speed."""
+    whole = training.TrialTraining(trial, dataset)
+    return whole, to_end(whole)
+
+
+def to_end(trained: training.TrialTraining) -> list[dict[str, float]]:
+    """The logged epochs, without their speed, that are left of a training."""
+    logs = []
+    while not trained.finished:
+        logs.append({k: v for k, v in trained.train_epoch().items() if "per_second" not in k})
+    return logs
+
+
+def assert_same_state(state: Any, expected: Any) -> None:
+    """Raise AssertionError unless two nested states have the same keys, and the same bits in every tensor."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(state, expected)
+    elif isinstance(expected, dict):
+        assert state.keys() == expected.keys()
+        for key in expected:
+            if key != "seconds":
+                assert_same_state(state[key], expected[key])
+    elif isinstance(expected, list):
+        for item, other in zip(state, expected, strict=True):
+            assert_same_state(item, other)
+    else:
+        assert state == expected

@@ -13,13 +13,14 @@ import torch
 
 import cplearn
 import cplearn.data
-from cplearn import backbones, stacked, training
+from cplearn import backbones
 from cplearn.backbones.external import DropPath
 from cplearn.config.groups import BackboneSettings
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.distributed import Ranks
 from cplearn.errors import InputError
+from cplearn.training import TrialTraining
 
 TINY = {"name": "timm", "model": "test_vit", "drop_path": 0.4}
 
@@ -50,7 +51,7 @@ def trial(backbone: dict[str, Any] = TINY, **settings: Any) -> TrialSettings:
 
 def model(seed: int = 0, channels: int = 3, image_size: int = 32, **settings: Any) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return backbones.build(BackboneSettings(**{**TINY, **settings}), 1, channels, image_size, [generator])
+    return backbones.build(BackboneSettings(**{**TINY, **settings}), channels, image_size, generator)
 
 
 def test_vit_s_16_has_its_published_size() -> None:
@@ -59,7 +60,7 @@ def test_vit_s_16_has_its_published_size() -> None:
     assert vit.features == 384
 
 
-def test_weights_come_from_the_members_generator_alone() -> None:
+def test_weights_come_from_the_generator_alone() -> None:
     one, two, other = (model(seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["network.patch_embed.proj.weight"], other["network.patch_embed.proj.weight"])
@@ -69,13 +70,13 @@ def test_weights_come_from_the_members_generator_alone() -> None:
 @pytest.mark.parametrize("size", [32, 16])
 def test_features_of_images_and_of_smaller_crops(channels: int, size: int) -> None:
     vit = model(channels=channels)
-    assert vit(torch.ones(5, channels, size, size)).shape == (1, 5, vit.features)
+    assert vit(torch.ones(5, channels, size, size)).shape == (5, vit.features)
 
 
 # Its pooled features pass through one more layer than `num_features` counts; it accepts images of any size.
 def test_models_that_are_no_transformers() -> None:
     network = model(model="mobilenetv3_small_050", image_size=64, drop_path=0.0).eval()
-    assert network(torch.zeros(2, 3, 64, 64)).shape == (1, 2, network.features)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, network.features)
 
 
 def test_paths_are_dropped_for_whole_images_in_training_only() -> None:
@@ -103,31 +104,22 @@ def test_stochastic_depth_is_that_of_the_seed_and_not_of_a_copy() -> None:
 
 
 def test_training_goes_on_from_a_state_as_if_never_stopped(digits: Dataset) -> None:
-    through, first, second = (training.Pack([trial()], digits) for _ in range(3))
-    expected = [through.train_epoch()[0][1]["train/loss"] for _ in range(2)]
+    through, first, second = (TrialTraining(trial(), digits) for _ in range(3))
+    expected = [through.train_epoch()["train/loss"] for _ in range(2)]
     first.train_epoch()
-    second.load_member_states([first.member_state(0)])
-    assert second.train_epoch()[0][1]["train/loss"] == expected[1]
-    still = training.Pack([trial({**TINY, "drop_path": 0.0})], digits)
-    assert still.train_epoch()[0][1]["train/loss"] != expected[0]
+    second.load_state_dict(first.state_dict())
+    assert second.train_epoch()["train/loss"] == expected[1]
+    still = TrialTraining(trial({**TINY, "drop_path": 0.0}), digits)
+    assert still.train_epoch()["train/loss"] != expected[0]
 
 
-def test_a_model_with_counters_is_saved_and_read_back(digits: Dataset, tmp_path: Path) -> None:
-    pack = training.Pack([trial({"name": "timm", "model": "test_resnet"}, epochs=1)], digits)
-    pack.train_epoch()
-    state = pack.model.state_dict()
-    assert any(tensor.ndim == 0 for tensor in state.values())
-    again = stacked.stack_members([stacked.take_member(state, 0, 1)])
-    assert all(torch.equal(again[name], state[name]) for name in state)
-    pack.model.save_member(0, tmp_path)
+def test_a_trained_model_is_saved_and_read_back(digits: Dataset, tmp_path: Path) -> None:
+    trained = TrialTraining(trial({"name": "timm", "model": "test_resnet"}, epochs=1), digits)
+    trained.train_epoch()
+    trained.model.save(tmp_path)
     loaded = cplearn.load(tmp_path)
-    features = pack.model.features(digits.test.images)
+    features = trained.model.features(digits.test.images)
     torch.testing.assert_close(loaded.features(digits.test.images), features, rtol=1e-4, atol=1e-5)
-
-
-def test_trials_with_a_model_of_timm_share_no_pack(digits: Dataset) -> None:
-    with pytest.raises(ValueError, match="timm model cannot share a pack"):
-        training.Pack([trial(), trial(seed=1)], digits)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def trial(**evaluation: Any) -> TrialSettings:
 def test_every_metric_that_a_trial_ends_with_is_known() -> None:
     """With the whole evaluation on, so that a metric that is added later is noticed here."""
     everything = trial(**ALL)
-    outcome = training.train([everything], cplearn.data.load(**everything.data_request()))[0]
+    outcome = training.train(everything, cplearn.data.load(**everything.data_request()))
     assert len(outcome.metrics) > 40
     told = {name for name in outcome.metrics if not name.endswith(("/converged", "_std"))} | {"collapse/embedding_std"}
     check_objectives(told, everything)
