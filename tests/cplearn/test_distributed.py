@@ -70,7 +70,7 @@ def trial(name: str, changes: dict[str, Any], folder: Path) -> TrialSettings:
 def result(case: int, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Gradients of the first step, then everything there is to know after training."""
     settings = trial(*CASES[case], folder)
-    dataset = limit(data.load(**settings.data_request(), root=folder), 48, 20)
+    dataset = limit(data.load(**settings.data_request(), root=folder), 32, 20)
     training = TrialTraining(settings, dataset, ranks=ranks)
     gradients: list[torch.Tensor] = []
 

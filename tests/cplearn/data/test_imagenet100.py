@@ -179,13 +179,14 @@ def test_defaults_are_those_of_the_data_set():
         TrialSettings.read({"dataset": "cifar10", "decode": "on-demand"})
 
 
-def result(trials, root):
-    """Losses of every epoch and final metrics of a pack, without times."""
-    dataset = data.load("imagenet100", root, 32)
+def result(settings, root):
+    """Losses of every epoch and final metrics of a trial, without times."""
     losses = []
-    outcomes = training.train(trials, dataset, log=lambda member, epoch, m: losses.append((member, m["train/loss"])))
-    assert all(outcome.failure is None for outcome in outcomes)
-    return losses, [{k: v for k, v in o.metrics.items() if not k.startswith("time/")} for o in outcomes]
+    outcome = training.train(
+        settings, data.load("imagenet100", root, 32), log=lambda metrics, epoch: losses.append(metrics["train/loss"])
+    )
+    assert outcome.failure is None
+    return losses, {k: v for k, v in outcome.metrics.items() if not k.startswith("time/")}
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "swav", "augment": {"local_views": 2, "local_size": 16}}])
@@ -193,31 +194,16 @@ def test_training_and_evaluation_do_not_depend_on_the_number_of_threads(root, se
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        pack = training.Pack([trial(**settings)], data.load("imagenet100", root, 32))
-        epochs = [batch for epoch in (0, 1) for batch in pack.views.epoch(epoch)]
+        trained = training.TrialTraining(trial(**settings), data.load("imagenet100", root, 32))
+        epochs = [batch for epoch in (0, 1) for batch in trained.views.epoch(epoch)]
         found.append([tensor for views, labels in epochs for tensor in (*views, labels)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert not torch.equal(found[0][0], found[0][len(found[0]) // 2])  # another epoch, other crops
     torch.set_num_threads(1)
-    losses, (metrics,) = result([trial()], root)
+    losses, metrics = result(trial(), root)
     assert len(losses) == 1
     assert {"probe/accuracy", "knn/accuracy", "codes/nmi"} <= metrics.keys()
-    assert (losses, [metrics]) == result([trial()], root)
-
-
-@pytest.mark.parametrize("recipe", ["imagenet", "paper"])
-def test_members_with_their_own_crops_are_the_trials_alone(root, recipe):
-    """In float64; seeds and strengths differ, so some members share their batches and some do not."""
-    shared = {"precision": "float64", "epochs": 4}
-    trials = [
-        trial(**shared, seed=seed, augment={"recipe": recipe, "strength": strength})
-        for seed, strength in ((0, 1.0), (7, 1.0), (0, 0.5), (7, 1.0))
-    ]
-    losses, metrics = result(trials, root)
-    for k, one in enumerate(trials):
-        own_losses, (own,) = result([one], root)
-        assert [loss for member, loss in losses if member == k] == pytest.approx([v for _, v in own_losses], rel=1e-8)
-        assert metrics[k] == pytest.approx(own, rel=1e-8)
+    assert (losses, metrics) == result(trial(), root)
 
 
 def test_crops_are_cut_from_the_full_resolution(tmp_path):
@@ -234,8 +220,10 @@ def test_crops_are_cut_from_the_full_resolution(tmp_path):
     spread = {}
     for decode in ("on-demand", "cached"):
         dataset = data.load("imagenet100", tmp_path / "root", 256, decode)
-        pack = training.Pack([trial(image_size=256, decode=decode, augment={"recipe": "solo-cifar"})], dataset)
-        spread[decode] = next(pack.views.epoch(0))[0][0].std(dim=(1, 2, 3)).mean().item()
+        trained = training.TrialTraining(
+            trial(image_size=256, decode=decode, augment={"recipe": "solo-cifar"}), dataset
+        )
+        spread[decode] = next(trained.views.epoch(0))[0][0].std(dim=(1, 2, 3)).mean().item()
     assert spread["cached"] < 0.01
     assert spread["on-demand"] > 0.1
 

@@ -205,12 +205,13 @@ def test_unlabelled_images_are_trained_on_but_not_evaluated(tmp_path, monkeypatc
     publish_stl10(tmp_path, monkeypatch)
     dataset = data.load("stl10", tmp_path)
     settings = {"dataset": "stl10", "epochs": 1, "batch_size": 5, "backbone": {"width": 4}}
-    pack = training.Pack([TrialSettings.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})], dataset)
-    assert pack.steps_per_epoch == 3  # 15 images, 6 of them labelled
+    trial = TrialSettings.read(settings | {"method": {"codes": 16, "embedding_dim": 8}})
+    trained = training.TrialTraining(trial, dataset)
+    assert trained.steps_per_epoch == 3  # 15 images, 6 of them labelled
     seen = []
-    monkeypatch.setattr(pack.model, "features", lambda images, batch_size: seen.append(len(images)) or 1 / 0)
+    monkeypatch.setattr(trained.model, "features", lambda images, batch_size: seen.append(len(images)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        pack.evaluate()
+        trained.evaluate()
     assert seen == [6]
 
 
