@@ -71,14 +71,10 @@ def test_a_trial_thrown_off_by_its_last_update_fails_in_the_evaluation(digits: D
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"method": {"name": "dino"}, "augment": {"local_views": 2}},
         {"method": {"name": "swav"}, "optimizer": {"name": "sgd", "lr": 0.01}},  # its prototypes are frozen at first
         {"optimizer": {"name": "lars", "weight_decay": 1e-4, "warmup_epochs": 1}, "evaluation": {"online_probe": True}},
-        {"optimizer": {"name": "adamw", "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 0.5}},
-        {"precision": "float16"},
     ],
-    ids=["cplearn", "dino", "swav", "lars", "adamw", "float16"],
+    ids=["sgd", "lars"],
 )
 def test_a_resumed_training_is_the_uninterrupted_one(digits: Dataset, tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = trial(changes, epochs=3)

@@ -14,8 +14,8 @@ import torch
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.errors import InputError
+from cplearn.training import TrialTraining
 from runner.durability.checkpoints import KEPT, Checkpoints
-from runner.execution.lone import LoneTrial
 
 A, B = "00000000000000aa", "00000000000000bb"
 
@@ -154,13 +154,13 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(
             "evaluation": evaluation,
         }
     )
-    straight = LoneTrial(trial, digits, "cpu")
+    straight = TrialTraining(trial, digits)
     straight.train_epoch()
     store = Checkpoints(str(tmp_path))
     store.save(A, straight.state_dict())
     state, _ = store.restore(A)
     assert state is not None
-    resumed = LoneTrial(trial, digits, "cpu")
+    resumed = TrialTraining(trial, digits)
     resumed.load_state_dict(state)
     for _ in range(2):
         expected, metrics = straight.train_epoch(), resumed.train_epoch()
