@@ -22,9 +22,9 @@ class RandomResizedCrop:
     """A crop of random area and aspect ratio, enlarged to the size of the image.
 
     Sampled like torchvision's: area uniform in `scale` (fractions of the image), logarithm of the ratio uniform, ten
-    tries for a box that fits, then the whole image. Boxes lie on whole pixels. A crop is never larger than its image,
-    so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL and of torchvision with
-    antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
+    tries for a box that fits, then the largest box whose ratio is in the range. Boxes lie on whole pixels. A crop is
+    never larger than its image, so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL
+    and of torchvision with antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
 
     Strength s uses the ranges `scale` ** s and `ratio` ** s.
     """
@@ -42,35 +42,23 @@ class RandomResizedCrop:
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`box` (n, 4): top, left, height and width of the crop in pixels."""
-        return {"box": self._boxes(u, strength, size, size, size)}
+        return {"box": self.boxes(u, strength, u.new_full((len(u), 2), size))}
 
-    def boxes(self, u: Tensor, strength: float, extents: Tensor) -> Tensor:
-        """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths.
-
-        As in torchvision, an image for which no box fits is cropped as little as brings its ratio into the range.
-        """
-        extents, scalar = extents.to(u.dtype), u.new_tensor(strength)
-        least, most = power(self.ratio, scalar)
-        limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
-        side = extents.prod(1, keepdim=True).sqrt()
-        return self._boxes(u, scalar, side, extents, torch.minimum(extents, limits))
-
-    def _boxes(
-        self, u: Tensor, strength: Tensor, side: Tensor | int, extents: Tensor | int, fallback: Tensor | int
-    ) -> Tensor:
-        """`side` is the square root of an image's area, `extents` its sides, `fallback` those of a box if none fits."""
+    def boxes(self, u: Tensor, strength: Tensor | float, extents: Tensor) -> Tensor:
+        """Boxes (n, 4) as in `parameters`, for images of any shape: `extents` (n, 2) are their heights and widths."""
         areas, ratios, place = u.split([_TRIES, _TRIES, 2], 1)
-        side = side * between(areas, *power(self.scale, strength)).sqrt()
+        extents, strength = extents.to(u.dtype), torch.as_tensor(strength, dtype=u.dtype)
+        side = extents.prod(1, keepdim=True).sqrt() * between(areas, *power(self.scale, strength)).sqrt()
         # Square root of the ratio, so that height times width is the area.
         stretch = torch.exp(between(ratios, *(math.log(bound) / 2 for bound in self.ratio)) * strength)
         tries = torch.stack([side / stretch, side * stretch], 2).round()
-        largest = extents[:, None] if isinstance(extents, Tensor) else extents
-        fits = ((tries >= 1) & (tries <= largest)).all(2)
+        fits = ((tries >= 1) & (tries <= extents[:, None])).all(2)
         first = fits.to(torch.uint8).argmax(1)
         extent = tries.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
-        extent = torch.where(fits.any(1, keepdim=True), extent, fallback)
-        corner = (place * (extents + 1 - extent)).floor()
-        return torch.cat([corner, extent], 1)
+        least, most = power(self.ratio, strength)
+        limits = torch.cat([extents[:, 1:] / least, extents[:, :1] * most], 1).round()
+        extent = torch.where(fits.any(1, keepdim=True), extent, torch.minimum(extents, limits))
+        return torch.cat([(place * (extents + 1 - extent)).floor(), extent], 1)
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         box = params["box"].to(images.dtype)

@@ -83,8 +83,8 @@ def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.rando
     S(classes) - S(clusters)). A permutation changes S(joint) alone, and its table has at most n filled cells.
     """
 
-    def s(members: np.ndarray) -> float:
-        counts = np.unique(members, return_counts=True)[1]
+    def s(cells: np.ndarray) -> float:
+        counts = np.unique(cells, return_counts=True)[1]
         return float((counts * np.log(counts)).sum())
 
     s_n = len(classes) * np.log(len(classes))

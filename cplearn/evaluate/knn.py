@@ -73,8 +73,7 @@ def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _vote(weight: Tensor, label: Tensor) -> Tensor:
     """The class (b,) with the largest sum of weights; both arguments (b, k)."""
     votes = weight.new_zeros(len(weight), int(label.max()) + 1)
-    row = torch.arange(len(weight), device=weight.device)
-    # One neighbour of each image at a time: a scatter would add in no fixed order on a GPU.
+    # One neighbour of each image at a time: a GPU would add those of an image in no fixed order.
     for labels, weights in zip(label.T, weight.T, strict=True):
-        votes[row, labels] += weights
+        votes.scatter_add_(1, labels[:, None], weights[:, None])
     return votes.argmax(1)

@@ -120,9 +120,9 @@ def test_resized_crop_stays_inside(strength: float) -> None:
     assert (box[:, 2:].prod(1).sqrt() >= 32 * 0.08 ** (strength / 2) - 0.6).all()
 
 
-def test_resized_crop_falls_back_to_the_whole_image() -> None:
-    box = draw(RandomResizedCrop(scale=(1, 1), ratio=(3, 4)))["box"]
-    assert torch.equal(box, torch.tensor([0.0, 0, 32, 32]).expand(N, 4))
+def test_resized_crop_falls_back_to_the_largest_box_of_the_ratio() -> None:
+    box = draw(RandomResizedCrop(scale=(1, 1), ratio=(4, 5)))["box"]
+    assert torch.equal(box[:, 2:], torch.tensor([8.0, 32]).expand(N, 2))
 
 
 @pytest.mark.parametrize(("height", "width"), [(500, 375), (60, 500), (90, 20)])
