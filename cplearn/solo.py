@@ -77,12 +77,12 @@ def read(path: Path, stem_padding: int = STEM_PADDING) -> Checkpoint:
         raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
     names = _Names(path, {name: value.detach() for name, value in weights.items()})
     width, channels = names.take("backbone.conv1.weight", (None, None, 3, 3)).shape[:2]
-    backbone = BackboneSettings(name="resnet18", width=width, stem_padding=stem_padding)
+    backbone = {"name": "resnet18", "width": width, "stem_padding": stem_padding}
     state = dict(_backbone(names, backbone, channels)) | dict(_method(names))
     names.finish()
     codes, embedding_dim = state["method.dictionary"].shape
     settings: dict[str, Any] = {
-        "backbone": {"name": "resnet18", "width": width, "stem_padding": stem_padding},
+        "backbone": backbone,
         "method": {"name": "cplearn", "form": "tanh", "codes": codes, "embedding_dim": embedding_dim},
         "augment": {"recipe": "solo-cifar"},
     }
@@ -126,9 +126,9 @@ class _Names:
             )
 
 
-def _backbone(names: _Names, settings: BackboneSettings, channels: int) -> Iterator[tuple[str, Tensor]]:
+def _backbone(names: _Names, settings: dict[str, Any], channels: int) -> Iterator[tuple[str, Tensor]]:
     with torch.device("meta"):
-        expected = resnet.build(settings, channels).state_dict()
+        expected = resnet.build(BackboneSettings.model_validate(settings), channels).state_dict()
     for name, tensor in expected.items():
         if not name.endswith(".num_batches_tracked"):
             yield f"backbone.{name}", names.take(_name_of_torchvision(name), tensor.shape)

@@ -53,7 +53,8 @@ def view_embeddings(model: Model, split: Split, count: int, copies: int, purpose
     generator = streams.generator(streams.stream(trial), purpose, device=device)
     blocks = []
     for block in split.images[evenly_spaced(len(split.images), count)].split(BLOCK):
-        images, views = _fitted(block, model).to(device), []
+        images = _fitted(block, model).to(device)
+        views: list[Tensor] = []
         for _ in range(copies // len(recipe.views)):
             views += recipe(images, generator, trial.augment.strength, model.dtype)
         blocks.append(torch.stack([model.features(view, BLOCK) for view in views], dim=1))
