@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -70,6 +68,16 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def say(text: str) -> None:
+    """Print a sentence, whatever signs are in it."""
+    out.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print a sentence on something unusual."""
+    out.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
+
+
 def print_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
@@ -93,16 +101,6 @@ def usable_device(name: str, threads: int) -> str:
     return name
 
 
-def check_places(results: Path, uri: str, checkpoints: str) -> None:
-    """Raise InputError unless tables, runs and checkpoints can be written to where they should go; creates nothing."""
-    from runner.tracking.database import check_store
-
-    check_folder("--results", results)
-    if "://" not in checkpoints:
-        check_folder("--checkpoints", Path(checkpoints))
-    check_store(uri)
-
-
 def check_port(port: int) -> None:
     """Raise InputError if another program listens at a port of the loopback."""
     from cplearn.errors import InputError
@@ -117,16 +115,6 @@ def check_port(port: int) -> None:
 def counted(n: int, noun: str) -> str:
     """`1 table`, `2 tables`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def check_folder(option: str, folder: Path) -> None:
-    from cplearn.errors import InputError
-
-    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None
 
 
 def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, check_folder, err, out, overridden, plain_errors, print_metrics, usable_device
+from runner.cli.console import FAILED, err, out, overridden, plain_errors, print_metrics, usable_device
 from runner.cli.options import DataRoot, DatasetName, Device, Epochs, OneSetting, Threads
 
 
@@ -26,6 +26,7 @@ def train(
         import cplearn.data
         from cplearn import training
         from cplearn.config import trial as config
+        from runner.durability.store_paths import check_folder
         from sweeps.settings import nested
 
         trial = config.TrialSettings.read(nested(overridden(dataset, epochs, settings)))

@@ -1,181 +1,48 @@
-"""`cplearn plan`, and what `cplearn sweep` plans likewise."""
+"""`cplearn plan`."""
 
 from __future__ import annotations
 
-import functools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.cli.console import check_places, out, overridden, plain_errors
-from runner.cli.options import (
-    Budget,
-    CheckpointPlace,
-    Compile,
-    Cpus,
-    DataRoot,
-    DatasetName,
-    Epochs,
-    Force,
-    Gpus,
-    Ranks,
-    Results,
-    RetryFailed,
-    Scale,
-    Seeds,
-    Setting,
-    SweepName,
-    Uri,
-)
+from runner.cli.console import out
+from runner.cli.options import takes_sweep_options
+from runner.driver.options import SweepOptions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from runner.machine.resources import Resources
-    from runner.planning.plan import Job, Plan
+    from runner.planning.plan import Plan
     from runner.planning.survey import Searched, Surveyed
-    from runner.timing import Forecast, Machine
-    from sweeps.spec import Sweep
+    from runner.timing import Forecast
 
 
+@takes_sweep_options
 def plan(
-    file: SweepName,
-    dataset: DatasetName = None,
-    seeds: Seeds = None,
-    epochs: Epochs = None,
-    settings: Setting = [],  # noqa: B006
-    scale: Scale = "full",
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    ranks: Ranks = None,
-    compile: Compile = False,
-    force: Force = False,
-    retry_failed: RetryFailed = False,
-    checkpoints: CheckpointPlace = "checkpoints",
-    budget: Budget = None,
+    options: SweepOptions,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
     ] = False,
     every: Annotated[bool, typer.Option("--list", help="List every trial with its key and state.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    tracking_uri: Uri = None,
 ) -> None:
     """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
-    with plain_errors():
-        import json
+    import json
 
-        from reports import store
-        from runner.durability.checkpoints import Checkpoints
-        from runner.planning.budget import Deadline
-        from runner.planning.survey import survey
-        from runner.timing import forecast
+    from runner.driver.run import SweepRun
 
-        deadline = Deadline(budget)
-        planned, resources = plan_sweep(file, dataset, seeds, epochs, settings, scale, data_root, (cpus, gpus, ranks))
-        uri = store.resolve(tracking_uri)
-        check_places(results, uri, checkpoints)
-        searched, wanted, examples = look_at_search(planned, uri, force)
-        keys = {job.key for job in planned.jobs}
-        reached = {} if force else Checkpoints(checkpoints).epochs(keys)
-        surveyed = survey(
-            planned.jobs,
-            store.trial_records(uri, keys),
-            reached,
-            force=force,
-            retry_failed=retry_failed,
-            stopper=planned.stopper,
-        )
-        jobs = [trial.job for trial in surveyed if trial.is_left and trial.job.key in wanted] + examples
-        expected = forecast(
-            planned,
-            jobs,
-            machine_of(resources),
-            functools.partial(store.timed_runs, uri),
-            reached=reached,
-            budgeted=deadline.given,
-        )
-        expected = expected.calibrated(data_root, careful=calibrate)
-        if as_json:
-            print(json.dumps(as_dict(planned, surveyed, expected, deadline.seconds, searched)))
-        else:
-            out.print(
-                render(planned, surveyed, expected, deadline.seconds, every, searched), highlight=False, soft_wrap=True
-            )
-
-
-def plan_sweep(
-    file: str,
-    dataset: str | None,
-    seeds: int | None,
-    epochs: int | None,
-    settings: list[str],
-    scale: str,
-    data_root: Path | None,
-    asked: tuple[float | None, float | None, int | None],
-) -> tuple[Plan, Resources]:
-    """A sweep's plan, and what each of its trials runs on; `asked` are CPUs, GPUs and ranks of the command line."""
-    from runner.planning.plan import SCHEMA, make_plan
-    from sweeps.loading import find
-    from sweeps.spec import read_sweep
-
-    described: Sweep = read_sweep(find(file), SCHEMA, overridden(dataset, epochs, settings), seeds, scale)
-    resources = _resources(described, *asked)
-    return make_plan(described, data_root, resources.processes), resources
-
-
-def look_at_search(plan: Plan, uri: str, force: bool) -> tuple[list[Searched], set[str], list[Job]]:
-    """How far a search is, the keys of the plan's jobs that are to have finished in the end, and jobs that stand
-    for suggestions to come. The plan gets the jobs of earlier suggestions."""
-    if plan.sweep.search is None:
-        return [], {job.key for job in plan.jobs}, []
-    from runner.search import search
-
-    wanted = {job.key for job in plan.jobs}
-    studies = search.find(plan, search.beside(uri))
-    searched: list[Searched] = []
-    examples: list[Job] = []
-    for one in studies:
-        if force:
-            one.study = None
-        searched.append(search.surveyed(one))
-        for suggestion in one.suggestions():
-            plan.add(suggestion.jobs)
-            wanted |= {job.key for job in suggestion.jobs} if suggestion.is_wanted else set()
-        examples += search.example_jobs(one, plan.sweep.search.trials - searched[-1].asked)
-    return searched, wanted, examples
-
-
-def _resources(sweep: Sweep, cpus: float | None, gpus: float | None, ranks: int | None) -> Resources:
-    """What a trial is given: as the command line says, else the sweep file, else the defaults."""
-    from runner.machine.resources import Resources
-
-    asked = sweep.resources
-    # A number of GPUs on the command line is also a number of processes.
-    own = ranks or (asked.ranks if gpus is None else None) or 1
-    each = next(number for number in (cpus, asked.cpus, 1) if number is not None)
-    return Resources(each, asked.gpus if gpus is None else gpus, own)
-
-
-def machine_of(resources: Resources) -> Machine:
-    """Where trials with these resources would run: on this machine, or on the cluster of RAY_ADDRESS."""
-    from runner.machine import resources as places
-    from runner.timing import Machine
-
-    remote = bool(os.environ.get("RAY_ADDRESS"))
-    if remote:
-        from runner.execution.execute import cluster
-
-        settled, slots = cluster(resources)
+    run = SweepRun(options)
+    survey = run.survey()
+    expected = survey.forecast.calibrated(options.data_root, careful=calibrate)
+    asked = (run.plan, survey.trials, expected, run.deadline.seconds)
+    if as_json:
+        print(json.dumps(as_dict(*asked, survey.searched)))
     else:
-        settled, slots = places.local(resources)
-    return Machine(settled, slots, places.hardware(settled, remote), None if remote else places.memory())
+        out.print(render(*asked, every, survey.searched), highlight=False, soft_wrap=True)
 
 
 def render(

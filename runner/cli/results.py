@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, check_port, counted, err, out, plain_errors
+from runner.cli.console import FAILED, check_port, counted, err, note, out, plain_errors, say
 from runner.cli.options import Results, Uri
+
+if TYPE_CHECKING:
+    from reports.build import Report
 
 
 def report(
@@ -48,7 +51,7 @@ def report(
             kept = dict(parse_override(text, "--where") for text in where)
             written = build.build_table(uri, table, results, sweeps, kept)
             out.print(terminal.render_table(written.table, out.width))
-            out.print(f"Written to [bold]{escape(str(written.folder))}[/]\n", highlight=False, soft_wrap=True)
+            say(f"Written to {written.folder}\n")
             return
         if sweeps or where:
             raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
@@ -56,14 +59,14 @@ def report(
         names = [name] if name else store.list_sweeps(uri, only)
         if not names:
             raise UserError(f"no sweep in the store was run on {dataset}")
-        for one in names:
+        for sweep in names:
             try:
-                write_reports(uri, one, results, only)
+                show_reports(build.build(uri, sweep, results, only))
             except UserError as error:
                 if name or len(names) == 1:
                     raise
                 # Of many sweeps, one without results must not keep the others from theirs.
-                out.print(f"[yellow]note[/]   {escape(str(error))}\n", highlight=False, soft_wrap=True)
+                note(f"{error}\n")
 
 
 def verify(
@@ -77,13 +80,12 @@ def verify(
         uri = store.resolve(tracking_uri)
         store.check(uri)
         checked = provenance.verify(uri, path)
-        for one in checked:
-            for sentence in one.drift:
-                err.print(
-                    f"[red]drift:[/] {escape(str(one.folder))}: {escape(sentence)}", highlight=False, soft_wrap=True
-                )
-        numbers = sum(one.numbers for one in checked)
-        drifted = sum(bool(one.drift) for one in checked)
+        for table in checked:
+            for sentence in table.drift:
+                text = escape(f"{table.folder}: {sentence}")
+                err.print(f"[red]drift:[/] {text}", highlight=False, soft_wrap=True)
+        numbers = sum(table.numbers for table in checked)
+        drifted = sum(bool(table.drift) for table in checked)
         if drifted:
             tables = counted(len(checked), "table")
             out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
@@ -102,8 +104,8 @@ def trace(
     with plain_errors():
         from reports import provenance, store
 
-        for one in provenance.trace(store.resolve(tracking_uri), path, words):
-            out.print(provenance.to_text(one), soft_wrap=True, highlight=False)
+        for cell in provenance.trace(store.resolve(tracking_uri), path, words):
+            out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
 
 
 def ui(
@@ -129,17 +131,10 @@ def ui(
         raise typer.Exit(code)
 
 
-def write_reports(uri: str, name: str, results: Path, datasets: Collection[str] | None, keep: bool = False) -> None:
-    """Write a sweep's reports and print its tables; `keep` also logs them to the sweep's run."""
-    from reports import build
-    from reports.render import markup, terminal
+def show_reports(reports: Iterable[Report]) -> None:
+    """Print the tables of reports, and where they lie."""
+    from reports.render import terminal
 
-    for one in build.build(uri, name, results, datasets):
-        out.print(terminal.render_sweep(one.table, out.width))
-        out.print(f"Written to [bold]{escape(str(one.folder / 'report.html'))}[/]\n", highlight=False, soft_wrap=True)
-        if keep:
-            from runner.tracking import tracker as tracking
-
-            files = {path.relative_to(one.folder).as_posix(): path for path in one.files}
-            table = markup.to_markdown(one.table).partition("<details>")[0].strip()
-            tracking.log_report(uri, one.parent, one.dataset, files, table)
+    for report in reports:
+        out.print(terminal.render_sweep(report.table, out.width))
+        say(f"Written to {report.folder / 'report.html'}\n")

@@ -1,11 +1,13 @@
-"""Where the files lie that belong to a tracking store, but that MLflow does not keep."""
+"""Files that belong to a tracking store but that MLflow does not keep; whether folders can be written to."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
+from cplearn.errors import InputError
 from sweeps.addresses import store_file
 
 
@@ -17,3 +19,12 @@ def companion(uri: str, kind: str) -> Path:
         return path.with_name(f"{path.name}.{kind}")
     name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn", f"{name}.{kind}")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise InputError, with the option that names it, unless a folder can be written to; creates nothing."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot write there ({error.strerror})") from None

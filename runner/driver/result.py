@@ -1,0 +1,86 @@
+"""What a call of a sweep finds to do, and what it has given in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from reports.build import Report
+from runner.driver.tally import Failure
+from runner.planning.plan import Job, Plan
+from runner.planning.survey import Searched, Surveyed
+from runner.timing import Forecast
+from sweeps.record import TrialState
+
+
+@dataclass(frozen=True)
+class SweepSurvey:
+    """What a call finds: the state of each trial, how far searches are, and the time and size of what is to be run.
+
+    `wanted` are the keys of trials that should have finished in the end; a search leaves some of its own out.
+    """
+
+    plan: Plan
+    trials: list[Surveyed]
+    wanted: set[str]
+    searched: list[Searched]
+    forecast: Forecast
+
+    @property
+    def todo(self) -> list[Job]:
+        """The jobs to run, in their order; a search brings all but the baselines by itself."""
+        return [job for job in self.forecast.jobs if not self.searched or job.role == "baseline"]
+
+    def of_state(self, *states: TrialState) -> list[Surveyed]:
+        """The wanted trials in some states."""
+        return [trial for trial in self.trials if trial.state in states and trial.job.key in self.wanted]
+
+    def __str__(self) -> str:
+        """What is to be run in a few lines; the time only where it is known already."""
+        plan, todo = self.plan, len(self.todo)
+        before: dict[str, TrialState] = {"finished": "reused", "diverged": "diverged", "stopped early": "stopped"}
+        counts = [(len(self.of_state(state)), word) for word, state in before.items()]
+        again = "".join(f", {count} {word} before" for count, word in counts if count)
+        data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
+        lines = [f"Sweep {plan.sweep.name} on {data}: {todo:,} trial{'' if todo == 1 else 's'} to run{again}."]
+        lines += [str(study) for study in self.searched]
+        if self.forecast.jobs and (self.forecast.machine.is_cluster or not self.forecast.unknown):
+            lines.append(str(self.forecast))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep has given: the reports of its data sets, and the trials without a result.
+
+    `complete` says whether all of its trials have ended.
+    """
+
+    reports: list[Report]
+    failed: list[Failure]
+    complete: bool
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The report's table: a row for each point of the axes, a column for each metric, means over the seeds.
+
+        Of several data sets, the first level of the rows is the data set.
+        """
+        tables = {}
+        for report in self.reports:
+            cells = pd.read_csv(report.folder / "table.csv")
+            order = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
+            tables[report.dataset] = cells.pivot(index="row", columns="column", values="mean").loc[*order]
+        return next(iter(tables.values())) if len(tables) == 1 else pd.concat(tables, names=["dataset"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row for each trial: its point, seed, status, settings and metrics."""
+        return pd.concat([pd.read_csv(report.folder / "runs.csv") for report in self.reports], ignore_index=True)
+
+    @property
+    def report(self) -> Path:
+        """The page with tables, figures and findings; of several data sets that of the first."""
+        return self.reports[0].folder / "report.html"

@@ -1,0 +1,367 @@
+"""A sweep's way from its file to its report: the one place that ties planning, execution, tracking and reports."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cplearn.data
+from cplearn.errors import InputError
+from reports import build, store
+from reports.build import Report
+from reports.render import markup
+from runner.driver.options import Observer, SweepOptions
+from runner.driver.result import SweepSurvey
+from runner.driver.tally import Failure, Tally
+from runner.durability.checkpoints import Checkpoints
+from runner.durability.claims import Claims, claims_of, looking_at
+from runner.durability.store_paths import check_folder
+from runner.events import Listener
+from runner.execution.contract import ExecutionOptions, Steering
+from runner.faults import Policy
+from runner.machine import resources as machine
+from runner.machine.resources import Resources
+from runner.planning.budget import Deadline
+from runner.planning.plan import SCHEMA, Job, make_plan
+from runner.planning.survey import Searched, Surveyed, survey
+from runner.timing import Forecast, Machine, ProgressEstimate, forecast
+from runner.tracking.database import check_store
+from runner.tracking.tracker import Tracker, log_report
+from sweeps.errors import UserError
+from sweeps.loading import find
+from sweeps.spec import Sweep, read_sweep
+
+if TYPE_CHECKING:
+    from runner.search.search import Search
+
+# Optuna and Ray take seconds to import: a sweep without a search, or with nothing to run, does without.
+
+AT_STOP_SECONDS = 10
+"""How long a stopped sweep waits for the tracking store."""
+
+AGAIN = "run the same command again to do what is missing"
+
+
+class SweepRun:
+    """One call of a sweep: `survey` says what is to be done, `run` does it, `report` writes the tables.
+
+    Making it reads the sweep's file and fetches its data. Raises InputError or UserError, before anything is started,
+    where the sweep cannot be run as asked.
+    """
+
+    def __init__(self, options: SweepOptions, observer: Observer | None = None) -> None:
+        self.options, self.observer = options, observer or Observer()
+        self.policy, self.deadline = Policy(options.retries, options.stop_after), Deadline(options.budget)
+        sweep = read_sweep(find(options.sweep), SCHEMA, options.overrides, options.seeds, options.scale)
+        self.resources = _resources(sweep, options)
+        self.plan = make_plan(sweep, options.data_root, self.resources.processes)
+        if options.retry_failed and sweep.search:
+            raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
+        self.uri = store.resolve(options.tracking_uri)
+        check_folder("--results", options.results)
+        if "://" not in options.checkpoints:
+            check_folder("--checkpoints", Path(options.checkpoints))
+        check_store(self.uri)
+        self.checkpoints = Checkpoints(options.checkpoints)
+        self.failures: list[Failure] = []
+        self.reused = 0
+        self.complete = False
+
+    # Verbs.
+
+    def survey(self) -> SweepSurvey:
+        """What is to be run, for how long and with how much disk; starts nothing."""
+        with looking_at(self.uri):
+            searched, wanted, examples = self._look_at_search()
+            keys = {job.key for job in self.plan.jobs}
+            reached = {} if self.options.force else self.checkpoints.epochs(keys)
+            trials = self._states(self.plan.jobs, reached)
+            jobs = [trial.job for trial in trials if trial.is_left and trial.job.key in wanted] + examples
+            expected = forecast(
+                self.plan,
+                jobs,
+                _machine(self.resources),
+                functools.partial(store.timed_runs, self.uri),
+                reached=reached,
+                budgeted=self.deadline.given,
+            )
+        return SweepSurvey(self.plan, trials, wanted, searched, expected)
+
+    def run(self) -> None:
+        """Run every trial that has not finished before, and wait for those that other drivers run.
+
+        `failures` then has the trials without a result, and `complete` says whether all trials have ended. Raises
+        KeyboardInterrupt if the user stops the sweep; what has finished is kept, and another call goes on.
+        """
+        found = self.survey()
+        self.observer.say(str(found))
+        self.reused = len(found.of_state("reused"))
+        self._give_up(found.of_state("diverged"))
+        estimate = ProgressEstimate(found.forecast.timings, found.forecast.machine.slots)
+
+        def learn(timed: Forecast) -> None:
+            estimate.learn(timed.timings)
+            self.observer.say(str(timed))
+
+        calibration = found.forecast.start_calibration(self.options.data_root, learn)
+        try:
+            with claims_of(self.uri) as claims:
+                # Of trials that finished just before their driver was killed.
+                self._discard({trial.job.key for trial in found.of_state("reused", "diverged")})
+                self.complete = self._run_unclaimed(found, claims, estimate)
+        finally:
+            if calibration:
+                calibration.stop()
+
+    def report(self) -> list[Report]:
+        """Write the reports of the sweep, and log them to its run; none where no trial has finished."""
+        if not any(trial.state == "reused" for trial in self._states(self.plan.jobs, anew=False)):
+            return []
+        slugs = {use.slug for use in self.plan.datasets}
+        reports = build.build(self.uri, self.plan.sweep.name, self.options.results, slugs)
+        for report in reports:
+            files = {path.relative_to(report.folder).as_posix(): path for path in report.files}
+            table = markup.to_markdown(report.table).partition("<details>")[0].strip()
+            log_report(self.uri, report.parent, report.dataset, files, table)
+        return reports
+
+    # What is to be done.
+
+    def _states(self, jobs: Sequence[Job], reached: dict[str, int] | None = None, anew: bool = True) -> list[Surveyed]:
+        """The state of each job in the store; without `anew`, `force` does not count."""
+        return survey(
+            jobs,
+            store.trial_records(self.uri, {job.key for job in jobs}),
+            reached or {},
+            force=self.options.force and anew,
+            retry_failed=self.options.retry_failed,
+            stopper=self.plan.stopper,
+        )
+
+    def _look_at_search(self) -> tuple[list[Searched], set[str], list[Job]]:
+        """How far a search is, the keys of the jobs that should have finished in the end, and jobs that stand for
+        suggestions to come. The plan gets the jobs of earlier suggestions."""
+        plan, wanted = self.plan, {job.key for job in self.plan.jobs}
+        searched: list[Searched] = []
+        examples: list[Job] = []
+        if plan.sweep.search is None:
+            return searched, wanted, examples
+        from runner.search import storage, studies
+
+        for study in studies.find(plan, storage.beside(self.uri)):
+            if self.options.force:
+                study.study = None
+            searched.append(study.survey())
+            for suggestion in study.suggestions():
+                plan.add(suggestion.jobs)
+                wanted |= {job.key for job in suggestion.jobs} if suggestion.is_wanted else set()
+            examples += study.examples(plan.sweep.search.trials - searched[-1].asked)
+        return searched, wanted, examples
+
+    def _give_up(self, diverged: Iterable[Surveyed]) -> None:
+        """Count trials as failed that have diverged before, and would again."""
+        self.failures += [Failure(trial.job, trial.detail, "diverged") for trial in diverged]
+
+    def _discard(self, keys: Collection[str]) -> None:
+        # A file that stays does no harm: a finished trial is not run again.
+        with suppress(InputError, UserError):
+            self.checkpoints.discard(set(keys))
+
+    # Claims: which driver runs what.
+
+    def _run_unclaimed(self, found: SweepSurvey, claims: Claims, estimate: ProgressEstimate) -> bool:
+        """Run what no other driver is at work on, and wait for what one is, until nothing is left.
+
+        Returns whether all trials have ended.
+        """
+        todo, first = found.todo, True
+        while True:
+            search = self._search(claims, anew=self.options.force and first) if found.searched else None
+            mine = [job for job in todo if claims.take(job.key)]
+            others = [job for job in todo if job.key not in claims.held]
+            # Another driver may have finished some since they were looked up.
+            with claims.alone():
+                states = self._states(mine)
+            self._give_up(trial for trial in states if trial.state == "diverged")
+            mine = [trial.job for trial in states if trial.is_left]
+            through = True
+            if mine or first or (search and search.to_come):
+                if self.options.force:
+                    self.checkpoints.discard({job.key for job in mine})
+                through = self._run_claimed(mine, claims, estimate, search)
+            # Release all claims before waiting: two drivers that each hold some would wait for each other for ever.
+            claims.release()
+            others += search.elsewhere if search else []
+            if not others or not through:
+                return through
+            self.observer.say(f"{len(others)} trials are being run by another sweep; waiting for it.")
+            with self._stoppable(f"Not waited for; {AGAIN}."):
+                claims.wait({job.key for job in others})
+            todo, first = [job for job in others if job in todo], False
+
+    def _search(self, claims: Claims, anew: bool) -> Search:
+        """The sweep's search; waits until no other driver is at work on one of its studies."""
+        from runner.search import storage, studies
+        from runner.search.search import Search
+
+        assert self.plan.sweep.search is not None
+        address = storage.beside(self.uri)
+        keys = sorted(study.key for study in studies.find(self.plan, address))
+        while not all(claims.take(key) for key in keys):
+            # Release all claims before waiting, as above.
+            claims.release()
+            self.observer.say("Another driver is at work on this search; waiting for it.")
+            with self._stoppable(f"Not waited for; {AGAIN}."):
+                claims.wait(keys)
+        recall = functools.partial(store.trial_records, self.uri, metrics=list(self.plan.sweep.search.objectives))
+        with claims.alone():
+            search = Search(self.plan, address, recall, anew=anew, say=self.observer.note)
+        self._discard(search.finished_keys)
+
+        def claim(key: str) -> bool:
+            if not claims.take(key):
+                return False
+            if self.options.force:
+                self.checkpoints.discard({key})
+            return True
+
+        search.claim = claim
+        return search
+
+    # Trials.
+
+    def _run_claimed(self, jobs: list[Job], claims: Claims, estimate: ProgressEstimate, search: Search | None) -> bool:
+        """Run jobs, and those that a search suggests, under tracking and before the observer's eyes.
+
+        Returns False where the sweep is to end here: because a failure was repeated too often, or its time is up.
+        """
+        from runner.execution.execute import execute
+
+        tally = Tally(jobs, self.reused, estimate, (lambda: search.to_come) if search else lambda: 0)
+        tracker = self._tracker(claims, search)
+        steering = SweepSteering(self, claims, estimate, search)
+        options = ExecutionOptions(
+            self.resources,
+            str(cplearn.data.data_root(self.options.data_root)),
+            self.options.compile,
+            self.checkpoints.place,
+            self.options.checkpoint_every,
+            self.policy,
+        )
+        repeated: str | None = None
+        try:
+            with self.deadline, self.observer.running(tally) as listeners:
+                followers: list[Listener] = [tracker, tally, *([search] if search else []), *listeners]
+                repeated = execute(jobs, followers, options, steering)
+        except KeyboardInterrupt:
+            self._remark(tracker, search)
+            if not self.deadline.passed:
+                self.observer.say(
+                    f"Stopped. {len(tally.done)} of {tally.total} trials have finished and are kept; "
+                    "run the same command again to do the rest."
+                )
+            try:
+                tracker.close("KILLED", AT_STOP_SECONDS)
+            except (InputError, UserError) as error:
+                self.observer.note(str(error))
+            if not self.deadline.passed:
+                raise
+        except BaseException:
+            with suppress(InputError, UserError):
+                tracker.close("FAILED", AT_STOP_SECONDS)
+            raise
+        else:
+            self._remark(tracker, search)
+            with self._stoppable(
+                "The store is not waited for; run the same command again to make up for what it lacks."
+            ):
+                tracker.close("FAILED" if tally.failures or repeated else "FINISHED")
+        self.failures += tally.failures
+        if repeated:
+            self.observer.say(
+                f"Stopped: the same failure came again and again, so {tally.left} trials were not run or not ended."
+            )
+        elif tally.left:
+            self.observer.say(
+                f"Budget used up: {len(tally.done)} of {tally.total} trials done; run the same command again to go on."
+            )
+        return not repeated and not tally.left
+
+    def _tracker(self, claims: Claims, search: Search | None) -> Tracker:
+        with claims.alone():
+            tracker = Tracker(
+                self.uri,
+                self.plan,
+                claim=claims.take,
+                anew=self.options.force,
+                about=search.tags if search else {},
+                forget=lambda key: self._discard({key}),
+                say=self.observer.note,
+            )
+        if search:
+            search.announce = tracker.extended
+        return tracker
+
+    def _remark(self, tracker: Tracker, search: Search | None) -> None:
+        """What the search has found goes into the sweep's note, and the same words to the observer."""
+        if search and (summary := search.summary()):
+            tracker.remark = summary
+            self.observer.say("\n" + summary.replace("**", ""))
+
+    @contextmanager
+    def _stoppable(self, text: str) -> Iterator[None]:
+        """Say a sentence where the user stops what is inside."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.observer.say(text)
+            raise
+
+
+class SweepSteering(Steering):
+    """What a sweep decides while trials run: the end of its budget, the suggestions of its search, early stopping."""
+
+    def __init__(self, run: SweepRun, claims: Claims, estimate: ProgressEstimate, search: Search | None) -> None:
+        self.deadline, self.claims, self.estimate, self.search = run.deadline, claims, estimate, search
+        if settings := run.plan.sweep.scheduler:
+            from runner.execution.scheduler import Asha
+
+            self.asha = Asha(settings)
+            keys = set() if run.options.force else {job.key for job in run.plan.jobs}
+            histories = store.metric_histories(run.uri, settings.metric, keys)
+            for job in run.plan.jobs:
+                self.asha.remember(job, histories.get(job.key, {}))
+
+    def admits(self, job: Job) -> bool:
+        return not self.deadline.given or self.deadline.allows(self.estimate.ends_in(job))
+
+    def next_job(self) -> Job | None:
+        return self.search.more() if self.search else None
+
+    def keep_alive(self) -> None:
+        self.claims.keep()
+
+
+def _resources(sweep: Sweep, options: SweepOptions) -> Resources:
+    """What a trial is given: what the options say, else the sweep file, else the defaults."""
+    asked = sweep.resources
+    # A number of GPUs in the options is also a number of processes.
+    ranks = options.ranks or (asked.ranks if options.gpus is None else None) or 1
+    cpus = next(number for number in (options.cpus, asked.cpus, 1) if number is not None)
+    return Resources(cpus, asked.gpus if options.gpus is None else options.gpus, ranks)
+
+
+def _machine(resources: Resources) -> Machine:
+    """Where trials with these resources run: this machine, or the cluster of RAY_ADDRESS."""
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    if remote:
+        from runner.execution.execute import cluster
+
+        settled, slots = cluster(resources)
+    else:
+        settled, slots = machine.local(resources)
+    return Machine(settled, slots, machine.hardware(settled, remote), None if remote else machine.memory())
