@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from runner.faults import FailureKind
 from runner.planning.plan import Job
@@ -11,30 +11,35 @@ from runner.planning.plan import Job
 T = TypeVar("T")
 
 
-class Listener(Protocol):
+class Listener:
     """Hears which jobs are planned, then of each job: started, any number of epochs, finished, failed or stopped.
 
-    A job whose worker was lost starts again, and its epochs go back to those of its last checkpoint.
+    This one does nothing; a subclass overrides what it wants to hear. A job whose worker was lost starts again, and its
+    epochs go back to those of its last checkpoint.
     """
 
     def planned(self, jobs: Sequence[Job]) -> None:
         """These jobs wait to be run. A search plans further ones later; after an interruption some are told again."""
 
-    def started(self, job: Job) -> None: ...
+    def started(self, job: Job) -> None:
+        """A worker has begun with the job."""
 
     def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
         """The job goes on after the epochs in `history`: epoch, when it ended (ms since 1970), metrics."""
 
-    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch was trained."""
 
     def noted(self, job: Job, text: str) -> None:
         """Something the user should know that does not end the job."""
 
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None: ...
+    ) -> None:
+        """The job has a result: its final metrics, its files by relative path, the tags of what it ran on."""
 
-    def failed(self, job: Job, reason: str, kind: FailureKind) -> None: ...
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
+        """The job has ended without a result; `reason` is a text of several lines."""
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
         """A scheduler has ended the job early, after an epoch; this happens only in sweeps that have one."""

@@ -153,11 +153,11 @@ def _merge(
         settings = overlay(nested(file.settings), arm.settings)
         arms.append(ArmSettings(name, settings, {**file.axes, **arm.axes}))
     for key, value in overrides.items():
-        having = [arm for arm in arms if key in arm.axes or key in flat(arm.settings)] or arms
+        having = [merged for merged in arms if key in merged.axes or key in flat(merged.settings)] or arms
         if len(having) == len(arms):
             _override(shared, {}, key, value, lists)
-        for arm in having:
-            _override(arm.settings, arm.axes, key, value, lists)
+        for merged in having:
+            _override(merged.settings, merged.axes, key, value, lists)
     if whole := next((key for arm in arms for key in arm.axes if key in lists), None):
         raise UserError(f"{path}: {whole!r} is a list itself, so it cannot be an axis; write it under settings")
     if any(isinstance(arm.axes.get("dataset"), Range) for arm in arms):

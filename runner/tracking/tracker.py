@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from runner.durability.pending_writes import PendingWrites
+from runner.events import Listener
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
 from runner.tracking.code_version import code_tags
@@ -59,7 +60,7 @@ REFUSALS = {
 """Errors of MLflow that stay however often a write is repeated."""
 
 
-class Tracker:
+class Tracker(Listener):
     """Writes a sweep and its trials; a `runner.events.Listener`.
 
     Make it before any worker starts: opening a fresh SQLite store from several processes at once fails. A trial that
@@ -157,12 +158,6 @@ class Tracker:
         """Write down that the plan has further trials."""
         manifest = self.plan.manifest().to_dict()
         self.writes.put(lambda: self.client.log_dict(self.parent, manifest, MANIFEST_FILE))
-
-    def planned(self, jobs: Sequence[Job]) -> None:
-        """Nothing is written before a trial starts."""
-
-    def noted(self, job: Job, text: str) -> None:
-        """Notes are for the display alone."""
 
     def started(self, job: Job) -> None:
         """Open the job's run. A job whose worker was lost starts more than once, in one run."""

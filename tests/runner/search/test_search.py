@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 
 from cplearn.errors import InputError
 from runner.planning.plan import SCHEMA, Job, Plan, make_plan
-from runner.search import search
+from runner.search import storage, studies
 from runner.search.search import Search
+from sweeps.record import TrialRecord
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -36,7 +37,7 @@ axes:
 search: {name: optuna, trials: 8, startup: 4}
 """
 
-Recorded = Mapping[str, Mapping[str, Any]]
+Recorded = Mapping[str, TrialRecord]
 
 
 def planned(folder: Path, text: str = SWEEP) -> Plan:
@@ -45,7 +46,7 @@ def planned(folder: Path, text: str = SWEEP) -> Plan:
 
 
 def place(folder: Path) -> str:
-    return search.beside(f"sqlite:///{folder / 'mlflow.db'}")
+    return storage.beside(f"sqlite:///{folder / 'mlflow.db'}")
 
 
 def begin(folder: Path, text: str = SWEEP, store: Recorded | None = None, **options: Any) -> Search:
@@ -63,6 +64,11 @@ def score(job: Job) -> dict[str, float]:
     """Best at β = 1, a little different for each seed."""
     beta = job.trial.method.beta  # type: ignore[attr-defined]
     return {"validation/accuracy": 1 - abs(beta - 1) / 10 + job.trial.seed / 100, "select/rankme": beta}
+
+
+def stored(jobs: Iterable[Job]) -> dict[str, TrialRecord]:
+    """What the store has of jobs that have finished."""
+    return {job.key: TrialRecord(job.key, "run", "FINISHED", metrics=score(job)) for job in jobs}
 
 
 def drive(one: Search, most: int = 1000, end: Callable[[Job], None] | None = None) -> list[Job]:
@@ -105,11 +111,11 @@ def test_a_study_gets_the_mean_over_seeds_of_exactly_so_many_suggestions(tmp_pat
 def test_it_learns(tmp_path: Path) -> None:
     """After its random start the sampler comes near the best point much more often than chance does."""
     near = {}
-    for start in (10, 40):
+    for start in (10, 30):
         folder = tmp_path / str(start)
-        drive(begin(folder, SWEEP.replace("trials: 8, startup: 4", f"trials: 40, startup: {start}")))
+        drive(begin(folder, SWEEP.replace("trials: 8, startup: 4", f"trials: 30, startup: {start}")))
         near[start] = sum(abs(trial.params["method.beta"] - 1) < 0.2 for trial in trials(folder)[10:])
-    assert near[10] > 2 * near[40]
+    assert near[10] > 2 * near[30]
 
 
 @pytest.mark.parametrize("ended", [1, 3, 5])
@@ -117,34 +123,31 @@ def test_whoever_comes_after_a_killed_driver_goes_on_with_what_it_had_begun(tmp_
     first = begin(tmp_path)
     done = drive(first, ended)
     begun = [first.more(), first.more()]
-    stored = {job.key: {"status": "FINISHED", **score(job)} for job in done}
-    second = begin(tmp_path, store=stored)
+    second = begin(tmp_path, store=stored(done))
     rest = drive(second)
     assert [job.key for job in rest[:2]] == [job.key for job in begun if job]
     assert states(tmp_path) == {"COMPLETE": 8}
     # Were its draws repeated, points would come twice.
     assert len({job.key for job in done + rest}) == 8
     assert len({trial.params["method.beta"] for trial in trials(tmp_path)}) == 8
-    assert drive(begin(tmp_path, store=stored | {job.key: {"status": "FINISHED", **score(job)} for job in rest})) == []
+    assert drive(begin(tmp_path, store=stored(done + rest))) == []
 
 
 def test_a_longer_search_goes_on_and_a_driver_killed_while_asking_does_not_count(tmp_path: Path) -> None:
     done = drive(begin(tmp_path))
     study = optuna.load_study(study_name=None, storage=place(tmp_path))
     study.ask()
-    stored = {job.key: {"status": "FINISHED", **score(job)} for job in done}
-    more = drive(begin(tmp_path, SWEEP.replace("trials: 8", "trials: 11"), stored))
+    more = drive(begin(tmp_path, SWEEP.replace("trials: 8", "trials: 11"), stored(done)))
     assert len(more) == 3
     assert states(tmp_path) == {"COMPLETE": 11, "FAIL": 1}
 
 
 def test_what_has_finished_before_is_told_at_once_and_what_the_store_has_lost_is_run(tmp_path: Path) -> None:
     done = drive(begin(tmp_path / "a"))
-    stored = {job.key: {"status": "FINISHED", **score(job)} for job in done[:4]}
     # The random start is the same, so its results are known.
-    assert len(drive(begin(tmp_path / "b", store=stored))) == 4
+    assert len(drive(begin(tmp_path / "b", store=stored(done[:4])))) == 4
     assert states(tmp_path / "b") == {"COMPLETE": 8}
-    assert {job.key for job in drive(begin(tmp_path / "a", store=stored))} == {job.key for job in done[4:]}
+    assert {job.key for job in drive(begin(tmp_path / "a", store=stored(done[:4])))} == {job.key for job in done[4:]}
     assert states(tmp_path / "a") == {"COMPLETE": 8}
 
 
@@ -180,9 +183,9 @@ def test_a_trial_that_raises_is_run_again_by_the_next_call(tmp_path: Path) -> No
 
     done = drive(one, end=end)
     assert states(tmp_path) == {"COMPLETE": 7, "RUNNING": 1}
-    stored = {job.key: {"status": "FINISHED", **score(job)} for job in done[1:]}
-    stored[broken[0].key] = {"status": "FAILED", "tags.failure": "exception"}
-    assert [job.key for job in drive(begin(tmp_path, store=stored))] == [broken[0].key]
+    known = stored(done[1:])
+    known[broken[0].key] = TrialRecord(broken[0].key, "run", "FAILED", failure="exception")
+    assert [job.key for job in drive(begin(tmp_path, store=known))] == [broken[0].key]
     assert states(tmp_path) == {"COMPLETE": 8}
 
 
@@ -213,7 +216,7 @@ def test_another_length_seed_or_start_goes_on_with_the_study_and_force_begins_an
     assert second == f"{first} #2"
     assert states(tmp_path, 1) == {"COMPLETE": 8}
     # From now on the newest one counts.
-    assert search.find(planned(tmp_path), place(tmp_path))[0].study.study_name == second  # type: ignore[union-attr]
+    assert studies.find(planned(tmp_path), place(tmp_path))[0].study.study_name == second  # type: ignore[union-attr]
 
 
 def test_points_that_come_twice_run_once(tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def test_settings_that_do_not_go_together_count_as_failed(tmp_path: Path) -> Non
     assert found["COMPLETE"] == len(jobs) > 0
     assert "do not go together and counts as failed: " in said[0]
     assert "is longer than epochs" in said[0]
-    assert drive(begin(tmp_path, text, {job.key: {"status": "FINISHED", **score(job)} for job in jobs})) == []
+    assert drive(begin(tmp_path, text, stored(jobs))) == []
 
 
 def test_several_objectives_give_a_front_and_the_test_split_is_named(tmp_path: Path) -> None:
@@ -290,11 +293,11 @@ def test_jobs_of_another_driver_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_studies_lie_beside_their_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert search.beside(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db.studies"
-    address = search.beside("postgresql://me:s%40cret@host/base")
+    assert storage.beside(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db.studies"
+    address = storage.beside("postgresql://me:s%40cret@host/base")
     assert address.startswith("postgresql://me:s%40cret@host/base?options=-csearch_path%3Dcplearn_studies")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert search.beside("http://host:5000").startswith(f"sqlite:///{tmp_path}/cplearn/")
+    assert storage.beside("http://host:5000").startswith(f"sqlite:///{tmp_path}/cplearn/")
 
 
 def test_a_damaged_file_of_studies_is_one_sentence(tmp_path: Path) -> None:
@@ -306,15 +309,16 @@ def test_a_damaged_file_of_studies_is_one_sentence(tmp_path: Path) -> None:
 KILLED = """
 sweep: killed
 settings:
-  epochs: 9
-  batch_size: 128
+  epochs: 6
+  train_images: 600
+  batch_size: 64
   method: {codes: 32, embedding_dim: 16}
   backbone: {name: resnet8-slim, width: 4}
   evaluation: {kmeans_restarts: 1, kept_images: 0, online_probe: true}
 axes:
   method.beta: {log_uniform: [0.05, 5]}
   optimizer.lr: {log_uniform: [1e-5, 1e-2]}
-search: {name: optuna, trials: 6, startup: 4}
+search: {name: optuna, trials: 5, startup: 3}
 scheduler: {name: asha, grace: 2, reduction: 2}
 """
 
@@ -346,20 +350,20 @@ def test_a_search_whose_driver_is_killed_ends_with_exactly_its_trials(tmp_path: 
     given = [*command, "--gpus-per-trial", "0"]
     done = subprocess.run(given, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 trials in all (study killed · digits" in " ".join(done.stdout.split())
+    assert "5 trials in all (study killed · digits" in " ".join(done.stdout.split())
     found = states(tmp_path)
-    assert found["COMPLETE"] + found["PRUNED"] == found.total() == 6
+    assert found["COMPLETE"] + found["PRUNED"] == found.total() == 5
     assert found["COMPLETE"] > 0
     client = MlflowClient(store)
     runs = list(client.search_runs([client.get_experiment_by_name("cplearn").experiment_id]))
     trials_of = [run for run in runs if run.data.tags["cplearn.kind"] == "trial"]
-    assert len({run.data.tags["cplearn.key"] for run in trials_of}) == len(trials_of) == 6
+    assert len({run.data.tags["cplearn.key"] for run in trials_of}) == len(trials_of) == 5
     assert Counter(run.info.status for run in trials_of) == {"FINISHED": found["COMPLETE"]} | (
         {"KILLED": found["PRUNED"]} if found["PRUNED"] else {}
     )
     for run in trials_of:
         epochs = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss"))
-        last = int(run.data.tags.get("cplearn.stopped_epoch", 9))
+        last = int(run.data.tags.get("cplearn.stopped_epoch", 6))
         assert epochs == list(range(1, last + 1))
     (parent,) = (run for run in runs if run.data.tags["cplearn.kind"] == "sweep")
     assert parent.data.tags["cplearn.study"].startswith("killed · digits · ")

@@ -12,7 +12,8 @@ from sqlalchemy import create_engine, text
 
 from cplearn.errors import InputError
 from runner.planning.plan import SCHEMA, make_plan
-from runner.search.search import Search, beside
+from runner.search.search import Search
+from runner.search.storage import beside
 from sweeps.spec import read_sweep
 
 SWEEP = """
