@@ -68,11 +68,7 @@ class SweepResult:
 
         Of several data sets, the first level of the rows is the data set.
         """
-        tables = {}
-        for report in self.reports:
-            cells = pd.read_csv(report.folder / "table.csv")
-            order = list(dict.fromkeys(cells["row"])), list(dict.fromkeys(cells["column"]))
-            tables[report.dataset] = cells.pivot(index="row", columns="column", values="mean").loc[*order]
+        tables = {report.dataset: _table(report.folder / "table.csv") for report in self.reports}
         return next(iter(tables.values())) if len(tables) == 1 else pd.concat(tables, names=["dataset"])
 
     @property
@@ -84,3 +80,12 @@ class SweepResult:
     def report(self) -> Path:
         """The page with tables, figures and findings; of several data sets that of the first."""
         return self.reports[0].folder / "report.html"
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The cells of a table's file as rows and columns, in the order of the file."""
+    cells = pd.read_csv(path)
+    index = ["block", "row"] if cells["block"].notna().any() else ["row"]
+    cells = cells.fillna({"block": ""}).set_index([*index, "column"])["mean"]
+    rows, columns = cells.index.droplevel("column").unique(), cells.index.unique("column")
+    return cells.unstack("column").reindex(index=rows, columns=columns)
