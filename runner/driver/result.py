@@ -84,8 +84,8 @@ class SweepResult:
 
 def _table(path: Path) -> pd.DataFrame:
     """The cells of a table's file as rows and columns, in the order of the file."""
-    cells = pd.read_csv(path)
-    index = ["block", "row"] if cells["block"].notna().any() else ["row"]
-    cells = cells.fillna({"block": ""}).set_index([*index, "column"])["mean"]
-    rows, columns = cells.index.droplevel("column").unique(), cells.index.unique("column")
-    return cells.unstack("column").reindex(index=rows, columns=columns)
+    cells = pd.read_csv(path).fillna({"block": ""})
+    index = ["block", "row"] if cells["block"].any() else ["row"]
+    rows = list(cells[index].drop_duplicates().itertuples(index=False, name=None))
+    table = cells.pivot(index=index, columns="column", values="mean")
+    return table.loc[rows if len(index) > 1 else [row for (row,) in rows], list(dict.fromkeys(cells["column"]))]
