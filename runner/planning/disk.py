@@ -46,7 +46,7 @@ def run_bytes(job: Job, use: DatasetUse) -> int:
     settings = job.trial.flat()
     try:
         with torch.device("meta"):
-            model = Model([job.trial], images)
+            model = Model(job.trial, images)
     except (RuntimeError, OverflowError, TypeError):
         large = [f"{key} {value}" for key, value in settings.items() if isinstance(value, int) and value > 10**6]
         raise InputError(f"a model with {' and '.join(large) or 'these settings'} is too large to lay out") from None
