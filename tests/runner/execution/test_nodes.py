@@ -10,11 +10,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from cplearn.data.cache import write_description
 from runner.execution.nodes import EQUAL, PRESENT, differences, facts
 from support import run_cli
 
@@ -48,7 +50,7 @@ def cache(folder: Path) -> list[Path]:
 
 
 def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
-    """Two nodes begin with empty caches, one has another torch, and one has other images in its cache."""
+    """Two nodes begin with empty caches, one has another torch, and one has other labels in its cache."""
     for split, label in [(s, c) for s in ("train", "test") for c in ("a", "b")]:
         folder = tmp_path / "images" / split / label
         folder.mkdir(parents=True)
@@ -77,7 +79,9 @@ def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
         assert "Traceback" not in output
         shutil.copytree(tmp_path / "data", tmp_path / "different")
         (about,) = cache(tmp_path / "different")
-        about.write_text(json.dumps({**json.loads(about.read_text()), "fingerprint": "0" * 32}))
+        labels = about.with_name("test-labels.npy")
+        np.save(labels, 1 - np.load(labels))
+        write_description(about.parent, json.loads(about.read_text())["classes"], "images with other labels")
         add("different", "different")
         code, output = sweep(tmp_path, cluster.address)
         assert code == 2, output
