@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from runner.events import Listener
 from runner.faults import FailureKind
 from runner.planning.plan import Job
 
 
-class Recorder:
+class Recorder(Listener):
     """Notes metrics by epoch and at the end, failures and sentences, by the label of the job."""
 
     def __init__(self) -> None:
@@ -18,15 +19,6 @@ class Recorder:
         self.reasons: dict[str, str] = {}
         self.kinds: dict[str, FailureKind] = {}
         self.notes: list[str] = []
-
-    def planned(self, jobs: Sequence[Job]) -> None:
-        pass
-
-    def started(self, job: Job) -> None:
-        pass
-
-    def resumed(self, job: Job, history: Any) -> None:
-        pass
 
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         self.logged[job.label, epoch] = {name: value for name, value in metrics.items() if "second" not in name}
@@ -39,6 +31,3 @@ class Recorder:
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.reasons[job.label], self.kinds[job.label] = reason, kind
-
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        pass
