@@ -243,7 +243,6 @@ class SweepRun:
 
         tally = Tally(jobs, self.reused, estimate, (lambda: search.to_come) if search else lambda: 0)
         tracker = self._tracker(claims, search)
-        steering = SweepSteering(self, claims, estimate, search)
         options = ExecutionOptions(
             self.resources,
             str(cplearn.data.data_root(self.options.data_root)),
@@ -256,7 +255,7 @@ class SweepRun:
         try:
             with self.deadline, self.observer.running(tally) as listeners:
                 followers: list[Listener] = [tracker, tally, *([search] if search else []), *listeners]
-                repeated = execute(jobs, followers, options, steering)
+                repeated = execute(jobs, followers, options, SweepSteering(self, claims, estimate, search))
         except KeyboardInterrupt:
             self._remark(tracker, search)
             if not self.deadline.passed:
