@@ -141,8 +141,8 @@ class Forecast:
             job, use = jobs[key]
             timed.append(TimedTrial(job.trial.flat(), job.fingerprint, vars(use), timing.epoch, timing.evaluation))
         for key in jobs.keys() - timings.keys():
-            if timing := timing_of(*jobs[key], timed):
-                timings[key] = timing
+            if scaled := timing_of(*jobs[key], timed):
+                timings[key] = scaled
         return replace(self, timings=timings, reason=measured.reason).ordered()
 
     def ordered(self) -> Forecast:
