@@ -1,1 +1,2 @@
-"""From a sweep to jobs: what is to be run, in which order, and what is known of each trial. Knows no Ray."""
+"""From a sweep to jobs: what is to be run and in which order, in which state each trial is, and what its run leaves on
+disk. Everything in it may be imported; it knows neither Ray nor MLflow, nor how long trials take."""
