@@ -16,9 +16,8 @@ from runner.planning.plan import Plan
 
 def test_a_run_is_as_large_as_its_files(plan: Plan, tmp_path: Path) -> None:
     job = plan.jobs[0]
-    (outcome,) = train(
-        [job.trial.model_copy(update={"epochs": 1})], cplearn.data.load("digits"), save_to=[tmp_path / "m"]
-    )
+    trial = job.trial.model_copy(update={"epochs": 1})
+    outcome = train(trial, cplearn.data.load("digits"), save_to=tmp_path / "m")
     assert outcome.failure is None
     files = sum(path.stat().st_size for path in (tmp_path / "m").rglob("*") if path.is_file())
     rows = 22_500 + 1_400 * job.trial.epochs
