@@ -53,6 +53,7 @@ class Tag(StrEnum):
     CPUS = "cplearn.cpus"  # Cores of the host.
     THREADS = "cplearn.threads"  # Threads of torch.
     RANKS = "cplearn.ranks"  # Processes that shared the trial.
+    NODE = "cplearn.node"  # The name of the cluster's node, where a node has been given one.
 
     # How it ended, where it has no result.
     FAILURE = "cplearn.failure"  # A `Failure`.
@@ -80,7 +81,7 @@ def tag_is(tag: Tag, value: str) -> str:
     return f"tags.`{tag}` = '{value}'"
 
 
-HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS)
+HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS, Tag.NODE)
 """The tags that say on what a trial ran."""
 
 END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH)

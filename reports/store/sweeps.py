@@ -110,7 +110,11 @@ def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.Da
     if sweeps is not None:
         frames = []
         for result in (result for name in sweeps for result in read_sweep(uri, name)):
-            settings = [name for name in result.runs if str(name).startswith("params.") and name != "params.seed"]
+            settings = [
+                name
+                for name in map(str, result.runs)
+                if (name.startswith(PARAMS) and name != f"{PARAMS}seed") or name == Tag.NUMERICS.column
+            ]
             known = result.runs.groupby("label")[settings].transform("first")
             frames.append(result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(known)))
         trials = pd.concat(frames, ignore_index=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
@@ -29,20 +29,14 @@ from runner.tracking.database import make_store
 from runner.tracking.trial_run import TrialRun
 from sweeps.addresses import experiment_name
 from sweeps.record import (
-    EVALUATION_SECONDS,
-    HARDWARE,
     MANIFEST_FILE,
     REPORT_FOLDER,
     SWEEP,
-    TRAIN_SECONDS,
     TRIAL,
-    WALL_SECONDS,
     Tag,
     tag_is,
 )
 
-ERROR_LINES = 20
-ERROR_CHARACTERS = 4000
 MOST_COMPARED = 60
 """A link that compares more trials than this would not fit into an address."""
 PAGE = 1000
@@ -176,42 +170,37 @@ class Tracker(Listener):
         self._log_epoch(job, epoch, metrics, _now())
 
     def _log_epoch(self, job: Job, epoch: int, metrics: Mapping[str, float], when: int) -> None:
-        run, batch = self.runs[job.key], _batch(metrics, epoch, when)
-        self.writes.put(lambda: run.log_epoch(epoch, batch))
+        run = self.runs[job.key]
+        self.writes.put(lambda: run.log_epoch(epoch, metrics, when))
 
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
     ) -> None:
         """Write the result, then forget what the trial would have needed to go on."""
-        wall = metrics.get(TRAIN_SECONDS, 0.0) + metrics.get(EVALUATION_SECONDS, 0.0)
-        run, batch = self.runs[job.key], _batch({**metrics, WALL_SECONDS: wall}, job.trial.epochs, _now())
-        tags = {tag: hardware[tag.short] for tag in HARDWARE if tag.short in hardware}
+        run, when = self.runs[job.key], _now()
 
         def write() -> None:
-            run.finish(batch, tags, files)
+            run.finish(metrics, files, hardware, when)
             self.forget(job.key)
 
         self.writes.put(write)
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
-        """End the run as FAILED. What has diverged would do so again; after another failure the checkpoint still
-        serves."""
+        """What has diverged would do so again, so its checkpoints are forgotten; after another failure they serve."""
         self.started(job)
-        last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
-        run, tags = self.runs[job.key], {Tag.ERROR: last_lines[-ERROR_CHARACTERS:], Tag.FAILURE: kind}
+        run = self.runs[job.key]
 
         def write() -> None:
-            run.end("FAILED", tags)
+            run.fail(reason, kind)
             if kind == "diverged":
                 self.forget(job.key)
 
         self.writes.put(write)
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        """End the run as KILLED, tagged by whom and when: it is no result, and its checkpoint stays."""
-        tags = {Tag.STOPPED_BY: self.plan.stopper, Tag.STOPPED_EPOCH: str(epoch), Tag.ERROR: reason}
+        """The checkpoint of a trial that was stopped early stays: under another rule it may go on."""
         run = self.runs[job.key]
-        self.writes.put(lambda: run.end("KILLED", tags))
+        self.writes.put(lambda: run.stop(self.plan.stopper, epoch, reason))
 
     def close(self, status: str, patience: float | None = None) -> None:
         """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.
@@ -266,7 +255,3 @@ def _is_transient(error: BaseException) -> bool:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _batch(metrics: Mapping[str, float], step: int, when: int) -> list[Metric]:
-    return [Metric(name, value, when, step) for name, value in metrics.items()]

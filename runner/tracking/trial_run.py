@@ -5,16 +5,32 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, command
 from runner.tracking.code_version import code_tags
-from sweeps.record import END_TAGS, LOSS, TRIAL, WALL_SECONDS, DatasetUse, Tag, param_text, tag_is
+from sweeps.record import (
+    END_TAGS,
+    EVALUATION_SECONDS,
+    HARDWARE,
+    LOSS,
+    TRAIN_SECONDS,
+    TRIAL,
+    WALL_SECONDS,
+    DatasetUse,
+    Tag,
+    param_text,
+    tag_is,
+)
+
+ERROR_LINES = 20
+ERROR_CHARACTERS = 4000
 
 
 class TrialRun:
@@ -27,7 +43,8 @@ class TrialRun:
     def __init__(
         self, client: MlflowClient, experiment: str, parent: str, plan: Plan, job: Job, before: Run | None
     ) -> None:
-        self.client, self.experiment, self.name, self.before = client, experiment, job.name, before
+        self.client, self.experiment, self.before = client, experiment, before
+        self.name, self.epochs = job.name, job.trial.epochs
         self.tags = {
             Tag.KIND: TRIAL,
             Tag.PARENT: parent,
@@ -73,32 +90,46 @@ class TrialRun:
         self.client.log_batch(self.run_id, params=self.params)
         self.client.log_inputs(self.run_id, datasets=[self.dataset])
 
-    def log_epoch(self, epoch: int, metrics: Sequence[Metric]) -> None:
-        """Add an epoch's metrics, unless the run has them."""
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float], when: int) -> None:
+        """Add an epoch's metrics, which were measured at `when` (ms since 1970), unless the run has them."""
         if epoch not in self.logged_epochs:
-            self.client.log_batch(self.run_id, metrics=metrics)
+            self._log_metrics(metrics, epoch, when)
             self.logged_epochs.add(epoch)
 
-    def finish(self, metrics: Sequence[Metric], tags: Mapping[Tag, str], files: Mapping[str, bytes]) -> None:
+    def finish(
+        self, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str], when: int
+    ) -> None:
         """Add the result. The run ends last, so that a finished run is a complete one."""
         if not self.is_complete:
-            self.client.log_batch(self.run_id, metrics=metrics)
+            wall = metrics.get(TRAIN_SECONDS, 0.0) + metrics.get(EVALUATION_SECONDS, 0.0)
+            self._log_metrics({**metrics, WALL_SECONDS: wall}, self.epochs, when)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(self.run_id, folder)
-        self.end("FINISHED", tags)
+        self._end("FINISHED", {tag: hardware[tag.short] for tag in HARDWARE if tag.short in hardware})
 
-    def end(self, status: str, tags: Mapping[Tag, str]) -> None:
-        """End the run with tags that say more."""
+    def fail(self, reason: str, kind: FailureKind) -> None:
+        """End the run as FAILED, with the last lines of the reason."""
+        last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
+        self._end("FAILED", {Tag.ERROR: last_lines[-ERROR_CHARACTERS:], Tag.FAILURE: kind})
+
+    def stop(self, stopper: str, epoch: int, reason: str) -> None:
+        """End the run as KILLED, tagged by whom and when: it is no result."""
+        self._end("KILLED", {Tag.STOPPED_BY: stopper, Tag.STOPPED_EPOCH: str(epoch), Tag.ERROR: reason})
+
+    def _log_metrics(self, metrics: Mapping[str, float], step: int, when: int) -> None:
+        batch = [Metric(name, value, when, step) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=batch)
+
+    def _end(self, status: str, tags: Mapping[Tag, str]) -> None:
         self.client.log_batch(self.run_id, tags=_run_tags(tags))
         self.client.set_terminated(self.run_id, status)
 
 
 def _run_tags(tags: Mapping[Tag, str]) -> list[RunTag]:
-    """Tags as MLflow's batches take them."""
     return [RunTag(str(tag), text) for tag, text in tags.items()]
 
 

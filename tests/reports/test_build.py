@@ -133,7 +133,7 @@ def test_caption_and_notes_say_what_stands_there_and_what_does_not(
 ) -> None:
     text = (reports["beta"].folder / "table.md").read_text()
     assert "Mean ± sample standard deviation over n = 2 seeds (0, 1)." in text
-    assert "test split after the last of 20 epochs; no model was selected by them" in text
+    assert "test split (360 images) after the last of 20 epochs; no model was selected by them" in text
     assert "- β = 2.5: seed 1 failed (FloatingPointError: the loss became nan in epoch 3).\n" in text
     assert "- β = 5: seed 1 missing.\n" in text
     behind = ", ".join(

@@ -1,34 +1,80 @@
-"""Tracking stores filled by hand, for tests of reports."""
+"""Tracking stores for tests of reports, filled by the tracker that fills a user's."""
 
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+
+from runner.machine.hardware import describe
+from runner.planning.plan import Job, Plan
+from runner.tracking import code_version
+from runner.tracking.database import make_store
+from runner.tracking.tracker import Tracker
+from runner.tracking.trial_run import TrialRun
+from sweeps.addresses import store_file
+from sweeps.file import ResourceRequest
+from sweeps.record import LOSS, TRAIN_SECONDS, TRIAL, WALL_SECONDS, DatasetUse
+from sweeps.spec import Sweep
 
 BETAS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
-
-
-START = 1_700_000_000_000
-
-
 AWKWARD = "folder:/data/50% of_my|set #1 & {β}"
+NUMBERS = iter(range(1_000_000))
+COMMIT = "c0ffee"
+"""The commit that runs are made by."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the tracker needs of a trial's settings; their names and values may be any, awkward ones too."""
+
+    dataset: str
+    seed: int
+    epochs: int
+    others: Mapping[str, Any]
+
+    def flat(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "seed": self.seed, "epochs": self.epochs, **self.others}
+
+    identity = flat
+
+
+@functools.cache
+def empty_store() -> Path:
+    """A store without runs; MLflow takes seconds to make one."""
+    path = Path(tempfile.mkdtemp(), "mlflow.db")
+    make_store(f"sqlite:///{path}")
+    return path
+
+
+@contextmanager
+def made_by(commit: str) -> Iterator[None]:
+    """Runs that are written meanwhile say that they were made by a commit of a clean checkout."""
+    code_version.code_tags.cache_clear()
+    with patch.object(code_version, "_git", lambda *arguments: commit if arguments[0] == "rev-parse" else ""):
+        yield
+    code_version.code_tags.cache_clear()
 
 
 class Writer:
-    """Writes trials and sweeps as the tracking module does; a trial's key is `<data set>/<label>/<seed>`."""
+    """Writes trials and sweeps one by one; a trial's key is `<data set>/<label>/<seed>`."""
 
     def __init__(self, uri: str, artifacts: Path | None = None, experiment: str = "cplearn") -> None:
+        if uri.startswith("sqlite") and not store_file(uri).exists():
+            shutil.copy(empty_store(), store_file(uri))
         self.uri = uri
         self.client = MlflowClient(uri)
         self.experiment = self.client.create_experiment(experiment, artifacts.as_uri() if artifacts else None)
-        self.clock = START
         self.runs: dict[str, str] = {}
 
     def of(self, uri: str) -> Writer:
@@ -36,10 +82,6 @@ class Writer:
         other = copy.copy(self)
         other.uri, other.client, other.runs = uri, MlflowClient(uri), dict(self.runs)
         return other
-
-    def _run(self, tags: Mapping[str, str], name: str) -> str:
-        self.clock += 1000
-        return self.client.create_run(self.experiment, self.clock, dict(tags), name).info.run_id
 
     def trial(
         self,
@@ -50,40 +92,52 @@ class Writer:
         metrics: Mapping[str, float] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> str:
-        tags = {"kind": "trial", "key": trial["key"], "sweep": sweep, "dataset": trial["dataset"]}
-        tags |= {"fingerprint": "f00d", "git_commit": "c0ffee", "git_edited": "false", "device": "cpu"}
-        tags |= {"error": error} if error else {}
-        run = self._run({f"cplearn.{key}": text for key, text in tags.items()}, trial["label"])
-        common = {"dataset": "digits", "seed": trial["seed"], "epochs": 20, "batch_size": 64}
-        last = {"train/loss": 1.0, **(metrics or {})}
-        self.client.log_batch(
-            run,
-            metrics=[Metric(name, value, self.clock, 20) for name, value in last.items()],
-            params=[
-                Param(key, value if isinstance(value, str) else json.dumps(value))
-                for key, value in (common | dict(settings or {}) | trial["point"]).items()
-            ],
-        )
-        self.client.set_terminated(run, status, self.clock)
-        self.runs[trial["key"]] = run
-        return run
+        """Write a trial of a sweep and return the id of its run."""
+        final = dict(metrics or {})
+        if WALL_SECONDS in final:
+            final[TRAIN_SECONDS] = final.pop(WALL_SECONDS)
+        job = make_job(trial, settings)
+        plan = make_plan(sweep, "", {}, "digits", [job])
+        with made_by(COMMIT):
+            run = TrialRun(self.client, self.experiment, "none", plan, job, None)
+        now = 1_700_000_000_000
+        run.open()
+        if status == "FINISHED":
+            run.log_epoch(job.trial.epochs, {LOSS: 1.0}, now)
+            run.finish(final, {}, describe("cpu"), now)
+        else:
+            assert status == "FAILED"
+            run.log_epoch(job.trial.epochs, {LOSS: 1.0, **final}, now)
+            run.fail(error or "", "diverged" if "FloatingPointError" in (error or "") else "exception")
+        self.runs[job.key] = run.run_id
+        return run.run_id
 
     def sweep(
         self, name: str, description: str, axes: Mapping[str, Sequence[Any]], dataset: str, trials: list[dict[str, Any]]
     ) -> str:
-        run = self._run({"cplearn.kind": "sweep", "cplearn.sweep": name}, name)
-        manifest = {
-            "version": 1,
-            "sweep": name,
-            "description": description,
-            "axes": axes,
-            "seeds": sorted({trial["seed"] for trial in trials}),
-            "datasets": [{"name": dataset, "slug": trials[0]["dataset"], "fingerprint": "f00d"}],
-            "trials": trials,
-        }
-        self.client.log_dict(run, manifest, "manifest.json")
-        self.client.set_terminated(run, "FINISHED", self.clock)
-        return run
+        """Write that a sweep has these trials, and return the id of its run; each call makes another run."""
+        with made_by(COMMIT):
+            tracker = Tracker(self.uri, make_plan(name, description, axes, dataset, [make_job(t) for t in trials]))
+        tracker.close("FINISHED")
+        return tracker.parent
+
+
+def make_job(trial: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Job:
+    """The job of a trial as `declare` describes it, by 20 epochs unless its settings say otherwise."""
+    given = {"dataset": "digits", "epochs": 20, "batch_size": 64, **(settings or {}), **trial["point"]}
+    dataset, epochs = given.pop("dataset"), given.pop("epochs")
+    own = Settings(dataset, trial["seed"], epochs, given)
+    key, slug, role, label, point = (trial[name] for name in ("key", "dataset", "role", "label", "point"))
+    return Job(key, own, slug, "f00d", role, label, point)  # type: ignore[arg-type]
+
+
+def make_plan(name: str, description: str, axes: Mapping[str, Sequence[Any]], dataset: str, jobs: list[Job]) -> Plan:
+    """A plan of these jobs on one data set, with a key of its own."""
+    seeds = sorted({job.trial.seed for job in jobs})
+    source, shared, resources = "", {}, ResourceRequest()
+    sweep = Sweep(name, description, source, {key: list(of) for key, of in axes.items()}, seeds, shared, resources, [])
+    use = DatasetUse(dataset, jobs[0].dataset, "f00d", "test", 1437, 360, 1, 8)
+    return Plan(sweep, f"{name} {next(NUMBERS)}", [use], jobs, lambda declared: jobs[0])
 
 
 def sqlite(folder: Path) -> str:
@@ -97,7 +151,7 @@ def baseline_metrics(accuracy: float) -> dict[str, float]:
         "kmeans/nmi": 0.7,
         "kmeans/nmi_chance": 0.03,
         "kmeans/ami": 0.69,
-        "time/wall_s": 0.5,
+        WALL_SECONDS: 0.5,
     }
 
 
@@ -118,6 +172,7 @@ def trial_metrics(beta: float, seed: int) -> dict[str, float]:
     }
 
 
-def declare(dataset: str, label: str, point: Mapping[str, Any], seed: int, role: str = "trial") -> dict[str, Any]:
+def declare(dataset: str, label: str, point: Mapping[str, Any], seed: int, role: str = TRIAL) -> dict[str, Any]:
+    """A trial as a sweep declares it."""
     key = f"{dataset}/{label}/{seed}"
     return {"key": key, "dataset": dataset, "role": role, "label": label, "point": dict(point), "seed": seed}

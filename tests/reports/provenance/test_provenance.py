@@ -24,6 +24,7 @@ from runner.cli import app
 from stores import Writer, declare, sqlite
 from support import needs
 from sweeps.errors import UserError
+from sweeps.record import SWEEP, Tag, tag_is
 
 SEEDS = (0, 1, 2)
 NOISE = {0: -0.01, 1: 0.0, 2: 0.011}
@@ -67,7 +68,7 @@ def write(writer: Writer) -> None:
                     settings,
                 )
                 if method == "swav":
-                    writer.client.set_tag(run, "cplearn.command", f"{COMMAND} --set seed={seed}")
+                    writer.client.set_tag(run, Tag.COMMAND, f"{COMMAND} --set seed={seed}")
         axes = {"arm": list(ACCURACY), "method.codes": [128, 16384], "method.beta": [0.1, 1]}
         writer.sweep("t1", "", axes, dataset, trials)
 
@@ -315,7 +316,7 @@ def test_a_choice_that_the_runs_no_longer_make_is_drift(made: build.Report, own:
 
 def test_a_sweep_that_was_enlarged_or_is_gone_is_drift(own: Writer, tmp_path: Path) -> None:
     (report, _) = build.build(own.uri, "t1", tmp_path)
-    manifest = own.client.search_runs([own.experiment], "tags.`cplearn.kind` = 'sweep'")
+    manifest = own.client.search_runs([own.experiment], tag_is(Tag.KIND, SWEEP))
     trials = [declare("cifar10", "barlow_twins", {"arm": "barlow_twins"}, seed) for seed in range(4)]
     wide = declare("cifar10", "vicreg", {"arm": "vicreg"}, 0)
     own.trial("t1", {**trials[3], "point": {}}, metrics=metrics("barlow_twins", None, None, 1))
@@ -325,7 +326,7 @@ def test_a_sweep_that_was_enlarged_or_is_gone_is_drift(own: Writer, tmp_path: Pa
     assert f"trial {wide['key']}, seed 0: the table has no such trial, MLflow now {run} (finished)" in found
     assert "vicreg: is not in the table" in found
     assert "2 runs have finished that the table does not have" in found
-    for one in [*manifest, *own.client.search_runs([own.experiment], "tags.`cplearn.kind` = 'sweep'")]:
+    for one in [*manifest, *own.client.search_runs([own.experiment], tag_is(Tag.KIND, SWEEP))]:
         own.client.delete_run(one.info.run_id)
     own.sweep("other", "", {}, "svhn", [declare("svhn", "x", {}, 0)])
     assert any("cannot be made any more: no sweep 't1'" in line for line in drift(own, report.folder))

@@ -1,0 +1,90 @@
+"""The words in which runs speak of themselves: states of trials, settings as text, manifests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sweeps.errors import UserError
+from sweeps.record import (
+    DatasetUse,
+    Manifest,
+    ManifestTrial,
+    TrialRecord,
+    TrialState,
+    param_text,
+    param_value,
+    state_of,
+)
+
+
+def record(status: Any, failure: Any = "", stopped_by: str = "") -> TrialRecord:
+    return TrialRecord("key", "run", status, failure=failure, stopped_by=stopped_by)
+
+
+DIVERGED, BROKEN = record("FAILED", "diverged"), record("FAILED", "exception")
+STOPPED = record("KILLED", stopped_by="beta: asha")
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "state"),
+    [
+        (None, {}, "new"),
+        (None, {"reached": 3}, "resumable"),
+        (record("FINISHED"), {}, "reused"),
+        (record("FINISHED"), {"reached": 3}, "reused"),
+        (record("FINISHED"), {"force": True, "reached": 3}, "new"),
+        (record("RUNNING"), {}, "running"),
+        (record("RUNNING"), {"reached": 3}, "resumable"),
+        (record("KILLED"), {}, "new"),
+        (record("KILLED"), {"reached": 3}, "resumable"),
+        (BROKEN, {}, "failed"),
+        (BROKEN, {"reached": 3}, "resumable"),
+        (BROKEN, {"retry_failed": True}, "failed"),
+        (DIVERGED, {"reached": 3}, "diverged"),
+        (DIVERGED, {"retry_failed": True}, "failed"),
+        (DIVERGED, {"force": True}, "failed"),
+        (STOPPED, {"stopper": "beta: asha"}, "stopped"),
+        (STOPPED, {"stopper": "beta: another asha"}, "new"),
+        (STOPPED, {"stopper": "beta: asha", "force": True}, "new"),
+        (STOPPED, {"reached": 3}, "resumable"),
+    ],
+)
+def test_the_state_of_a_trial_follows_from_its_run(
+    run: TrialRecord | None, options: dict[str, Any], state: TrialState
+) -> None:
+    assert state_of(run, **options) == state
+
+
+@pytest.mark.parametrize("value", [0.1, 1, 1e-38, True, None, "digits", "cplearn", [10, 20], ["a b", "c"]])
+def test_a_setting_comes_back_from_its_text(value: Any) -> None:
+    assert param_value(param_text(value)) == value
+
+
+def manifest() -> Manifest:
+    use = DatasetUse("digits", "digits", "f00d", "scikit-learn", 1437, 360, 1, 8)
+    trial = ManifestTrial("a1", "digits", "trial", "beta=0.1", {"method.beta": 0.1}, 0)
+    return Manifest("beta", "", "settings: {}", {"method.beta": [0.1]}, [0], [use], [trial])
+
+
+def test_a_manifest_comes_back_from_its_document() -> None:
+    document = json.loads(json.dumps(manifest().to_dict()))
+    assert document["version"] == 1
+    assert "search" not in document
+    assert Manifest.from_dict(document) == manifest()
+    assert Manifest.from_dict({**document, "search": {"trials": 3}}).search == {"trials": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "the manifest of run 7 has version 2, this program reads 1"),
+        ({"trials": [{"key": "a"}]}, "the manifest of run 7 is damaged"),
+        ({"datasets": None}, "the manifest of run 7 is damaged"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_said(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Manifest.from_dict(manifest().to_dict() | change, "run 7")
