@@ -15,6 +15,7 @@ import pandas as pd
 from reports.store.connection import open_experiment, readable, search, shown
 from reports.store.trials import newest, placed, record
 from sweeps.errors import UserError
+from sweeps.record import PARAMS, Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

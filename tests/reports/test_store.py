@@ -9,6 +9,7 @@ import pytest
 
 from reports import store
 from reports.render import page
+from reports.tables.sweep import shared_settings
 from runner.machine.hardware import describe
 from runner.planning.plan import SCHEMA, make_plan
 from runner.tracking.tracker import Tracker
@@ -66,7 +67,7 @@ def test_a_report_says_what_the_trials_ran_on(uri: str) -> None:
     assert facts["Started"]
     assert facts["Sweep's run"] == result.parent
     assert all(facts.values())
-    settings = page.shared(result)
+    settings = shared_settings(result)
     assert (settings["method.codes"], settings["backbone.name"]) == ("32", "resnet8-slim")
 
 
