@@ -4,7 +4,6 @@
 report. Nothing else writes to MLflow. This folder must not know Ray, nor how results are read.
 """
 
-import logging
 import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -12,6 +11,3 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Pending writes are repeated anyway; MLflow's own seven attempts would only make them wait for minutes at the end.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-# The migrations of a fresh store are no news to its user.
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)

@@ -10,6 +10,7 @@ metric apart by run, name, step, time and value, and its time is that of the eve
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ from sweeps.record import (
     Tag,
     tag_is,
 )
+
+# The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 MOST_COMPARED = 60
 """A link that compares more trials than this would not fit into an address."""
