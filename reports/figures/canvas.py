@@ -60,15 +60,15 @@ def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
     headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
     several = [axis for axis, values in result.axes.items() if len(values) > 1]
     spelled = {axis: spelling.values(rows[axis].tolist()) for axis in several}
-    found: dict[Any, str] = {}
+    row_names: dict[Any, str] = {}
     for place, (row, label, role) in enumerate(zip(rows.index, rows["label"], rows["role"], strict=True)):
         parts = [
             spelled[axis][place] if axis == ARM else f"{headings[axis]} = {spelled[axis][place]}"
             for axis in several
             if rows[axis].iloc[place] is not None or None in result.axes[axis]
         ]
-        found[row] = ", ".join(parts) if parts and role != "baseline" else label
-    return found
+        row_names[row] = ", ".join(parts) if parts and role != "baseline" else label
+    return row_names
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -84,7 +84,7 @@ def colours(count: int) -> list[dict[str, Any]]:
     if count <= len(CYCLE):
         return CYCLE[:count]
     scale = matplotlib.colormaps["viridis"]
-    shapes = [one["marker"] for one in CYCLE]
+    shapes = [style["marker"] for style in CYCLE]
     return [
         {"color": scale(0.88 * k / (count - 1)), "marker": shapes[k % len(shapes)], "linestyle": "-"}
         for k in range(count)

@@ -82,21 +82,21 @@ def curves(result: SweepResult) -> list[Curve]:
     by side. A curve without any number is left out."""
     several = [None if axis == ARM else axis for axis, values in result.axes.items() if len(values) > 1]
     drawn = [curve(result, axis) for axis in several or [None]]
-    return [one for one in drawn if len(one.numbers)]
+    return [curve for curve in drawn if len(curve.numbers)]
 
 
 def plots(result: SweepResult) -> list[Plot]:
     """The curves, ready to be drawn."""
     return [
         Plot(
-            one.name,
-            f"Metrics against {one.heading}" if one.heading else "Metrics of each row",
+            curve.name,
+            f"Metrics against {curve.heading}" if curve.heading else "Metrics of each row",
             "Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean, from "
             f"{LEAST_SEEDS} seeds on. Grey lines: baselines. Shaded: cluster collapse (see the findings).",
-            one.numbers,
-            functools.partial(draw, one),
+            curve.numbers,
+            functools.partial(draw, curve),
         )
-        for one in curves(result)
+        for curve in curves(result)
     ]
 
 
@@ -121,9 +121,9 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     numbers.insert(7, "collapsed", numbers["row"].map(collapsed))
     trial = numbers["row"].map(is_trial)
     leading = numbers["metric"].isin([panel.lead for panel in PANELS])
-    known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
+    is_known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
     wanted = (trial & (leading | (not apart))) | (~trial & leading & (numbers["n"] > 0))
-    numbers, trial = numbers[known & wanted], trial[known & wanted]
+    numbers, trial = numbers[is_known & wanted], trial[is_known & wanted]
 
     titles, lines = ({metric: texts[part] for metric, texts in METRICS.items()} for part in (0, 1))
     line = numbers["row"].map(series) if apart else numbers["metric"].map(lines)
@@ -206,9 +206,10 @@ def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     each = finished.melt(["row", "seed"], names, "metric").pivot_table("value", ["row", "metric"], "seed", sort=False)
     places = pd.MultiIndex.from_product([sorted(set(runs["row"])), names], names=["row", "metric"])
     each = each.reindex(index=places, columns=seeds).astype(float).replace([np.inf, -np.inf], np.nan)
-    found = statistics.summarise_each([[x for x in values if x == x] for values in each.to_numpy().tolist()])
+    summaries = statistics.summarise_each([[x for x in values if x == x] for values in each.to_numpy().tolist()])
     parts = ("n", "mean", "std", "low", "high")
-    numbers = pd.DataFrame([[getattr(one, part, None) for part in parts] for one in found], places, list(parts))
+    rows = [[getattr(summary, part, None) for part in parts] for summary in summaries]
+    numbers = pd.DataFrame(rows, places, list(parts))
     numbers = numbers.astype(float).fillna({"n": 0}).astype({"n": int})
     return numbers.join(each.rename(columns=lambda seed: f"seed {seed}")).reset_index()
 

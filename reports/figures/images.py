@@ -74,16 +74,16 @@ def draw(grids: Sequence[Grid]) -> Figure:
     """The grids side by side."""
     lines = max(len(grid.words) for grid in grids)
     figure, axes = canvas.panels(len(grids), height=0.4 + 0.235 * lines)
-    for one, grid in zip(axes, grids, strict=True):
+    for panel, grid in zip(axes, grids, strict=True):
         height, width = grid.picture.shape[0] / len(grid.words), grid.picture.shape[1] / grid.framed.shape[1]
-        one.imshow(grid.picture, interpolation="nearest", rasterized=True)
+        panel.imshow(grid.picture, interpolation="nearest", rasterized=True)
         for line, place in np.argwhere(grid.framed):
             corner = place * width - 0.5, line * height - 0.5
-            one.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FRAME, linewidth=1.2))
-        canvas.bare(one)
-        one.set_yticks((np.arange(len(grid.words)) + 0.5) * height - 0.5, grid.words)
-        one.tick_params(length=0)
-        one.set_title(grid.name)
+            panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FRAME, linewidth=1.2))
+        canvas.bare(panel)
+        panel.set_yticks((np.arange(len(grid.words)) + 0.5) * height - 0.5, grid.words)
+        panel.tick_params(length=0)
+        panel.set_title(grid.name)
     return figure
 
 
@@ -124,7 +124,7 @@ def _code_grid(sample: Sample) -> Grid:
 def _neighbour_grid(sample: Sample) -> Grid:
     numbers = neighbour_numbers(sample.arrays)
     classes = numbers.drop_duplicates("query").set_index("query")["query_class"]
-    return _grid(sample, numbers, "query", tuple(f"class {one}" for one in classes), classes)
+    return _grid(sample, numbers, "query", tuple(f"class {label}" for label in classes), classes)
 
 
 def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: tuple[str, ...], expected: pd.Series) -> Grid:
@@ -138,7 +138,7 @@ def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: tuple[str, .
 def marks(numbers: pd.DataFrame, lines: str, expected: pd.Series, columns: int) -> np.ndarray:
     """Where (line, place) an image is of another class than is expected of its line."""
     order = {value: number for number, value in enumerate(numbers[lines].unique())}
-    found = np.zeros((len(order), columns), dtype=bool)
+    is_wrong = np.zeros((len(order), columns), dtype=bool)
     wrong = numbers[numbers["class"] != numbers[lines].map(expected)]
-    found[wrong[lines].map(order).to_numpy(dtype=int), wrong["place"].to_numpy(dtype=int)] = True
-    return found
+    is_wrong[wrong[lines].map(order).to_numpy(dtype=int), wrong["place"].to_numpy(dtype=int)] = True
+    return is_wrong

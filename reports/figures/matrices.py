@@ -36,8 +36,8 @@ def covariance(embeddings: np.ndarray) -> np.ndarray:
     So a diagonal matrix of equal variances, the optimum, is the identity, whatever the scale of the embedding.
     """
     centred = embeddings - embeddings.mean(0)
-    found = centred.T @ centred / len(centred)
-    return found / (np.trace(found) / len(found) or 1.0)
+    matrix = centred.T @ centred / len(centred)
+    return matrix / (np.trace(matrix) / len(matrix) or 1.0)
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -61,13 +61,13 @@ def class_similarity(embeddings: np.ndarray, labels: np.ndarray) -> pd.DataFrame
     """
     directions, rows = unit(embeddings), []
     classes, counts = np.unique(labels, return_counts=True)
-    sums = np.stack([directions[labels == one].sum(0) for one in classes])
-    own = np.array([(directions[labels == one] ** 2).sum() for one in classes])
+    sums = np.stack([directions[labels == label].sum(0) for label in classes])
+    squares = np.array([(directions[labels == label] ** 2).sum() for label in classes])
     for i, first in enumerate(classes):
         for j, second in enumerate(classes):
             total, pairs = float(sums[i] @ sums[j]), int(counts[i] * counts[j])
             if i == j:
-                total, pairs = total - own[i], pairs - int(counts[i])
+                total, pairs = total - squares[i], pairs - int(counts[i])
             rows.append((int(first), int(second), int(counts[i]), total / pairs if pairs else float("nan")))
     return pd.DataFrame(rows, columns=["class", "other", "images", "cosine"])
 
@@ -86,14 +86,14 @@ def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
     figure, axes = canvas.panels(len(matrices), height=2.35)
     steps = matplotlib.colormaps["RdBu_r"].resampled(21)  # Of 0.1 each; more only make larger files.
     image: AxesImage | None = None
-    for one, matrix in zip(axes, matrices, strict=True):
-        image = one.imshow(matrix.values, cmap=steps, vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
+    for panel, matrix in zip(axes, matrices, strict=True):
+        image = panel.imshow(matrix.values, cmap=steps, vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
         for bound in matrix.bounds:
-            one.axhline(bound - 0.5, color="k", linewidth=0.25)
-            one.axvline(bound - 0.5, color="k", linewidth=0.25)
-        canvas.bare(one)
-        one.set_title(matrix.name)
-        one.set_xlabel(matrix.words)
+            panel.axhline(bound - 0.5, color="k", linewidth=0.25)
+            panel.axvline(bound - 0.5, color="k", linewidth=0.25)
+        canvas.bare(panel)
+        panel.set_title(matrix.name)
+        panel.set_xlabel(matrix.words)
     assert image is not None
     figure.colorbar(image, ax=axes, label=bar, shrink=0.8, aspect=25)
     return figure

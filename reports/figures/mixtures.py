@@ -21,8 +21,8 @@ def numbers(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> pd.DataFrame:
 
     `runs` as `aggregate.summarise` takes them. Rows and numbers of components without any value are left out.
     """
-    matches = [found for name in runs.columns if (found := ENTROPY.fullmatch(str(name)))]
-    components = sorted((int(found[1]), found[0]) for found in matches)
+    matches = [match for name in runs.columns if (match := ENTROPY.fullmatch(str(name)))]
+    components = sorted((int(match[1]), match[0]) for match in matches)
     summary = aggregate.summarise(runs, [name for _, name in components])
     rows = [
         (row_names[row], k, int(summary.n[name][row]), summary.mean[name][row], summary.std[name][row])
@@ -43,10 +43,10 @@ def draw(numbers: pd.DataFrame) -> Figure:
 
 
 def plots(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> list[Plot]:
-    found = numbers(runs, row_names)
-    shown = canvas.spread(found["row"].unique().tolist(), canvas.MOST_LINES)
-    found = found[found["row"].isin(shown)]
-    if found.empty:
+    entropies = numbers(runs, row_names)
+    shown = canvas.spread(entropies["row"].unique().tolist(), canvas.MOST_LINES)
+    entropies = entropies[entropies["row"].isin(shown)]
+    if entropies.empty:
         return []
     return [
         Plot(
@@ -55,7 +55,7 @@ def plots(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> list[Plot]:
             "Entropy of a Gaussian mixture with diagonal covariances fitted to the test embeddings (scaled to length "
             "√f), by Monte Carlo, mean over seeds. Low for many components: little variation within the clusters, "
             "intra-cluster collapse; but a low value can come from another collapse too.",
-            found,
-            lambda: draw(found),
+            entropies,
+            lambda: draw(entropies),
         )
     ]

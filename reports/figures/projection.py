@@ -42,33 +42,39 @@ def draw(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
     rows = [(str(name), row) for name, row in points.groupby("row", sort=False)]
     figure, axes = canvas.panels(len(rows), height=2.3)
     classes = canvas.spread(sorted(points["class"].unique().tolist()), MOST_CLASSES)
-    for one, (name, row) in zip(axes, rows, strict=True):
+    for panel, (name, row) in zip(axes, rows, strict=True):
         others = row[~row["class"].isin(classes)]
-        one.scatter(others["x"], others["y"], s=2, color="0.8", linewidths=0, rasterized=True)
+        panel.scatter(others["x"], others["y"], s=2, color="0.8", linewidths=0, rasterized=True)
         for label, colour in zip(classes, COLOURS, strict=False):
-            own = row[row["class"] == label]
-            one.scatter(own["x"], own["y"], s=4, color=colour, linewidths=0, rasterized=True)
+            members = row[row["class"] == label]
+            panel.scatter(members["x"], members["y"], s=4, color=colour, linewidths=0, rasterized=True)
         for label, colour in zip(classes, COLOURS, strict=False):
-            own = row[row["class"] == label]
-            if len(own):
+            members = row[row["class"] == label]
+            if len(members):
                 box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 0.8}
-                one.annotate(str(label), (own["x"].median(), own["y"].median()), fontsize=6, ha="center", bbox=box)
-        canvas.bare(one)
-        one.set_title(name)
-        one.set_xlabel(f"{shares[name]:.0%} of the variance")
+                panel.annotate(
+                    str(label),
+                    (members["x"].median(), members["y"].median()),
+                    fontsize=6,
+                    ha="center",
+                    bbox=box,
+                )
+        canvas.bare(panel)
+        panel.set_title(name)
+        panel.set_xlabel(f"{shares[name]:.0%} of the variance")
     return figure
 
 
 def plots(samples: Sequence[Sample]) -> list[Plot]:
     having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
-    found, shares = [], {}
+    points_by_row, shares = [], {}
     for sample in having:
         kept = sample.arrays["kept"]
         points, shares[sample.name] = numbers(sample.scaled("features"), kept, sample.arrays["labels"][kept])
-        found.append(points.assign(row=sample.name))
-    if not found:
+        points_by_row.append(points.assign(row=sample.name))
+    if not points_by_row:
         return []
-    points = pd.concat(found)[["row", "image", "class", "x", "y"]]
+    points = pd.concat(points_by_row)[["row", "image", "class", "x", "y"]]
     return [
         Plot(
             "projection",

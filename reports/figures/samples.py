@@ -47,13 +47,13 @@ def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader, most:
     columns `row`, `seed`, `status` and `run_id`. Raises UserError for an artifact that cannot be read.
     """
     finished = runs[runs["status"] == "FINISHED"].sort_values(["row", "seed"], kind="stable").drop_duplicates("row")
-    found = []
+    samples = []
     for row, seed, run_id in canvas.spread(finished[["row", "seed", "run_id"]].to_numpy(dtype=object).tolist(), most):
         diagnostics, arrays = reader(run_id, "diagnostics.json"), reader(run_id, "evaluation.npz")
         if diagnostics is None and arrays is None:
             continue
         try:
-            found.append(
+            samples.append(
                 Sample(
                     row_names[row],
                     int(seed),
@@ -67,4 +67,4 @@ def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader, most:
                 f"an artifact of run {run_id} (diagnostics.json or evaluation.npz) cannot be read: {error}; "
                 "run the sweep again with --force to write it anew"
             ) from None
-    return found
+    return samples

@@ -43,8 +43,8 @@ def draw_spectrum(numbers: pd.DataFrame) -> Figure:
 def usage_numbers(counts: Sequence[tuple[str, Sequence[float]]]) -> pd.DataFrame:
     """Columns `row`, `codes` (available), `rank` (1: most used), `code`, `images`, `share`, of the used codes."""
     frames = []
-    for name, one in counts:
-        images = np.asarray(one, dtype=np.int64)
+    for name, count in counts:
+        images = np.asarray(count, dtype=np.int64)
         order = np.argsort(-images, kind="stable")[: int((images > 0).sum())]
         ranks = np.arange(1, len(order) + 1)
         share = images[order] / max(1, images.sum())
@@ -79,11 +79,11 @@ def draw_usage(numbers: pd.DataFrame) -> Figure:
 
 
 def plots(samples: Sequence[Sample]) -> list[Plot]:
-    found = []
+    figures = []
     spectra = [(s.name, s.diagnostics["singular_values"]) for s in samples if s.diagnostics.get("singular_values")]
     if any(any(values) for _, values in spectra):
         numbers = spectrum_numbers(canvas.spread(spectra, canvas.MOST_LINES))
-        found.append(
+        figures.append(
             Plot(
                 "spectrum",
                 "Singular values of the embedding covariance",
@@ -97,7 +97,7 @@ def plots(samples: Sequence[Sample]) -> list[Plot]:
     counts = [(s.name, s.diagnostics["code_counts"]) for s in samples if s.diagnostics.get("code_counts")]
     if counts:
         usage = usage_numbers(canvas.spread(counts, canvas.MOST_LINES))
-        found.append(
+        figures.append(
             Plot(
                 "code-usage",
                 "Use of the codes",
@@ -107,4 +107,4 @@ def plots(samples: Sequence[Sample]) -> list[Plot]:
                 lambda: draw_usage(usage),
             )
         )
-    return found
+    return figures

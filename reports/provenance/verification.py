@@ -70,11 +70,10 @@ def _check(maker: TableMaker, sidecar: Path) -> Checked:
 
 def _drift(then: Table, now: Table) -> Iterator[str]:
     """What of a table is no longer so: trials, rows and columns, numbers, choices; if none of these, words."""
-    was, is_now = _sources(then), _sources(now)
-    found = [*_finished_since(was, is_now), *_moved(was, is_now)]
-    found += [*_changed(then, now), *_chosen_otherwise(then, now)]
-    yield from found
-    if not found:
+    before, after = _sources(then), _sources(now)
+    changes = [*_finished_since(before, after), *_moved(before, after), *_changed(then, now), *_rechosen(then, now)]
+    yield from changes
+    if not changes:
         for part in ("title", "headings", "caption", "statistics", "notes", "origin"):
             if (was := getattr(then, part)) != (should := getattr(now, part)):
                 yield f"{part}: {_difference(' '.join(was), ' '.join(should))}"
@@ -84,25 +83,25 @@ def _sources(table: Table) -> dict[str, Source]:
     """All trials behind a table, by key."""
     groups = [row.sources for row in table.all_rows]
     groups += [cell.sources for row in table.all_rows for cell in row.cells]
-    groups += [one.sources for choice in table.choices for one in choice.candidates]
+    groups += [candidate.sources for choice in table.choices for candidate in choice.candidates]
     return {source.key: source for group in groups for source in group}
 
 
-def _finished_since(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[str]:
+def _finished_since(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
     """How many trials have a result now and had none when the table was made, as while its sweep goes on."""
-    finished, known = ({one.key for one in sources.values() if one.status == FINISHED} for sources in (now, then))
-    if more := len(finished - known):
+    then, now = ({key for key, source in sources.items() if source.status == FINISHED} for sources in (before, after))
+    if more := len(now - then):
         runs = "1 run has" if more == 1 else f"{more} runs have"
         yield f"{runs} finished that the table does not have; cplearn report writes it anew"
 
 
-def _moved(then: Mapping[str, Source], now: Mapping[str, Source]) -> Iterator[str]:
+def _moved(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
     """Trials that are no longer behind the table, are new behind it, or for which another run speaks."""
-    for key, seed in sorted({(one.key, one.seed) for one in (*then.values(), *now.values())}):
-        was, found = then.get(key), now.get(key)
-        if was != found:
+    for key, seed in sorted({(source.key, source.seed) for source in (*before.values(), *after.values())}):
+        was, now = before.get(key), after.get(key)
+        if was != now:
             had = _state(was) if was else "no such trial"
-            has = _state(found) if found else "none that its sweep declares"
+            has = _state(now) if now else "none that its sweep declares"
             yield f"trial {key}, seed {seed}: the table has {had}, MLflow now {has}"
 
 
@@ -111,39 +110,35 @@ def _state(source: Source) -> str:
 
 
 def _changed(then: Table, now: Table) -> Iterator[str]:
-    """Rows, columns and cells that are others, though made of the same runs; of others `_moved` tells."""
-    rows = {(row.block, row.label): row for row in then.all_rows}
-    again = {(row.block, row.label): row for row in now.all_rows}
-    places = {column.heading: place for place, column in enumerate(now.columns)}
-    known = {column.heading for column in then.columns}
-    parts = [(" ".join(filter(None, place)), place in rows, place in again) for place in {**rows, **again}]
-    parts += [(heading, heading in known, heading in places) for heading in [*known, *(places.keys() - known)]]
-    for label, was, found in parts:
-        if was != found:
-            yield f"{label}: {'has no trials any more' if was else 'is not in the table'}"
-    for (block, label), row in rows.items():
-        for column, old in zip(then.columns, row.cells, strict=True):
-            other = again.get((block, label))
-            if other is None or column.heading not in places:
+    """Rows, columns and cells that are others, though made of the same runs; of other runs `_moved` tells."""
+    old_rows, new_rows = ({(row.block, row.label): row for row in table.all_rows} for table in (then, now))
+    old_places, new_places = ({c.heading: place for place, c in enumerate(table.columns)} for table in (then, now))
+    for old, new in ((old_rows, new_rows), (old_places, new_places)):
+        for name in [*(old.keys() - new.keys()), *(new.keys() - old.keys())]:
+            label = name if isinstance(name, str) else " ".join(filter(None, name))
+            yield f"{label}: {'has no trials any more' if name in old else 'is not in the table'}"
+    for name in [name for name in old_rows if name in new_rows]:
+        for heading in [heading for heading in old_places if heading in new_places]:
+            old_row, new_row = old_rows[name], new_rows[name]
+            was, is_now = old_row.cells[old_places[heading]], new_row.cells[new_places[heading]]
+            where = ", ".join(filter(None, [*name, heading]))
+            if set(was.sources or old_row.sources) != set(is_now.sources or new_row.sources):
                 continue
-            new = other.cells[places[column.heading]]
-            where = ", ".join(filter(None, [block, label, column.heading]))
-            if set(old.sources or row.sources) != set(new.sources or other.sources):
-                continue
-            if not _same(old.number, new.number):
-                yield f"{where}: the table has {_number(old.number)}, MLflow gives {_number(new.number)}"
-            elif _printed(old) != _printed(new):
-                yield f"{where}: {_printed(old)} should be {_printed(new)}"
+            if not _same(was.number, is_now.number):
+                yield f"{where}: the table has {_number(was.number)}, MLflow gives {_number(is_now.number)}"
+            elif _printed(was) != _printed(is_now):
+                yield f"{where}: {_printed(was)} should be {_printed(is_now)}"
 
 
-def _chosen_otherwise(then: Table, now: Table) -> Iterator[str]:
+def _rechosen(then: Table, now: Table) -> Iterator[str]:
+    """Choices that the runs no longer make."""
     choices = {(choice.where, choice.over): choice for choice in now.choices}
     for choice in then.choices:
-        again = choices.get((choice.where, choice.over))
-        if again is not None and choice.chosen != again.chosen:
+        new = choices.get((choice.where, choice.over))
+        if new is not None and choice.chosen != new.chosen:
             yield (
                 f"{choice.where}: {choice.over} = {choice.chosen} was chosen by {choice.criterion}, MLflow now gives "
-                f"{again.chosen}"
+                f"{new.chosen}"
             )
 
 
@@ -154,15 +149,12 @@ def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: str | None)
         path = sidecar.with_suffix(f".{kind}")
         if not path.is_file():
             yield f"{path.name}: is missing"
-            continue
-        found = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        wanted = expected[kind].splitlines()
-        if kind == "json":
-            continue
-        lines = itertools.zip_longest(found, wanted, fillvalue="")
-        for number, (line, should) in enumerate(lines, start=1):
-            if line != should:
-                yield f"{path.name}, line {number}{older}: {_difference(line, should)}"
+        elif kind != "json":
+            printed = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = itertools.zip_longest(printed, expected[kind].splitlines(), fillvalue="")
+            for number, (line, should) in enumerate(lines, start=1):
+                if line != should:
+                    yield f"{path.name}, line {number}{older}: {_difference(line, should)}"
 
 
 def _difference(line: str, should: str) -> str:

@@ -51,17 +51,17 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
         lambda: below_baselines(runs, means, names),
         lambda: unfinished_probes(runs, names),
     )
-    return [found for check in checks if (found := check()) is not None]
+    return [finding for check in checks if (finding := check()) is not None]
 
 
 def row_means(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over the finished seeds of each row, NaN where there is none; a column for each of MEANS."""
-    known = runs.reindex(columns=list(dict.fromkeys([*runs.columns, CODES, DIMENSIONS, HIDDEN])))
+    settings = runs.reindex(columns=list(dict.fromkeys([*runs.columns, CODES, DIMENSIONS, HIDDEN])))
     for name in (CODES, DIMENSIONS, HIDDEN):
-        known[name] = pd.to_numeric(known[name], errors="coerce")
+        settings[name] = pd.to_numeric(settings[name], errors="coerce")
     # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
-    known[DIMENSIONS] = known[DIMENSIONS].fillna(known[HIDDEN])
-    return aggregate.summarise(known, MEANS).mean
+    settings[DIMENSIONS] = settings[DIMENSIONS].fillna(settings[HIDDEN])
+    return aggregate.summarise(settings, MEANS).mean
 
 
 def representation_collapse(means: pd.DataFrame, names: Mapping[Any, str]) -> Finding | None:
@@ -105,12 +105,12 @@ def dimensional_collapse(
     means: pd.DataFrame, names: Mapping[Any, str], test_images: int | None = None
 ) -> Finding | None:
     possible = means[DIMENSIONS].clip(upper=test_images if test_images else np.inf)
-    found = means["collapse/effective_rank"] < LOW_RANK * possible
+    collapsed = means["collapse/effective_rank"] < LOW_RANK * possible
     return _finding(
         "Dimensional collapse",
         [
             f"{names[row]}: effective rank {mean['collapse/effective_rank']:.1f} of {mean[DIMENSIONS]:,.0f} dimensions"
-            for row, mean in means[found].iterrows()
+            for row, mean in means[collapsed].iterrows()
         ],
         f"an effective rank (RankMe) below {LOW_RANK:.0%} of the embedding's dimensions.",
     )
@@ -129,13 +129,13 @@ def intra_cluster_collapse(means: pd.DataFrame, names: Mapping[Any, str]) -> Fin
 
 
 def at_chance(means: pd.DataFrame, names: Mapping[Any, str]) -> Finding | None:
-    found = means["codes/ami"] < AT_CHANCE
+    collapsed = means["codes/ami"] < AT_CHANCE
     return _finding(
         "Codes at chance",
         [
             f"{names[row]}: NMI {mean['codes/nmi']:.3f}, of which chance gives {mean['codes/nmi_chance']:.3f} "
             f"(AMI {mean['codes/ami']:.3f})"
-            for row, mean in means[found].iterrows()
+            for row, mean in means[collapsed].iterrows()
         ],
         f"AMI of codes and labels below {AT_CHANCE:g}; the NMI rises with the number of codes by chance alone.",
     )

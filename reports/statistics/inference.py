@@ -61,7 +61,7 @@ def summarise_each(groups: Sequence[Sequence[float]]) -> list[Number | None]:
     numbers: list[Number | None] = [None] * len(groups)
     for n in {len(values) for values in groups if values}:
         places = [place for place, values in enumerate(groups) if len(values) == n]
-        for place, number in zip(places, summarise(np.array([groups[one] for one in places])), strict=True):
+        for place, number in zip(places, summarise(np.array([groups[place] for place in places])), strict=True):
             numbers[place] = number
     return numbers
 
@@ -79,21 +79,20 @@ def p_values(differences: Floats, bootstrap: bool = False) -> Floats:
     flat = errors <= 1e-12 * np.abs(means)
     t = np.abs(means) / np.where(flat, 1, errors)
     if bootstrap:
-        found = np.array(
-            [((_resampled(row) >= one).sum() + 1) / (RESAMPLES + 1) for row, one in zip(differences, t, strict=True)]
-        )
+        at_least = [(_resampled(row) >= value).sum() for row, value in zip(differences, t, strict=True)]
+        p = (np.array(at_least) + 1) / (RESAMPLES + 1)
     else:
-        found = 2 * stats.t.sf(t, n - 1)
-    return np.where(means == 0, 1, np.where(flat, 2.0 ** (1 - n), found))
+        p = 2 * stats.t.sf(t, n - 1)
+    return np.where(means == 0, 1, np.where(flat, 2.0 ** (1 - n), p))
 
 
 def holm(p: Floats, comparisons: int) -> Floats:
     """Holm's adjusted p-values of some of `comparisons` hypotheses, of which those left out count as still open."""
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate(p[order] * (comparisons - np.arange(len(p))))
-    found = np.empty_like(p)
-    found[order] = np.minimum(adjusted, 1)
-    return found
+    in_order = np.empty_like(p)
+    in_order[order] = np.minimum(adjusted, 1)
+    return in_order
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
     # A bootstrap p-value is at least 1 / (RESAMPLES + 1): with many rows it could support nothing, however clear.
     bootstrap = n >= FEW and pairs(count) <= LEVEL * (RESAMPLES + 1)
     p = holm(p_values(values[leader] - values[others], bootstrap), pairs(count))
-    tied = {leader, *(other for other, one in zip(others, p, strict=True) if one > LEVEL)}
+    tied = {leader, *(other for other, value in zip(others, p, strict=True) if value > LEVEL)}
     best = {places[place] for place in tied} if len(tied) < count else set()
     method: Any = "bootstrap-t" if bootstrap else "t"
     return Contest(tuple(place in best for place in range(len(rows))), count, n, method)

@@ -44,7 +44,7 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
     wanted: Where = {**table.where, **(where or {})}
     trials = from_runs(runs)
     grid = Grid(table, [trial for trial in trials if matches(trial.settings, wanted)])
-    if not any(trial.is_finished for placed in grid.cells.values() for trial in placed):
+    if not any(trial.is_finished for trials_there in grid.cells.values() for trial in trials_there):
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
         raise UserError(
             f"table {table.table!r}: none of the {len(trials)} trials found has finished and matches its rows"
@@ -64,6 +64,7 @@ class Grid:
 
     def __init__(self, table: TableSpec, trials: Sequence[Trial]) -> None:
         self.spec = table
+        self.published = spec.published(table.published) if table.published else None
         self.rows, self.columns = (
             [dimension for dimension in dimensions if dimension.key not in (METRIC, AXES)]
             for dimensions in (table.rows, table.columns)
@@ -205,7 +206,7 @@ class Grid:
             for dimension, text in zip(self.rows, self._spelled(row, self.row_texts), strict=False)
             if dimension.key == "dataset"
         ]
-        group = spec.published(self.spec.published) if self.spec.published else None
+        group = self.published
         settings = {key: value for key, value in self.spec.where.items() if not isinstance(value, list)}
         for dimension, value in zip((*self.rows, *self.columns), (*row, *column), strict=False):
             settings |= dimension.definition(value) if group else {}

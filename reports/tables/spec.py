@@ -223,20 +223,20 @@ class TableSpec(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> TableSpec:
-        keys = [one.key for one in (*self.rows, *self.columns) if one.key]
+        keys = [dimension.key for dimension in (*self.rows, *self.columns) if dimension.key]
         if self.per_sweep:
-            if len(self.rows) > 1 or [one.key for one in self.columns] != [METRIC] or self.select or self.published:
+            if keys != [AXES, METRIC] or len(self.rows) > 1 or self.select or self.published:
                 raise ValueError("rows: [axes] goes with columns: [metric] alone, without select or published")
             return self
         if keys.count(METRIC) != 1:
             raise ValueError("metric must stand once, in rows or in columns")
-        if METRIC in [one.key for one in self.rows[1:]]:
+        if METRIC in [dimension.key for dimension in self.rows[1:]]:
             raise ValueError("metric must be the first of the rows")
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"{twice} stands twice in rows and columns")
         if self.select and self.select.over in keys:
             raise ValueError(f"{self.select.over} is chosen, so it cannot be in rows or columns too")
-        names = {name for one in self.rows for name in one.cases or {}}
+        names = {name for dimension in self.rows for name in dimension.cases or {}}
         if unknown := next((name for name in self.baselines if name not in names), None):
             raise ValueError(f"baselines: no case is called {unknown!r}")
         return self
@@ -244,11 +244,11 @@ class TableSpec(_Strict):
     @property
     def per_sweep(self) -> bool:
         """Whether its rows are the points of one sweep, on one data set."""
-        return AXES in [one.key for one in self.rows]
+        return AXES in [dimension.key for dimension in self.rows]
 
     @cached_property
     def shown(self) -> dict[str, Metric]:
-        return {one.name: one.metric for one in self.metrics}
+        return {shown.name: shown.metric for shown in self.metrics}
 
     @cached_property
     def hash(self) -> str:
@@ -273,7 +273,7 @@ class Published(_Strict):
         for entry in self.numbers:
             value = entry.get(metric)
             if isinstance(value, int | float) and all(
-                settings.get(key) == one for key, one in entry.items() if "/" not in key
+                settings.get(key) == setting for key, setting in entry.items() if "/" not in key
             ):
                 return float(value)
         return None
@@ -308,11 +308,7 @@ def _validated(kind: type[Strict], path: Path, content: Any) -> Strict:
         return kind.model_validate(content)
     except ValidationError as error:
         place = error.errors()[0]["loc"]
-        inner: dict[str, type[_Strict]] = {
-            "rows": Dimension,
-            "columns": Dimension,
-            "metrics": Shown,
-            "select": Selection,
-        }
-        owner = inner.get(str(place[0]), kind) if len(place) > 1 else kind
+        groups: dict[str, type[_Strict]] = {"rows": Dimension, "columns": Dimension, "metrics": Shown}
+        groups["select"] = Selection
+        owner = groups.get(str(place[0]), kind) if len(place) > 1 else kind
         raise UserError(f"{path}: {explain(error, list(owner.model_fields))}") from None
