@@ -61,7 +61,8 @@ def time_steps(job: Job, hardware: Mapping[str, str], data_root: Path | None, se
     training = TrialTraining(job.trial, dataset, device, data_root=data_root)
     steps = _steps(training, seconds) if job.trial.method.trains and job.trial.epochs else [0.0]
     epoch = statistics.median(steps) * training.steps_per_epoch / int(hardware["ranks"])
-    return Timing(epoch, _evaluation(job, dataset, device, seconds), 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
+    evaluation = _evaluation(job, dataset, device, data_root, seconds)
+    return Timing(epoch, evaluation, 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
 
 
 def _steps(training: TrialTraining, seconds: float) -> list[float]:
@@ -79,16 +80,16 @@ def _steps(training: TrialTraining, seconds: float) -> list[float]:
     return taken[1:] or taken
 
 
-def _evaluation(job: Job, dataset: Dataset, device: str, seconds: float) -> float:
+def _evaluation(job: Job, dataset: Dataset, device: str, data_root: Path | None, seconds: float) -> float:
     """Seconds of an evaluation: of twice as many images each time while there is time, and from there to all images by
     the power of their number that the last two have shown."""
     whole = max(len(dataset.train.images), len(dataset.test.images))
     images = min(max(10 * dataset.n_classes, *job.trial.evaluation.gmm_components, 100), whole)
     # The first evaluation of a process imports what it computes with.
-    _evaluate(job, dataset, device, images)
+    _evaluate(job, dataset, device, data_root, images)
     before = spent = 0.0
     while True:
-        measured = _evaluate(job, dataset, device, images)
+        measured = _evaluate(job, dataset, device, data_root, images)
         spent += measured
         if images >= whole:
             return measured
@@ -99,12 +100,12 @@ def _evaluation(job: Job, dataset: Dataset, device: str, seconds: float) -> floa
         before, images = measured, min(2 * images, whole)
 
 
-def _evaluate(job: Job, dataset: Dataset, device: str, images: int) -> float:
+def _evaluate(job: Job, dataset: Dataset, device: str, data_root: Path | None, images: int) -> float:
     smaller = limit(dataset, *(min(images, len(split.labels)) for split in (dataset.train, dataset.test)))
     # Nothing is trained, so neither batch nor warm-up has to fit.
     still = job.trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
     fitting = {"epochs": 0, "batch_size": min(job.trial.batch_size, len(smaller.train.images)), "optimizer": still}
-    training = TrialTraining(job.trial.model_copy(update=fitting), smaller, device)
+    training = TrialTraining(job.trial.model_copy(update=fitting), smaller, device, data_root=data_root)
     start = time.perf_counter()
     training.evaluate()
     return time.perf_counter() - start
