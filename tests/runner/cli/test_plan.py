@@ -108,26 +108,24 @@ def test_the_listing_names_every_trial(folder: Path) -> None:
     assert "digits seed 0: 4 of 4 trials" in output
 
 
-def test_a_first_sweep_is_timed_by_some_steps_then_keeps_to_its_budget_and_goes_on(tmp_path: Path) -> None:
-    """The trials of 100,000 epochs cannot end; the baselines can, and the table is made of them."""
+def test_a_first_sweep_is_timed_by_some_steps_and_a_later_one_keeps_to_its_budget(tmp_path: Path) -> None:
     planned(tmp_path)
     answer = as_json(tmp_path)
     assert answer["unknown_trials"] == 0
     assert {timing["source"] for timing in answer["timings"]} == {"timed steps"}
-    assert 0 < answer["wall_s"]["low"] < answer["wall_s"]["high"] < 3600
+    assert 0 < answer["wall_s"]["low"] < answer["wall_s"]["high"]
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "results").exists()
-    (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
-    code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--budget", "75s")
-    assert code == 0, output
-    assert "Budget used up:" in output
-    assert "Expected: " in output
-    assert "unknown time" not in output
-    assert "random backbone" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
-    states = {record.status for record in store.trial_records(uri(tmp_path)).values()}
-    assert "FINISHED" in states
-    assert "RUNNING" not in states
     code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1", "--budget", "1h")
     assert code == 0, output
     assert "Budget used up" not in output
-    assert as_json(tmp_path, "--epochs", "1")["counts"]["new"] == 0
+    assert as_json(tmp_path, "--epochs", "1")["counts"] == NONE | {"reused": 8}
+    # By now it is known what an epoch takes, so that no trial of so many is begun; the table is made of the baselines.
+    many = ("tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1000000", "--budget", "10m")
+    code, output = run_cli(tmp_path, "sweep", *many)
+    assert code == 0, output
+    assert "Expected: " in output
+    assert "Budget used up: 0 of 6 trials done" in output
+    assert "random backbone" in (tmp_path / "results" / "tiny" / "digits" / "table.md").read_text()
+    states = [record.status for record in store.trial_records(uri(tmp_path)).values()]
+    assert states == ["FINISHED"] * 8
