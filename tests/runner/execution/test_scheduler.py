@@ -168,7 +168,8 @@ def test_a_stopped_trial_is_no_result_until_another_sweep_goes_on_with_it(cluste
 
     # Another rule may decide otherwise, and so may the user.
     (tmp_path / "other.yaml").write_text(SWEEP.replace("grace: 2", "grace: 3"))
-    assert f"{len(stopped)} resumable" in cli(tmp_path, "plan", "other.yaml")
+    other = json.loads(cli(tmp_path, "plan", "other.yaml", "--json"))
+    assert other["counts"]["resumable"] == len(stopped)
     forced = json.loads(cli(tmp_path, "plan", "early.yaml", "--force", "--json"))
     assert forced["counts"]["new"] == 5
 
