@@ -121,9 +121,9 @@ def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(folder))
     run = next(run for run in trial_runs(folder) if run.data.tags["cplearn.label"] == "beta=1")
     model = cplearn.load(run.info.run_id)
-    assert model.trials[0].method.beta == 1
+    assert model.trial.method.beta == 1
     images = cplearn.data.load("digits", folder / "data").test.images
-    codes = model.method.codes(model.embeddings(model.features(images)))
+    codes = model.codes(model.embeddings(model.features(images)))
     assert codes.unique().numel() == run.data.metrics["collapse/codes_used"]
     with pytest.raises(cplearn.errors.InputError, match="neither a folder with a model nor a known run"):
         cplearn.load("0123456789abcdef0123456789abcdef")
@@ -305,7 +305,7 @@ def test_one_trial_in_this_process(tmp_path: Path) -> None:
     code, output = run_cli(tmp_path, "train", *arguments)
     assert code == 0, output
     assert "probe/accuracy" in output
-    assert cplearn.load(tmp_path / "m" / "model").trials[0].epochs == 1
+    assert cplearn.load(tmp_path / "m" / "model").trial.epochs == 1
 
 
 def test_data_and_settings_are_listed(tmp_path: Path) -> None:
