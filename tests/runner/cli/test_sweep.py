@@ -358,7 +358,8 @@ def test_ctrl_c_stops_a_sweep_cleanly(tmp_path: Path) -> None:
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        time.sleep(2)
+        while len(trial_runs(tmp_path)) < 2:  # until a second trial has begun
+            time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     finally:
