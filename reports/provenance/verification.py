@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from reports.provenance.origin import Origin, TableMaker, read_sidecar, sidecar_of
 from reports.render.files import FORMATS, program, render_all
@@ -113,7 +114,8 @@ def _changed(then: Table, now: Table) -> Iterator[str]:
     """Rows, columns and cells that are others, though made of the same runs; of other runs `_moved` tells."""
     old_rows, new_rows = ({(row.block, row.label): row for row in table.all_rows} for table in (then, now))
     old_places, new_places = ({c.heading: place for place, c in enumerate(table.columns)} for table in (then, now))
-    for old, new in ((old_rows, new_rows), (old_places, new_places)):
+    named: list[tuple[Mapping[Any, object], Mapping[Any, object]]] = [(old_rows, new_rows), (old_places, new_places)]
+    for old, new in named:
         for name in [*(old.keys() - new.keys()), *(new.keys() - old.keys())]:
             label = name if isinstance(name, str) else " ".join(filter(None, name))
             yield f"{label}: {'has no trials any more' if name in old else 'is not in the table'}"

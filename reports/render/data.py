@@ -51,10 +51,13 @@ def to_json(table: Table, about: Mapping[str, Any]) -> str:
     """
     groups: dict[tuple[Source, ...], int] = {}
 
+    def number_of(sources: tuple[Source, ...]) -> int:
+        return groups.setdefault(sources, len(groups))
+
     def plain(item: Any) -> Any:
         if dataclasses.is_dataclass(item):
             return {
-                part.name: groups.setdefault(item.sources, len(groups))
+                part.name: number_of(getattr(item, part.name))
                 if part.name == "sources"
                 else plain(getattr(item, part.name))
                 for part in dataclasses.fields(item)

@@ -121,8 +121,10 @@ class Grid:
         in_blocks = self.spec.rows[0].key == METRIC
         heads = list(self._column_heads([None] if in_blocks else list(shown.values())))
         seeds = [len(subject.seeds) or self._most_trials(at) for at, _, _ in heads]
-        rows, baselines = [], []
-        for block in shown.values() if in_blocks else [None]:
+        blocks: list[Metric | None] = [*shown.values()] if in_blocks else [None]
+        rows: list[Row] = []
+        baselines: list[Row] = []
+        for block in blocks:
             for place in self.row_places:
                 row = self._row(place, block, [(at, metric) for at, metric, _ in heads], seeds)
                 # A baseline within a block stands in it.
