@@ -18,6 +18,10 @@ SWEEP, TRIAL, BASELINE = "sweep", "trial", "baseline"
 """A run is of kind SWEEP or TRIAL; a trial has the role TRIAL, or BASELINE where others are compared with it."""
 
 
+PREFIX = "cplearn."
+"""The beginning of our own tags."""
+
+
 class Tag(StrEnum):
     """The tags that runs have; a run of an older version may lack some and have others."""
 
@@ -64,7 +68,7 @@ class Tag(StrEnum):
     @property
     def short(self) -> str:
         """The name without its prefix, `git_commit` for instance."""
-        return self.rpartition(".")[2]
+        return self.removeprefix(PREFIX)
 
     @property
     def column(self) -> str:
@@ -180,6 +184,10 @@ class Manifest:
     datasets: list[DatasetUse]
     trials: list[ManifestTrial]
     search: dict[str, Any] | None = None
+
+    def trials_on(self, slug: str) -> list[ManifestTrial]:
+        """The trials on the data set of that short name."""
+        return [trial for trial in self.trials if trial.dataset == slug]
 
     def to_dict(self) -> dict[str, Any]:
         """A document of plain values, for JSON."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reports.store.connection import connect, shown
 from sweeps.errors import UserError
+from sweeps.record import MODEL_FOLDER
 
 
 def download_model(run_id: str) -> Path:
@@ -28,9 +29,9 @@ def download_model(run_id: str) -> Path:
         held = {file.path for file in client.list_artifacts(run_id)}
     except MlflowException:
         raise LookupError(f"no run {run_id} in {shown(None)}") from None
-    if "model" not in held:
+    if MODEL_FOLDER not in held:
         raise LookupError(f"run {run_id} in {shown(None)} has no model; did it finish?")
-    return Path(client.download_artifacts(run_id, "model"))
+    return Path(client.download_artifacts(run_id, MODEL_FOLDER))
 
 
 def artifact_reader(uri: str | None = None) -> Callable[[str, str], bytes | None]:

@@ -15,14 +15,11 @@ import pandas as pd
 from reports.store.connection import open_experiment, readable, search, shown
 from reports.store.trials import newest, placed, record
 from sweeps.errors import UserError
-from sweeps.record import PARAMS, Tag
+from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-MANIFEST_VERSION = 1
-SWEEP_RUNS = "tags.`cplearn.kind` = 'sweep'"
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None)
     """
 
     def used(run: Run) -> set[str]:
-        return set(run.data.tags.get("cplearn.dataset", "").split(", "))
+        return set(run.data.tags.get(Tag.DATASET, "").split(", "))
 
     client, experiment = open_experiment(uri)
     with readable(uri):
@@ -80,22 +77,22 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     """
     client, experiment = open_experiment(uri)
     with readable(uri):
-        known = _parents(client, experiment, uri)
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+        parents = _parents(client, experiment, uri)
+        if name not in parents:
+            near = difflib.get_close_matches(name, parents, 3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
-        declared: dict[str, tuple[str, Mapping[str, Any]]] = {}
-        for parent in known[name]:
+            raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(parents))}")
+        declared: dict[str, tuple[str, Manifest]] = {}
+        for parent in parents[name]:
             manifest = _manifest(client, parent.info.run_id)
-            for slug in dict.fromkeys(dataset["slug"] for dataset in manifest.get("datasets", [])):
-                declared.setdefault(slug, (parent.info.run_id, manifest))
+            for use in manifest.datasets if manifest else []:
+                declared.setdefault(use.slug, (parent.info.run_id, manifest))
         if not declared:
-            raise UserError(f"sweep {name!r} in {shown(uri)} has no manifest.json; run the sweep again to write it")
+            raise UserError(f"sweep {name!r} in {shown(uri)} has no {MANIFEST_FILE}; run the sweep again to write it")
         if unknown := sorted(set(datasets or ()) - declared.keys()):
             raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
-        wanted = {slug: found for slug, found in declared.items() if datasets is None or slug in datasets}
-        keys = {t["key"] for slug, (_, manifest) in wanted.items() for t in manifest["trials"] if t["dataset"] == slug}
+        wanted = {slug: declared[slug] for slug in declared if datasets is None or slug in datasets}
+        keys = {trial.key for slug, (_, manifest) in wanted.items() for trial in manifest.trials_on(slug)}
         runs = newest(client, experiment, keys, record)
     return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in sorted(wanted.items())]
 
@@ -135,64 +132,56 @@ def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str
     The one that was worked on last comes first: a parent goes on when its sweep is invoked again.
     """
     parents: dict[str, list[Run]] = {}
-    runs = search(client, experiment, SWEEP_RUNS)
+    runs = search(client, experiment, tag_is(Tag.KIND, SWEEP))
     for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
-        parents.setdefault(run.data.tags.get("cplearn.sweep", ""), []).append(run)
+        parents.setdefault(run.data.tags.get(Tag.SWEEP, ""), []).append(run)
     if not parents:
         raise UserError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
     return parents
 
 
-def _manifest(client: MlflowClient, run_id: str) -> Mapping[str, Any]:
-    """The manifest of a parent run; empty if the sweep was stopped before it was written."""
-    if "manifest.json" not in {file.path for file in client.list_artifacts(run_id)}:
-        return {}
+def _manifest(client: MlflowClient, run_id: str) -> Manifest | None:
+    """The manifest of a parent run; None if the sweep was stopped before it was written."""
+    if MANIFEST_FILE not in {file.path for file in client.list_artifacts(run_id)}:
+        return None
     with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, "manifest.json", folder)
-        manifest: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    if manifest.get("version") != MANIFEST_VERSION:
-        raise UserError(
-            f"the manifest of run {run_id} has version {manifest.get('version')!r}, this program reads "
-            f"{MANIFEST_VERSION}; use the version of the program that wrote it"
-        )
-    return manifest
+        path = client.download_artifacts(run_id, MANIFEST_FILE, folder)
+        return Manifest.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), f"run {run_id}")
 
 
-def _result(slug: str, parent: str, manifest: Mapping[str, Any], runs: Mapping[str, dict[str, Any]]) -> SweepResult:
-    about = next(dataset for dataset in manifest["datasets"] if dataset["slug"] == slug)
-    axes: dict[str, list[Any]] = manifest["axes"]
+def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
+    use = next(use for use in manifest.datasets if use.slug == slug)
     declared = [
         {
             "run_id": None,
-            "key": trial["key"],
+            "key": trial.key,
             "status": "MISSING",
             "sweep": None,
             "started": None,
             "dataset": slug,
-            "fingerprint": about["fingerprint"],
-            "role": trial["role"],
-            "label": trial["label"],
-            "seed": trial["seed"],
-            **{axis: trial["point"].get(axis) for axis in axes},
+            "fingerprint": use.fingerprint,
+            "role": trial.role,
+            "label": trial.label,
+            "seed": trial.seed,
+            **{axis: trial.point.get(axis) for axis in manifest.axes},
             "error": None,
         }
-        for trial in manifest["trials"]
-        if trial["dataset"] == slug
+        for trial in manifest.trials_on(slug)
     ]
     frame = pd.DataFrame.from_records([{**trial, **runs.get(trial["key"], {})} for trial in declared])
-    for axis in axes:  # Beside the None of the baselines pandas would turn integers into floats.
+    for axis in manifest.axes:  # Beside the None of the baselines pandas would turn integers into floats.
         frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
     logged = [name for name in map(str, frame.columns) if name not in declared[0]]
-    logged.sort(key=lambda name: (not name.startswith("params."), not name.startswith("tags."), name))
+    logged.sort(key=lambda name: (not name.startswith(PARAMS), not name.startswith("tags."), name))
     return SweepResult(
-        sweep=manifest["sweep"],
-        description=manifest["description"],
-        dataset=about["name"],
+        sweep=manifest.sweep,
+        description=manifest.description,
+        dataset=use.name,
         slug=slug,
-        axes=axes,
-        seeds=manifest["seeds"],
-        about=about,
+        axes=manifest.axes,
+        seeds=manifest.seeds,
+        about=vars(use),
         parent=parent,
         runs=frame[[*declared[0], *logged]],
-        search=manifest.get("search"),
+        search=manifest.search,
     )

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from reports.store.connection import (
     search,
 )
 from sweeps.addresses import store_file
-from sweeps.record import TRIAL, Failure, Status, Tag, TrialRecord
+from sweeps.record import PARAMS, PREFIX, TRIAL, Failure, Status, Tag, TrialRecord, tag_is
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,48 +31,11 @@ T = TypeVar("T")
 LOOKUPS = 50
 """Up to so many keys are asked for one by one; for more, reading every trial of the experiment is quicker."""
 
-TRIAL_RUNS = "tags.`cplearn.kind` = 'trial'"
+TRIAL_RUNS = tag_is(Tag.KIND, TRIAL)
 RECORD_TAGS = (Tag.KEY, Tag.SWEEP, Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY)
-OWN_COLUMNS = ("kind", "key", "sweep", "dataset", "role", "label", "fingerprint", "error")
-"""Tags `cplearn.*` that have a column of their own in a frame of runs, or need none."""
-
-
-@dataclass(frozen=True)
-class KnownRun:
-    """The run that counts for a trial's key: the newest finished one, else the newest.
-
-    `status` is MLflow's; `started` is UTC, ISO 8601; `sweep` is the sweep under which it was made, `error` the end
-    of a failure's message, `stopped_by` the sweep and scheduler that stopped it early, all empty where there is none.
-    """
-
-    run_id: str
-    status: str
-    started: str
-    sweep: str
-    error: str
-    stopped_by: str = ""
-
-
-def known_runs(uri: str | None = None, keys: Collection[str] | None = None) -> dict[str, KnownRun]:
-    """The run that counts for each trial key; of all keys, or of `keys`.
-
-    A store or experiment that does not exist yet knows none. Raises UserError if it cannot be read.
-    """
-    try:
-        client, experiment = open_experiment(uri)
-    except NothingThere:
-        return {}
-    if keys is None or len(keys) > LOOKUPS:
-        found = _known_in_file(resolve(uri), experiment)
-        if found is not None:
-            return found if keys is None else {key: run for key, run in found.items() if key in keys}
-    with readable(uri):
-        return newest(client, experiment, keys, _known_run)
-
-
-def finished_runs(uri: str | None = None, keys: Collection[str] | None = None) -> dict[str, str]:
-    """The run id of the newest finished run of each trial key; arguments and errors as for `known_runs`."""
-    return {key: run.run_id for key, run in known_runs(uri, keys).items() if run.status == "FINISHED"}
+"""The tags that a `TrialRecord` is made of."""
+COLUMN_TAGS = (Tag.SWEEP, Tag.DATASET, Tag.ROLE, Tag.LABEL, Tag.FINGERPRINT, Tag.ERROR)
+"""Tags that have a column of their own name in a frame of runs."""
 
 
 def trial_records(
@@ -107,7 +69,7 @@ def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, mos
     except NothingThere:
         return []
     query = f"{TRIAL_RUNS} AND attributes.status = 'FINISHED' AND params.`method.name` = '{method}'"
-    query += f" AND tags.`cplearn.fingerprint` = '{fingerprint}'" if fingerprint else ""
+    query += f" AND {tag_is(Tag.FINGERPRINT, fingerprint)}" if fingerprint else ""
     with readable(uri), no_garbage_collection():
         return [_timed(run) for run in client.search_runs([experiment], query, max_results=most)]
 
@@ -116,28 +78,9 @@ def _timed(run: Run) -> dict[str, Any]:
     inputs = run.inputs.dataset_inputs if run.inputs else []
     return {
         "params": dict(run.data.params),
-        "tags": {k.removeprefix("cplearn."): text for k, text in run.data.tags.items() if k.startswith("cplearn.")},
+        "tags": _short_tags(run),
         "metrics": dict(run.data.metrics),
         "data": json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
-    }
-
-
-def diverged_runs(uri: str | None, keys: Collection[str]) -> dict[str, str]:
-    """The failure of each trial key whose newest run has diverged: a loss that is no longer finite.
-
-    Keys that have finished are left out. A store or experiment that does not exist yet has none. Raises UserError if
-    it cannot be read.
-    """
-    try:
-        client, experiment = open_experiment(uri)
-    except NothingThere:
-        return {}
-    with readable(uri):
-        runs = newest(client, experiment, keys, lambda run: (run.info.status, run.data.tags))
-    return {
-        key: tags.get("cplearn.error", "")
-        for key, (status, tags) in runs.items()
-        if status == "FAILED" and tags.get("cplearn.failure") == "diverged"
     }
 
 
@@ -146,14 +89,14 @@ def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dic
 
     A store or experiment that does not exist yet has none. Raises UserError if it cannot be read.
     """
-    runs = known_runs(uri, keys)
-    if not runs:
+    records = trial_records(uri, keys)
+    if not records:
         return {}
     client = connect(uri)
     with readable(uri):
         return {
-            key: {one.step: one.value for one in client.get_metric_history(run.run_id, metric)}
-            for key, run in runs.items()
+            key: {point.step: point.value for point in client.get_metric_history(record.run_id, metric)}
+            for key, record in records.items()
         }
 
 
@@ -165,33 +108,30 @@ def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any
         return newest(client, experiment, keys, record)
 
 
-def recorded(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """`read_keys`, where a store or experiment that does not exist yet has none."""
-    try:
-        return read_keys(uri, keys) if keys else {}
-    except NothingThere:
-        return {}
-
-
 def record(run: Run) -> dict[str, Any]:
-    tags = {key.removeprefix("cplearn."): text for key, text in run.data.tags.items() if key.startswith("cplearn.")}
+    """All that a run says, as a row of the frames of `SweepResult`, but for its place in a sweep."""
+    tags = _short_tags(run)
+    apart = {tag.short for tag in (Tag.KIND, Tag.KEY, *COLUMN_TAGS)}
     return {
         "run_id": run.info.run_id,
         "status": run.info.status,
-        "sweep": tags.get("sweep"),
         "started": _iso(run.info.start_time),
-        "fingerprint": tags.get("fingerprint"),
-        "error": tags.get("error"),
-        **{f"params.{name}": text for name, text in run.data.params.items()},
-        **{f"tags.{name}": text for name, text in tags.items() if name not in OWN_COLUMNS},
+        **{tag.short: tags.get(tag.short) for tag in (Tag.SWEEP, Tag.FINGERPRINT, Tag.ERROR)},
+        **{f"{PARAMS}{name}": text for name, text in run.data.params.items()},
+        **{f"tags.{name}": text for name, text in tags.items() if name not in apart},
         **run.data.metrics,
     }
 
 
 def placed(run: Run) -> dict[str, Any]:
     """What a manifest would say of a trial."""
-    tags = {name: run.data.tags.get(f"cplearn.{name}") for name in ("dataset", "role", "label")}
+    tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
     return {**tags, "seed": int(run.data.params.get("seed", 0))}
+
+
+def _short_tags(run: Run) -> dict[str, str]:
+    """Our own tags without their prefix, those of other versions of this program too."""
+    return {tag.removeprefix(PREFIX): text for tag, text in run.data.tags.items() if tag.startswith(PREFIX)}
 
 
 def newest(
@@ -200,34 +140,17 @@ def newest(
     """What `keep` makes of the run that counts for each key: the newest finished one, else the newest."""
     queries = [TRIAL_RUNS]
     if keys is not None and len(keys) <= LOOKUPS:
-        queries = [f"{TRIAL_RUNS} AND tags.`cplearn.key` = '{key}'" for key in sorted(keys)]
+        queries = [f"{TRIAL_RUNS} AND {tag_is(Tag.KEY, key)}" for key in sorted(keys)]
     best: dict[str, tuple[tuple[bool, int, str], T]] = {}
     for query in queries:
         for run in search(client, experiment, query):
-            key = run.data.tags.get("cplearn.key")
+            key = run.data.tags.get(Tag.KEY)
             if key is None or (keys is not None and key not in keys):
                 continue
             rank = (run.info.status == "FINISHED", run.info.start_time, run.info.run_id)
             if key not in best or rank > best[key][0]:
                 best[key] = (rank, keep(run))
     return {key: kept for key, (_, kept) in best.items()}
-
-
-def _known_run(run: Run) -> KnownRun:
-    tags = run.data.tags
-    started = _iso(run.info.start_time)
-    sweep, error, stopped_by = (tags.get(f"cplearn.{name}", "") for name in ("sweep", "error", "stopped_by"))
-    return KnownRun(run.info.run_id, run.info.status, started, sweep, error, stopped_by)
-
-
-def _known_in_file(uri: str, experiment: str) -> dict[str, KnownRun] | None:
-    records = _records_in_file(uri, experiment, None, ())
-    if records is None:
-        return None
-    return {
-        key: KnownRun(run.run_id, run.status, run.started, run.sweep, run.error, run.stopped_by)
-        for key, run in records.items()
-    }
 
 
 def _trial_record(run: Run, metrics: Collection[str]) -> TrialRecord:

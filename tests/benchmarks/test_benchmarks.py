@@ -316,7 +316,7 @@ def test_copied_runs_are_known_to_a_plan(tmp_path: Path) -> None:
     report.fill(tmp_path, 1, 1)
     place = commands.Workplace(tmp_path)
     sweep.copy_runs(place, 7)
-    keys = store.known_runs(place.uri)
+    keys = store.trial_records(place.uri)
     assert len(keys) == 7
     assert {run.status for run in keys.values()} == {"FINISHED"}
     assert len({run.run_id for run in keys.values()}) == 7

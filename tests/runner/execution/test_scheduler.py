@@ -144,7 +144,7 @@ def test_a_stopped_trial_is_no_result_until_another_sweep_goes_on_with_it(cluste
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     # Far apart checkpoints: what is stopped leaves one nevertheless.
     output = cli(tmp_path, "sweep", "early.yaml", "--checkpoint-every", "600")
-    known = store.known_runs(uri, keys)
+    known = store.trial_records(uri, keys)
     stopped = {key for key, run in known.items() if run.status == "KILLED"}
     assert 0 < len(stopped) < 4
     assert {run.status for key, run in known.items() if key not in stopped} == {"FINISHED"}
@@ -164,7 +164,7 @@ def test_a_stopped_trial_is_no_result_until_another_sweep_goes_on_with_it(cluste
     assert f"0 trials to run, {5 - len(stopped)} finished before, {len(stopped)} stopped early before" in cli(
         tmp_path, "sweep", "early.yaml"
     )
-    assert store.known_runs(uri, keys) == known
+    assert store.trial_records(uri, keys) == known
 
     # Another rule may decide otherwise, and so may the user.
     (tmp_path / "other.yaml").write_text(SWEEP.replace("grace: 2", "grace: 3"))
@@ -176,7 +176,7 @@ def test_a_stopped_trial_is_no_result_until_another_sweep_goes_on_with_it(cluste
     (tmp_path / "whole.yaml").write_text(SWEEP.replace("sweep: early", "sweep: whole").replace("scheduler:", "#"))
     output = cli(tmp_path, "sweep", "whole.yaml")
     assert output.count("goes on after epoch") == len(stopped)
-    after = store.known_runs(uri, keys)
+    after = store.trial_records(uri, keys)
     assert {key: run.run_id for key, run in after.items()} == {key: run.run_id for key, run in known.items()}
     assert {run.status for run in after.values()} == {"FINISHED"}
     for key in stopped:

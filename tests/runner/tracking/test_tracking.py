@@ -65,7 +65,7 @@ def test_a_fresh_store_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     database.make_store(f"sqlite:///{path}")
     assert making == [False], "it is not there before its last table is"
     assert [one.name for one in tmp_path.iterdir()] == ["mlflow.db"]
-    assert store.known_runs(f"sqlite:///{path}") == {}
+    assert store.trial_records(f"sqlite:///{path}") == {}
     made = path.read_bytes()
     database.make_store(f"sqlite:///{path}")
     assert path.read_bytes() == made, "a store that is there stays as it is"
