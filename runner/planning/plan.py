@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,15 +176,6 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute_name(name: Any) -> Any:
     family, colon, path = str(name).partition(":")
     return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
-
-
-def split(
-    jobs: Sequence[Job], finished: Callable[[Collection[str]], Mapping[str, str]], force: bool
-) -> tuple[list[Job], dict[str, str]]:
-    """Jobs still to be run, and the run ids of those that `finished` (asked for keys) knows."""
-    known = {} if force else finished({job.key for job in jobs})
-    reused = {job.key: known[job.key] for job in jobs if job.key in known}
-    return [job for job in jobs if job.key not in reused], reused
 
 
 def command(trial: config.TrialSettings) -> str:

@@ -17,6 +17,7 @@ from cplearn.errors import InputError
 from runner.durability.claims import Claims, SharedClaims, claims_of
 from support import POSTGRESQL_PASSWORD as PASSWORD
 from support import mlflow_server
+from sweeps.record import TRIAL, Tag
 
 SWEEP = """
 sweep: tiny
@@ -83,9 +84,9 @@ def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
         assert "agree with the tracking store" in verified
         client = MlflowClient(uri)
         runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-        trials = [run for run in runs if run.data.tags["cplearn.kind"] == "trial"]
+        trials = [run for run in runs if run.data.tags[Tag.KIND] == TRIAL]
         assert Counter(run.info.status for run in trials) == {"FINISHED": 2}
-        assert len({run.data.tags["cplearn.key"] for run in trials}) == 2
+        assert len({run.data.tags[Tag.KEY] for run in trials}) == 2
         assert PASSWORD not in said + verified + str([run.to_dictionary() for run in runs])
         for path in (one for one in tmp_path.rglob("*") if one.is_file()):
             assert PASSWORD.encode() not in path.read_bytes(), path
@@ -143,7 +144,7 @@ def end_sessions(database: str) -> None:
 
 def test_claims_are_taken_again_when_their_connection_is_lost(database: str) -> None:
     keys = [KEYS[0], *KEYS[2:]]  # the first two share a lock
-    with SharedClaims(database) as claims, SharedClaims(database, "file") as other:
+    with SharedClaims(database) as claims, SharedClaims(database) as other:
         assert claims.take(keys[0])
         end_sessions(database)
         claims.keep()

@@ -15,6 +15,8 @@ from reports import store
 from runner.planning.plan import SCHEMA, Plan, make_plan
 from runner.tracking import database
 from runner.tracking.tracker import Tracker
+from stores import empty_store
+from sweeps.record import Tag, tag_is
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -34,19 +36,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return make_plan(read_sweep(file, SCHEMA))
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store; MLflow takes seconds to make one."""
-    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def uri(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     # Files of runs lie in the current directory.
     monkeypatch.chdir(tmp_path)
-    shutil.copy(fresh, tmp_path / "mlflow.db")
+    shutil.copy(empty_store(), tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -82,7 +76,7 @@ def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
 def runs(uri: str, kind: str = "trial") -> list[Any]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("cplearn")
-    return list(client.search_runs([experiment.experiment_id], f"tags.`cplearn.kind` = '{kind}'"))
+    return list(client.search_runs([experiment.experiment_id], tag_is(Tag.KIND, kind)))
 
 
 def cut_off(tracker: Tracker) -> None:
@@ -164,10 +158,10 @@ def test_a_failed_trial_keeps_its_run_and_another_attempt_gets_a_new_one(uri: st
         tracker = Tracker(uri, plan, forget=forgotten.append)
         tracker.failed(job, "Traceback\nValueError: no", kind)  # type: ignore[arg-type]
         tracker.close("FAILED")
-    found = sorted(run.data.tags["cplearn.failure"] for run in runs(uri))
+    found = sorted(run.data.tags[Tag.FAILURE] for run in runs(uri))
     assert found == ["diverged", "exception"]
-    assert {run.data.tags["cplearn.error"] for run in runs(uri)} == {"Traceback\nValueError: no"}
-    assert all(run.data.tags["cplearn.command"].startswith("cplearn train --dataset digits") for run in runs(uri))
+    assert {run.data.tags[Tag.ERROR] for run in runs(uri)} == {"Traceback\nValueError: no"}
+    assert all(run.data.tags[Tag.COMMAND].startswith("cplearn train --dataset digits") for run in runs(uri))
     # After an exception the code may be mended, and the checkpoint still serves.
     assert forgotten == [job.key]
 
@@ -181,7 +175,7 @@ def test_what_another_driver_runs_is_left_alone(uri: str, plan: Plan) -> None:
     second.started(idle)
     second.finished(idle, FINAL, FILES, {})
     second.close("FINISHED")
-    assert {run.data.tags["cplearn.key"]: run.info.status for run in runs(uri)} == {
+    assert {run.data.tags[Tag.KEY]: run.info.status for run in runs(uri)} == {
         busy.key: "RUNNING",
         idle.key: "FINISHED",
     }
