@@ -120,6 +120,7 @@ class SharedBatchNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d, ranks: Ranks) -> None:
         super().__init__()
+        assert norm.momentum is not None, "a norm with an average over all batches is refused by `synchronise`"
         self.weight, self.bias, self.momentum, self.eps = norm.weight, norm.bias, norm.momentum, norm.eps
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)

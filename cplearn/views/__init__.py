@@ -1,4 +1,4 @@
 """Batches of training images, augmented into views on the device that trains.
 
-May be imported by training and evaluation; knows data sets and augmentation, but no model.
+Training and evaluation import `batches` from here; it knows data sets and augmentation, but no model.
 """
