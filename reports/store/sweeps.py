@@ -113,17 +113,19 @@ def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.Da
                 for name in map(str, result.runs)
                 if (name.startswith(PARAMS) and name != f"{PARAMS}seed") or name == Tag.NUMERICS.column
             ]
-            known = result.runs.groupby("label")[settings].transform("first")
-            frames.append(result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(known)))
+            same_point = result.runs.groupby("label")[settings].transform("first")
+            frames.append(
+                result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(same_point))
+            )
         trials = pd.concat(frames, ignore_index=True)
         # A trial that several sweeps share is one trial.
         return trials.drop_duplicates("key", ignore_index=True)
     client, experiment = open_experiment(uri)
     with readable(uri):
-        found = newest(client, experiment, None, lambda run: placed(run) | record(run))
-    if not found:
+        rows = newest(client, experiment, None, lambda run: placed(run) | record(run))
+    if not rows:
         raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
-    return pd.DataFrame.from_records([{"key": key, **record} for key, record in found.items()])
+    return pd.DataFrame.from_records([{"key": key, **row} for key, row in rows.items()])
 
 
 def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:

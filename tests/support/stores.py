@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import math
@@ -52,7 +53,9 @@ class Settings:
 @functools.cache
 def empty_store() -> Path:
     """A store without runs; MLflow takes seconds to make one."""
-    path = Path(tempfile.mkdtemp(), "mlflow.db")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder, "mlflow.db")
     make_store(f"sqlite:///{path}")
     return path
 
@@ -126,9 +129,9 @@ def make_job(trial: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     """The job of a trial as `declare` describes it, by 20 epochs unless its settings say otherwise."""
     given = {"dataset": "digits", "epochs": 20, "batch_size": 64, **(settings or {}), **trial["point"]}
     dataset, epochs = given.pop("dataset"), given.pop("epochs")
-    own = Settings(dataset, trial["seed"], epochs, given)
+    chosen = Settings(dataset, trial["seed"], epochs, given)
     key, slug, role, label, point = (trial[name] for name in ("key", "dataset", "role", "label", "point"))
-    return Job(key, own, slug, "f00d", role, label, point)  # type: ignore[arg-type]
+    return Job(key, chosen, slug, "f00d", role, label, point)  # type: ignore[arg-type]
 
 
 def make_plan(name: str, description: str, axes: Mapping[str, Sequence[Any]], dataset: str, jobs: list[Job]) -> Plan:
