@@ -75,7 +75,7 @@ def postgresql() -> Iterator[Callable[[str], str]]:
         shutil.rmtree(folder)
 
 
-LONGEST = ("test_runner_faults", "test_runner_sweep", "test_runner_search", "test_runner_preview", "test_runner_ranks")
+LONGEST = ("test_faults", "test_sweep", "test_search", "test_plan", "test_ranks", "test_nodes", "test_fuzz")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

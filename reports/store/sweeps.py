@@ -85,8 +85,9 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
         declared: dict[str, tuple[str, Manifest]] = {}
         for parent in parents[name]:
             manifest = _manifest(client, parent.info.run_id)
-            for use in manifest.datasets if manifest else []:
-                declared.setdefault(use.slug, (parent.info.run_id, manifest))
+            if manifest is not None:
+                for use in manifest.datasets:
+                    declared.setdefault(use.slug, (parent.info.run_id, manifest))
         if not declared:
             raise UserError(f"sweep {name!r} in {shown(uri)} has no {MANIFEST_FILE}; run the sweep again to write it")
         if unknown := sorted(set(datasets or ()) - declared.keys()):
@@ -170,7 +171,7 @@ def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[
         }
         for trial in manifest.trials_on(slug)
     ]
-    frame = pd.DataFrame.from_records([{**trial, **runs.get(trial["key"], {})} for trial in declared])
+    frame = pd.DataFrame.from_records([{**trial, **runs.get(str(trial["key"]), {})} for trial in declared])
     for axis in manifest.axes:  # Beside the None of the baselines pandas would turn integers into floats.
         frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
     logged = [name for name in map(str, frame.columns) if name not in declared[0]]
