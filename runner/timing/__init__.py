@@ -4,9 +4,8 @@
 Ray or MLflow: the caller brings the records of finished runs.
 """
 
-from runner.timing.calibrate import Calibration
 from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.timing.timings import Timing, TimingKey, timing_key
 
-__all__ = ["Calibration", "Forecast", "Machine", "ProgressEstimate", "Timing", "TimingKey", "forecast", "timing_key"]
+__all__ = ["Forecast", "Machine", "ProgressEstimate", "Timing", "TimingKey", "forecast", "timing_key"]

@@ -1,77 +1,83 @@
-"""Has a few steps of each kind of trial timed on this machine, in a process with the environment of a worker.
+"""Times a few training steps and a part of the evaluation of each kind of trial, beside the process that asks for it.
 
-The process is a command of its own (`runner.timing.timed_steps`): it runs beside its parent, leaves no threads, memory
-or random state behind, and does not import the caller's main module again, as multiprocessing would.
+The timing process is a command of its own: it has the environment of a worker, leaves no threads, memory or random
+state behind, and does not import the caller's main module again, as multiprocessing would.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import pickle
 import signal
+import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
+
+import cplearn.data
+from cplearn.data.subset import limit
+from cplearn.errors import InputError
+from cplearn.training import TrialTraining
 from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.planning.plan import Job
-from runner.timing.timings import Timing, TimingKey
-
-QUICK, CAREFUL = 6.0, 60.0
-"""Seconds for all kinds of trials together."""
+from runner.timing.timings import CALIBRATED, Timing, TimingKey, timing_key
 
 STARTING = 30.0
-"""Seconds that the process may take beyond those, to start and to end a step that has begun."""
+"""Seconds that the process may take beyond those it is given, to start and to end a step that has begun."""
+
+STEPS = 20
+GPU_SHARE = 0.25
+"""Part of a GPU's memory that may be taken, so that trials that start meanwhile have the rest."""
+
+PROCESS = [sys.executable, "-P", "-c", "from runner.timing.calibrate import answer_request; answer_request()"]
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """Timings by kind, and a clause that says why some kind has none; empty where all have one."""
+class Calibration(threading.Thread):
+    """Has these jobs, one of each kind, timed in the background: at least the first, the others until so many `seconds`
+    have passed.
 
-    timings: Mapping[TimingKey, Timing]
-    reason: str = ""
+    `hardware` are the tags of `runner.machine.resources.hardware`. Of trials of several ranks, the steps are timed in
+    one process and divided by the number of ranks. The thread calls `done` with the timings, and with a clause that
+    says why some kind has none; it is empty where all have one.
+    """
 
-
-class Calibration:
-    """A calibration at work in the background; see `start_calibration`."""
-
-    def __init__(self, request: Mapping[str, Any], done: Callable[[Calibrated], None] | None) -> None:
-        self.request, self.done = request, done
-        self.answer, self.stopped = Calibrated({}), False
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        hardware: Mapping[str, str],
+        data_root: Path | None,
+        seconds: float,
+        done: Callable[[Mapping[TimingKey, Timing], str], None],
+    ) -> None:
+        super().__init__(daemon=True)
+        self.jobs, self.seconds, self.done, self.stopped = jobs, seconds, done, False
+        self.request = pickle.dumps((jobs, dict(hardware), data_root, seconds))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "runner.timing.timed_steps"],
+            PROCESS,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **WORKER_ENVIRONMENT},
             start_new_session=True,  # An interrupt from the keyboard does not reach it.
         )
-        self.thread = threading.Thread(target=self._collect, daemon=True)
-        self.thread.start()
-
-    def result(self) -> Calibrated:
-        """What was measured, once it is; an interrupt stops the calibration."""
-        try:
-            self.thread.join()
-        except KeyboardInterrupt:
-            self.stop()
-            raise
-        return self.answer
+        self.start()
 
     def stop(self) -> None:
         """End the process at once; `done` is not called any more."""
         self.stopped = True
         self.process.kill()
 
-    def _collect(self) -> None:
+    def run(self) -> None:
         try:
-            output, _ = self.process.communicate(pickle.dumps(self.request), self.request["seconds"] + STARTING)
+            output, _ = self.process.communicate(self.request, self.seconds + STARTING)
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()
@@ -80,13 +86,13 @@ class Calibration:
         with contextlib.suppress(EOFError, pickle.UnpicklingError):  # A killed process may leave half an answer.
             while True:
                 answers.update([pickle.load(stream)])
-        timings = {key: answer for key, answer in answers.items() if isinstance(answer, Timing)}
         reasons = [answer for answer in answers.values() if isinstance(answer, str)]
-        if len(answers) < len(self.request["jobs"]):
+        if len(answers) < len(self.jobs):
             reasons.append(self._missing())
-        self.answer = Calibrated(timings, next(iter(reasons), ""))
-        if self.done and not self.stopped:
-            self.done(self.answer)
+        if not self.stopped:
+            self.done(
+                {key: answer for key, answer in answers.items() if isinstance(answer, Timing)}, "".join(reasons[:1])
+            )
 
     def _missing(self) -> str:
         """Why there are too few answers."""
@@ -94,22 +100,83 @@ class Calibration:
             return "its steps take too long to be timed, or memory is short"
         if self.process.returncode:
             return f"the process that times a few steps ended with status {self.process.returncode}"
-        return f"not all kinds can be timed in {self.request['seconds']:g} s"
+        return f"not all kinds can be timed in {self.seconds:g} s"
 
 
-def start_calibration(
-    jobs: Sequence[Job],
-    hardware: Mapping[str, str],
-    data_root: Path | None,
-    seconds: float = QUICK,
-    done: Callable[[Calibrated], None] | None = None,
-) -> Calibration:
-    """Have these jobs, one of each kind, timed in the background: at least the first, the others until so many
-    `seconds` have passed.
+def answer_request() -> None:
+    """The process of a `Calibration`: its pickled request comes through standard input; to standard output goes a
+    pickled pair of key and timing, or of key and reason, for each job."""
+    jobs, hardware, data_root, seconds = pickle.load(sys.stdin.buffer)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What libraries print is no answer.
+    torch.set_num_threads(int(hardware["threads"]))
+    if hardware["device"] != "cpu":
+        torch.cuda.set_per_process_memory_fraction(GPU_SHARE)
+    # Importing has taken its time before the first kind, and the first evaluation imports still more.
+    end = math.inf
+    for job in jobs:
+        if time.monotonic() > end:
+            break
+        try:
+            answer: Timing | str = _time(job, hardware, data_root, min(3.0, seconds / 8))
+        except (InputError, RuntimeError) as error:
+            answer = f"a step of {job.dataset} {job.name} fails: {(str(error).splitlines() or ['no message'])[0]}"
+        pickle.dump((timing_key(job), answer), answers)
+        answers.flush()
+        end = min(end, time.monotonic() + 0.75 * seconds)
 
-    `hardware` are the tags of `runner.machine.resources.hardware`. Of trials of several ranks, the steps are timed in
-    one process and divided by the number of ranks. A thread of this process calls `done` with the result.
-    """
-    return Calibration(
-        {"jobs": list(jobs), "hardware": dict(hardware), "data_root": data_root, "seconds": seconds}, done
-    )
+
+def _time(job: Job, hardware: Mapping[str, str], data_root: Path | None, seconds: float) -> Timing:
+    """The timing of a job from some of its steps and an evaluation on a part of its images, for `seconds` each."""
+    dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
+    training = TrialTraining(job.trial, dataset, hardware["device"], data_root=data_root)
+    steps = _steps(training, seconds) if job.trial.method.trains and job.trial.epochs else [0.0]
+    epoch = statistics.median(steps) * training.steps_per_epoch / int(hardware["ranks"])
+    evaluation = _evaluation(training, data_root, seconds)
+    return Timing(epoch, evaluation, 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
+
+
+def _steps(training: TrialTraining, seconds: float) -> list[float]:
+    """Seconds of single steps, without the first where there is time for more."""
+    taken: list[float] = []
+    begun = time.perf_counter()
+    for step, (views, labels) in enumerate(training.views.epoch(0)):
+        loss, _ = training.training_step(views, labels, step)
+        loss.item()  # It waits for the device.
+        now = time.perf_counter()
+        taken.append(now - begun)
+        begun = now
+        if len(taken) > STEPS or sum(taken) > seconds:
+            break
+    return taken[1:] or taken
+
+
+def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) -> float:
+    """Seconds of an evaluation: of twice as many images each time while there is time, and from there to all images by
+    the power of their number that the last two have shown."""
+    trial, dataset = whole.trial, whole.dataset
+    most = max(len(dataset.train.images), len(dataset.test.images))
+    images = min(max(10 * dataset.n_classes, *trial.evaluation.gmm_components, 100), most)
+
+    def measure() -> float:
+        part = limit(dataset, *(min(images, len(split.labels)) for split in (dataset.train, dataset.test)))
+        # Nothing is trained, so neither batch nor warm-up has to fit.
+        still = trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
+        fitting = {"epochs": 0, "batch_size": min(trial.batch_size, len(part.train.images)), "optimizer": still}
+        training = TrialTraining(trial.model_copy(update=fitting), part, whole.device, data_root=data_root)
+        start = time.perf_counter()
+        training.evaluate()
+        return time.perf_counter() - start
+
+    measure()  # The first evaluation of a process imports what it computes with.
+    before = spent = 0.0
+    while True:
+        measured = measure()
+        spent += measured
+        if images >= most:
+            return measured
+        if before and spent + 2 * measured > seconds:
+            # k-NN grows with the square of the images, the rest linearly.
+            power = min(max(math.log2(measured / before), 1.0), 2.0)
+            return measured * (most / images) ** power
+        before, images = measured, min(2 * images, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,14 @@ from runner.planning import budget
 from runner.planning.disk import stored_bytes
 from runner.planning.plan import Job, Plan
 from runner.planning.quantities import duration, size
-from runner.timing.calibrate import CAREFUL, QUICK, Calibrated, Calibration, start_calibration
+from runner.timing.calibrate import Calibration
 from runner.timing.timings import TimedTrial, Timing, TimingKey, timed_trials, timing_key, timing_of
-from sweeps.record import DatasetUse
 
 START = 8.0
 """Seconds until the first trial of a sweep trains: start of Ray and of its workers, measured on two CPU cores."""
+
+QUICK, CAREFUL = 6.0, 60.0
+"""Seconds in which all kinds of trials together are timed."""
 
 History = Callable[[str, str | None], Sequence[Mapping[str, Any]]]
 """Gives the records of finished runs of a method, on the data of a fingerprint or on any (None); see
@@ -107,43 +110,46 @@ class Forecast:
         """Seconds of all jobs together."""
         return Interval(*map(sum, self._columns()))
 
-    def untimed(self, *, careful: bool = False) -> list[Job]:
-        """One job of each kind of unknown time, the most frequent kind first; with `careful` also of those kinds that
-        only similar runs tell of."""
+    def start_calibration(
+        self, data_root: Path | None, done: Callable[[Forecast], None], *, careful: bool = False
+    ) -> Calibration | None:
+        """Time a few steps of the kinds of which nothing is known, the most frequent first, in the background, and call
+        `done` with the forecast that follows from them; `careful` takes longer, also times the kinds that only similar
+        runs tell of, and does so for a cluster too. None, and no call, where there is nothing to be timed."""
         sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
         counts = Counter(self.keys[job.key] for job in self.jobs)
         examples = {self.keys[job.key]: job for job in self.jobs}
-        return [examples[key] for key, _ in counts.most_common() if key not in sure]
+        jobs = [examples[key] for key, _ in counts.most_common() if key not in sure]
+        if not jobs or (self.machine.is_cluster and not careful):
+            return None
+        seconds = CAREFUL if careful else QUICK
+        return Calibration(
+            jobs, self.machine.hardware, data_root, seconds, lambda *measured: done(self._with_timings(*measured))
+        )
 
     def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
-        """This forecast, with a few steps timed of the kinds of which nothing is known; `careful` takes longer, and
-        times those that only similar runs tell of too."""
-        jobs = self.untimed(careful=careful)
-        if not jobs or (self.machine.is_cluster and not careful):
-            return self
-        seconds = CAREFUL if careful else QUICK
-        return self.with_timings(start_calibration(jobs, self.machine.hardware, data_root, seconds).result())
+        """This forecast with what `start_calibration` adds to it, once it is known."""
+        answers = [self]
+        if calibration := self.start_calibration(data_root, answers.append, careful=careful):
+            try:
+                calibration.join()
+            finally:
+                calibration.stop()
+        return answers[-1]
 
-    def start_calibration(self, data_root: Path | None, done: Callable[[Forecast], None]) -> Calibration | None:
-        """Time a few steps of the kinds of which nothing is known in the background, and call `done` with the forecast
-        that follows from them; None, and no call, where there is nothing to be timed."""
-        jobs = self.untimed()
-        if not jobs or self.machine.is_cluster:
-            return None
-        hardware = self.machine.hardware
-        return start_calibration(jobs, hardware, data_root, QUICK, lambda measured: done(self.with_timings(measured)))
-
-    def with_timings(self, measured: Calibrated) -> Forecast:
+    def _with_timings(self, measured: Mapping[TimingKey, Timing], reason: str) -> Forecast:
         """This forecast with further timings; kinds that they leave out are scaled from those that they have."""
-        timings, timed = {**self.timings, **measured.timings}, []
-        jobs = {self.keys[job.key]: (job, self._use(job)) for job in self.jobs}
-        for key, timing in measured.timings.items():
-            job, use = jobs[key]
-            timed.append(TimedTrial(job.trial.flat(), job.fingerprint, vars(use), timing.epoch, timing.evaluation))
+        timings = {**self.timings, **measured}
+        uses = {use.fingerprint: use for use in self.plan.datasets}
+        jobs = {self.keys[job.key]: job for job in self.jobs}
+        timed = []
+        for key, timing in measured.items():
+            settings, use = jobs[key].trial.flat(), uses[jobs[key].fingerprint]
+            timed.append(TimedTrial(settings, use.fingerprint, vars(use), timing.epoch, timing.evaluation))
         for key in jobs.keys() - timings.keys():
-            if scaled := timing_of(*jobs[key], timed):
+            if scaled := timing_of(jobs[key], uses[jobs[key].fingerprint], timed):
                 timings[key] = scaled
-        return replace(self, timings=timings, reason=measured.reason).ordered()
+        return replace(self, timings=timings, reason=reason).ordered()
 
     def ordered(self) -> Forecast:
         """This forecast with its jobs in the order of a budget, if there is one."""
@@ -174,9 +180,6 @@ class Forecast:
         missing = f"; {unknown} of {len(self.jobs)} trials are of unknown time and not counted ({reason})"
         return f"Expected: {self.wall} on {slots}, {stored}{missing if unknown else ''}."
 
-    def _use(self, job: Job) -> DatasetUse:
-        return next(use for use in self.plan.datasets if use.fingerprint == job.fingerprint)
-
     def _columns(self) -> tuple[list[float], ...]:
         """The low, middle and high seconds of all jobs of known time."""
         known = [(self.seconds(job), self.timing(job)) for job in self.jobs]
@@ -202,17 +205,14 @@ def forecast(
     keys = {job.key: timing_key(job) for job in jobs}
     uses = {use.fingerprint: use for use in plan.datasets}
     timings: dict[TimingKey, Timing] = {}
-    asked: dict[tuple[str, str | None], list[TimedTrial]] = {}
 
+    @functools.cache
     def timed(method: str, fingerprint: str | None) -> list[TimedTrial]:
-        if (method, fingerprint) not in asked:
-            asked[method, fingerprint] = timed_trials(history(method, fingerprint), machine.hardware)
-        return asked[method, fingerprint]
+        return timed_trials(history(method, fingerprint), machine.hardware)
 
     for key, job in {keys[job.key]: job for job in jobs}.items():
-        method = job.trial.method.name
         for fingerprint in (job.fingerprint, None):
-            if timing := timing_of(job, uses[job.fingerprint], timed(method, fingerprint)):
+            if timing := timing_of(job, uses[job.fingerprint], timed(job.trial.method.name, fingerprint)):
                 timings[key] = timing
                 break
     disk = stored_bytes(jobs, keys, uses, machine.memory)

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NewType
 
 import numpy as np
+import torch
 
 from cplearn.config.trial import TrialSettings
+from cplearn.data import Dataset, Split
 from cplearn.errors import InputError
+from cplearn.training import operations
 from runner.planning.plan import Job
 from sweeps.record import EVALUATION_SECONDS, TRAIN_SECONDS, DatasetUse, param_value
 from sweeps.settings import nested
@@ -163,11 +166,6 @@ def step_operations(trial: TrialSettings, channels: int, image_size: int) -> int
 
 @functools.lru_cache(maxsize=256)
 def _operations(settings: str, channels: int, image_size: int) -> int:
-    import torch
-
-    from cplearn.data import Dataset, Split
-    from cplearn.training import operations
-
     n = 2 * OPERATION_IMAGES
     split = Split(torch.zeros(n, channels, image_size, image_size, dtype=torch.uint8), torch.arange(n) % 2)
     dataset = Dataset("shape", split, split, ("0", "1"), "shape", 0.5, 0.5, "made up")

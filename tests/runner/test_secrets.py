@@ -20,7 +20,7 @@ from support import free_port
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cplearn", "sweeps", "runner", "reports")
 # What comes through these was written by this program's own parent or child process, as with multiprocessing.
-OWN_PIPES = ("runner/timing/calibrate.py:", "runner/timing/timed_steps.py:")
+OWN_PIPES = ("runner/timing/calibrate.py:",)
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "sesame-aws-4711",
     "WANDB_API_KEY": "sesame-wandb-4712",
