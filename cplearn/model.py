@@ -91,9 +91,9 @@ class Model(nn.Module):
         return embedded
 
     @torch.inference_mode()
-    def codes(self, embeddings: Tensor) -> Tensor | None:
-        """Index of each image's code (n,) of embeddings (n, f); None if the method has no codes."""
-        codes: Tensor | None = self.method.codes(embeddings)
+    def codes(self, embeddings: Tensor) -> Tensor:
+        """Index of each image's code (n,) of embeddings (n, f)."""
+        codes: Tensor = self.method.codes(embeddings)
         return codes
 
     def with_evaluation(self, changes: dict[str, Any]) -> Model:

@@ -38,12 +38,7 @@ def build(settings: BackboneSettings, channels: int, image_size: int, generator:
 
 
 def check(
-    settings: BackboneSettings,
-    channels: int,
-    image_size: int,
-    crops: Sequence[int] = (),
-    *,
-    shared: bool = False,
+    settings: BackboneSettings, channels: int, image_size: int, crops: Sequence[int] = (), *, shared: bool = False
 ) -> None:
     """Raise InputError where a backbone for images of this size does not exist, or cannot take them or smaller crops.
 

@@ -30,13 +30,9 @@ class BackboneSettings(Settings):
         "cifar", description="Of resnet18; cifar: 3x3, stride 1, no pooling; imagenet: 7x7, stride 2, and max-pooling."
     )
     stem_padding: Literal[1, 2] = Field(
-        1,
-        description="Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels.",
+        1, description="Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels."
     )
-    model: str | None = Field(
-        None,
-        description="Name of a timm model, vit_small_patch16_224 for instance.",
-    )
+    model: str | None = Field(None, description="Name of a timm model, vit_small_patch16_224 for instance.")
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="Stochastic depth of a timm model (published for ViT-S: 0.1)."
     )

@@ -35,6 +35,8 @@ from cplearn.errors import InputError
 DESCRIPTION = "dataset.json"
 CHECKED_BYTES = 2**24
 """Size of the blocks of which checksums are taken, each in a thread of its own."""
+COUNTED_IMAGES = 4096
+"""Images whose pixels are counted at a time."""
 
 
 class Arrays(NamedTuple):
@@ -112,14 +114,8 @@ def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], 
 def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
     """Complete a folder in which both splits were written. Raises InputError if all training pixels are equal."""
     train, test = (_map(folder, split) for split in ("train", "test"))
-    mean, std = moments(train.images)
-    check_moments(mean, std, source)
-    facts = {
-        "classes": list(classes),
-        "fingerprint": fingerprint(train, test, classes),
-        "mean": mean,
-        "std": std,
-    }
+    mean, std = moments(train.images, source)
+    facts = {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
     facts["checksums"] = checksums(folder, facts)
     (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -210,23 +206,21 @@ def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def moments(images: npt.NDArray[np.uint8], block: int = 4096) -> tuple[float, float]:
+def moments(images: npt.NDArray[np.uint8], source: str) -> tuple[float, float]:
     """Mean and (population) standard deviation of all pixels, scaled to [0, 1].
 
-    Computed from the counts of the 256 values, hence without accumulated rounding.
+    Computed from the counts of the 256 values, hence without accumulated rounding. Raises InputError if all training
+    pixels are equal: nothing could be normalised then, let alone learned.
     """
     counts = np.zeros(256, np.int64)
-    for start in range(0, len(images), block):
-        counts += np.bincount(images[start : start + block].reshape(-1), minlength=256)
+    for start in range(0, len(images), COUNTED_IMAGES):
+        counts += np.bincount(images[start : start + COUNTED_IMAGES].reshape(-1), minlength=256)
     values, weights = np.arange(256) / 255, counts / counts.sum()
     mean = float(weights @ values)
-    return mean, float(np.sqrt(weights @ (values - mean) ** 2))
-
-
-def check_moments(mean: float, std: float, source: str) -> None:
-    """Raise InputError if all training pixels are equal: nothing could be normalised then, let alone learned."""
+    std = float(np.sqrt(weights @ (values - mean) ** 2))
     if std == 0:
         raise InputError(f"{source}: every training pixel has the value {round(255 * mean)}; check these images")
+    return mean, std
 
 
 def _map(folder: Path, split: str) -> Arrays:

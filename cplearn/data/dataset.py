@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cplearn.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -71,3 +73,11 @@ class Dataset:
 def data_root(root: Path | None = None) -> Path:
     """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""
     return Path(os.path.abspath(Path(root or os.environ.get("CPLEARN_DATA") or "data").expanduser()))
+
+
+def check_size(name: str, image_size: int | None, size: int) -> None:
+    """Raise InputError if another size than that of its images is asked of a data set."""
+    if image_size not in (None, size):
+        raise InputError(
+            f"image_size {image_size}: {name} has images of {size}x{size} pixels; leave it out", key="image_size"
+        )

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cplearn.data import cache
-from cplearn.data.dataset import Dataset
-from cplearn.errors import InputError
+from cplearn.data.dataset import Dataset, check_size
 
 SIZE = 8
 TEST_IMAGES = 360
@@ -22,10 +21,7 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
     Stratified by class, with a fixed seed. Pixels 0..16 become v * 255 / 16, rounded to the nearest integer (127.5, the
     only half, upwards). Raises InputError if `image_size` is neither None nor 8.
     """
-    if image_size not in (None, SIZE):
-        raise InputError(
-            f"image_size {image_size}: {name} has images of {SIZE}x{SIZE} pixels; leave it out", key="image_size"
-        )
+    check_size(name, image_size, SIZE)
     return _load(name)
 
 
@@ -40,5 +36,6 @@ def _load(name: str) -> Dataset:
     classes = tuple(str(c) for c in digits.target_names)
     rows = train_test_split(np.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED)
     train, test = (cache.Arrays(images[np.sort(r)], labels[np.sort(r)]) for r in rows)
-    found = cache.fingerprint(train, test, classes)
-    return cache.assemble(name, "scikit-learn, load_digits", train, test, classes, found, *cache.moments(train.images))
+    source = "scikit-learn, load_digits"
+    identity = cache.fingerprint(train, test, classes)
+    return cache.assemble(name, source, train, test, classes, identity, *cache.moments(train.images, source))

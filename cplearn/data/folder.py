@@ -122,13 +122,11 @@ def read(
     owner = f"folder-{_digest(os.fsencode(path))}"
     notes = root / "cache" / f"{owner}.json"
 
-    def known(facts: _Facts) -> Dataset | None:
-        if on_demand:
-            return _read_on_demand(name, listing, facts, image_size, root)
-        return cache.read(root, _key(facts, image_size), name, str(path))
+    def source(facts: _Facts) -> _Source:
+        return _Source(name, listing, facts, image_size or facts.own_size or MIXED_SIZE, root, on_demand)
 
     facts = _recall(notes, listing)
-    dataset = known(facts) if facts else None
+    dataset = source(facts).read() if facts else None
     if dataset is None:
         with cache.lock(root, owner):
             facts = _recall(notes, listing)
@@ -137,60 +135,70 @@ def read(
                 if on_demand:  # what is cached is checked after it was decoded
                     _check_unchanged(listing)
                 _remember(notes, listing, facts)
-            if known(facts) is None:
-                if on_demand:
-                    _measure(listing, facts, image_size, root)
-                else:
-                    _decode(listing, facts, image_size, root, owner)
-            dataset = known(facts)
+            dataset = source(facts).read()
+            if dataset is None:
+                source(facts).prepare(owner)
+                dataset = source(facts).read()
     assert dataset is not None
     return dataset
 
 
-def _size(facts: _Facts, image_size: int | None) -> int:
-    return image_size or facts.own_size or MIXED_SIZE
+@dataclass(frozen=True)
+class _Source:
+    """The images of a folder at one size, cached or decoded on demand."""
 
+    name: str
+    listing: _Listing
+    facts: _Facts
+    size: int
+    root: Path
+    on_demand: bool
 
-def _key(facts: _Facts, image_size: int | None) -> str:
-    return f"{facts.content}-{_size(facts, image_size)}"
+    @property
+    def key(self) -> str:
+        return f"{self.facts.content}-{self.size}"
 
+    @property
+    def moments_file(self) -> Path:
+        return self.root / "cache" / f"{self.key}-moments.json"
 
-def _image_files(listing: _Listing, facts: _Facts, image_size: int | None, split: str) -> ImageFiles:
-    paths, extents = [file.path for file in listing.splits[split]], torch.tensor(facts.extents[split])
-    return ImageFiles(listing.path, paths, extents, facts.channels, _size(facts, image_size))
+    def image_files(self, split: str) -> ImageFiles:
+        paths, extents = [file.path for file in self.listing.splits[split]], torch.tensor(self.facts.extents[split])
+        return ImageFiles(self.listing.path, paths, extents, self.facts.channels, self.size)
 
+    def read(self) -> Dataset | None:
+        """The data set; None if it is not decoded yet, or if its mean and deviation are not known."""
+        if not self.on_demand:
+            return cache.read(self.root, self.key, self.name, str(self.listing.path))
+        entry = catalogue.entry(self.name)
+        if entry.mean is not None and entry.std is not None:
+            mean, std = entry.mean, entry.std
+        elif self.moments_file.exists():
+            mean, std = json.loads(self.moments_file.read_text())
+        else:
+            return None
+        train, test = (
+            Split(self.image_files(split), torch.tensor([file.label for file in files]))
+            for split, files in self.listing.splits.items()
+        )
+        fingerprint = _digest(json.dumps(["on-demand", self.facts.content, self.size]).encode())
+        return Dataset(self.name, train, test, self.listing.classes, fingerprint, mean, std, str(self.listing.path))
 
-def _moments_file(root: Path, facts: _Facts, image_size: int | None) -> Path:
-    return root / "cache" / f"{_key(facts, image_size)}-moments.json"
-
-
-def _read_on_demand(name: str, listing: _Listing, facts: _Facts, image_size: int | None, root: Path) -> Dataset | None:
-    """The data set whose images stay in their files; None if its mean and deviation are not known yet."""
-    entry, moments = catalogue.entry(name), _moments_file(root, facts, image_size)
-    if entry.mean is not None and entry.std is not None:
-        mean, std = entry.mean, entry.std
-    elif moments.exists():
-        mean, std = json.loads(moments.read_text())
-    else:
-        return None
-    train, test = (
-        Split(_image_files(listing, facts, image_size, split), torch.tensor([file.label for file in files]))
-        for split, files in listing.splits.items()
-    )
-    fingerprint = _digest(json.dumps(["on-demand", facts.content, _size(facts, image_size)]).encode())
-    return Dataset(name, train, test, listing.classes, fingerprint, mean, std, str(listing.path))
-
-
-def _measure(listing: _Listing, facts: _Facts, image_size: int | None, root: Path) -> None:
-    """Keep mean and standard deviation of some training images, evenly spread, as evaluation shows them."""
-    files = _image_files(listing, facts, image_size, "train")
-    rows = torch.linspace(0, len(files) - 1, min(len(files), SAMPLE)).round().long()
-    moments = cache.moments(files[rows].numpy())
-    cache.check_moments(*moments, str(listing.path))
-    target = _moments_file(root, facts, image_size)
-    new = target.with_suffix(".new")
-    new.write_text(json.dumps(moments))
-    new.replace(target)
+    def prepare(self, owner: str) -> None:
+        """Decode all images; or keep mean and deviation of some, evenly spread, as evaluation shows them."""
+        listing, channels, source = self.listing, self.facts.channels, str(self.listing.path)
+        if self.on_demand:
+            files = self.image_files("train")
+            rows = torch.linspace(0, len(files) - 1, min(len(files), SAMPLE)).round().long()
+            _write(self.moments_file, cache.moments(files[rows].numpy(), source))
+            return
+        with cache.building(self.root, self.key, owner) as folder:
+            for split, members in listing.splits.items():
+                labels = [file.label for file in members]
+                images = _each(lambda file: decode.whole(listing.path / file.path, channels, self.size)[None], members)
+                cache.write_split(folder, split, len(labels), images, labels)
+            _check_unchanged(listing)
+            cache.write_description(folder, listing.classes, source)
 
 
 def _list(path: Path, test_folder: str) -> _Listing:
@@ -207,26 +215,22 @@ def _list(path: Path, test_folder: str) -> _Listing:
                 f"{path}: no folder {folder!r} in it; expected train/<class>/* and {test_folder}/<class>/*, with the "
                 "same classes"
             )
-        entries = _scan(path / folder)
-        inside = [_is_folder(entry) for entry in entries]
-        classes[split] = _by_class(
-            path / folder, [e.name for e, is_folder in zip(entries, inside, strict=True) if is_folder]
-        )
-        ignored += [f"{folder}/{e.name}" for e, is_folder in zip(entries, inside, strict=True) if not is_folder]
-        if not classes[split]:
+        inside, others = _scan(path / folder)
+        classes[split] = _by_class(path / folder, [entry.name for entry in inside])
+        ignored += [f"{folder}/{entry.name}" for entry in others]
+        if not inside:
             raise InputError(f"{path / folder}: no class folders in it; put the images into one folder a class")
     names = list(classes["train"])
     if names != list(classes["test"]):
-        raise InputError(f"{path}: train and test have different classes; {_difference(names, list(classes['test']))}")
+        only = {"train": sorted(set(names) - set(classes["test"])), "test": sorted(set(classes["test"]) - set(names))}
+        difference = "; ".join(f"only in {split}: {', '.join(missing)}" for split, missing in only.items() if missing)
+        raise InputError(f"{path}: train and test have different classes; {difference}")
     if len(names) == 1:
         raise InputError(f"{path}: only one class, {names[0]!r}; at least two are needed")
-    splits: dict[str, list[_File]] = {}
-    for split, folder_of in classes.items():
-        splits[split] = []
+    splits: dict[str, list[_File]] = {split: [] for split in folders}
+    for split, files in splits.items():
         for label, class_name in enumerate(names):
-            files, others = _list_class(path, f"{folders[split]}/{folder_of[class_name]}", label)
-            splits[split] += files
-            ignored += others
+            files += _list_class(path, f"{folders[split]}/{classes[split][class_name]}", label, ignored)
     return _Listing(path, test_folder, tuple(names), splits, tuple(ignored))
 
 
@@ -241,22 +245,17 @@ def _by_class(folder: Path, names: list[str]) -> dict[str, str]:
     return dict(sorted(by_class.items()))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:  # a link to itself, for instance
-        raise InputError(f"{entry.path}: cannot be opened ({error.strerror}); remove or repair it") from error
-
-
-def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[str]]:
-    files, others = [], []
-    for entry in _scan(path / folder):
-        if _is_folder(entry):
-            raise InputError(
-                f"{entry.path}: a folder inside a class folder; put its images directly into {path / folder}"
-            )
+def _list_class(path: Path, folder: str, label: int, ignored: list[str]) -> list[_File]:
+    """The images of a class; the names of other files join `ignored`."""
+    inside, entries = _scan(path / folder)
+    if inside:
+        raise InputError(
+            f"{inside[0].path}: a folder inside a class folder; put its images directly into {path / folder}"
+        )
+    files = []
+    for entry in entries:
         if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-            others.append(f"{folder}/{entry.name}")
+            ignored.append(f"{folder}/{entry.name}")
             continue
         try:
             status = entry.stat()
@@ -267,21 +266,24 @@ def _list_class(path: Path, folder: str, label: int) -> tuple[list[_File], list[
         files.append(_File(f"{folder}/{entry.name}", label, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(f"{path / folder}: no images in this class folder; read are {', '.join(sorted(SUFFIXES))}")
-    return files, others
+    return files
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder by name, without hidden ones."""
+def _scan(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    """The folders in a folder and what else is in it, each by name, without what is hidden."""
+    folders: list[os.DirEntry[str]] = []
+    others: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error}); check its permissions") from error
-
-
-def _difference(train: list[str], test: list[str]) -> str:
-    only = {"train": sorted(set(train) - set(test)), "test": sorted(set(test) - set(train))}
-    return "; ".join(f"only in {split}: {', '.join(names)}" for split, names in only.items() if names)
+    for entry in sorted(visible, key=lambda entry: entry.name):
+        try:
+            (folders if entry.is_dir() else others).append(entry)
+        except OSError as error:  # a link to itself, for instance
+            raise InputError(f"{entry.path}: cannot be opened ({error.strerror}); remove or repair it") from error
+    return folders, others
 
 
 def _recall(notes: Path, listing: _Listing) -> _Facts | None:
@@ -298,9 +300,14 @@ def _remember(notes: Path, listing: _Listing, facts: _Facts) -> None:
     if time.time_ns() - max(file.mtime_ns for file in listing.files) < SETTLED_NS:
         return
     with suppress(OSError):  # this only saves time
-        new = notes.with_suffix(".new")
-        new.write_text(json.dumps(asdict(facts)))
-        new.replace(notes)
+        _write(notes, asdict(facts))
+
+
+def _write(path: Path, content: object) -> None:
+    """Write JSON to `path`, whole or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content))
+    new.replace(path)
 
 
 def _inspect(listing: _Listing) -> _Facts:
@@ -329,17 +336,6 @@ def _read_once(path: Path) -> tuple[bytes, tuple[int, int], str]:
     except OSError as error:
         raise decode.unreadable(path, error) from error
     return content, *decode.check(path)
-
-
-def _decode(listing: _Listing, facts: _Facts, image_size: int | None, root: Path, owner: str) -> None:
-    size = _size(facts, image_size)
-    with cache.building(root, _key(facts, image_size), owner) as folder:
-        for split, files in listing.splits.items():
-            images = _each(lambda file: decode.whole(listing.path / file.path, facts.channels, size), files)
-            labels = [file.label for file in files]
-            cache.write_split(folder, split, len(files), (image[None] for image in images), labels)
-        _check_unchanged(listing)
-        cache.write_description(folder, listing.classes, str(listing.path))
 
 
 def _check_unchanged(listing: _Listing) -> None:

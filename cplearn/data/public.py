@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cplearn.data import cache, decode
-from cplearn.data.dataset import Dataset
+from cplearn.data.dataset import Dataset, check_size
 from cplearn.errors import InputError
 
 SIZES = {"svhn": 32, "cifar10": 32, "cifar100": 32, "stl10": 96, "tiny-imagenet": 64}
@@ -73,11 +73,7 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
     Raises InputError if `image_size` is neither None nor that of the data set, if files are missing and cannot be
     downloaded (it names them and the folder they belong into), or if a file is not the published one.
     """
-    size = SIZES[name]
-    if image_size not in (None, size):
-        raise InputError(
-            f"image_size {image_size}: {name} has images of {size}x{size} pixels; leave it out", key="image_size"
-        )
+    check_size(name, image_size, SIZES[name])
     key = f"{name}-v{VERSION}"
     dataset = cache.read(root, key, name, SOURCES[name])
     if dataset is None:
@@ -142,8 +138,7 @@ def _read_tiny_imagenet(name: str, root: Path, download: bool) -> Iterator[_Cont
     if (root / base).is_dir():
         yield _tiny_content(root / base)
         return
-    _fetch(name, root, [TINY], download)
-    with _extracted(name, root, TINY.name) as folder:
+    with _extracted(name, root, TINY, download) as folder:
         yield _tiny_content(folder / base)
 
 
@@ -153,17 +148,12 @@ def _tiny_content(folder: Path) -> _Content:
         classes = sorted((folder / "wnids.txt").read_text().split())
         annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
         number = {wnid: label for label, wnid in enumerate(classes)}
-        labelled = {
-            "train": [
-                (path, number[wnid])
-                for wnid in classes
-                for path in sorted((folder / "train" / wnid).glob("images/*.JPEG"))
-            ],
-            "val": [
-                (folder / "val" / "images" / image, number[wnid])
-                for image, wnid in sorted(line.split("\t")[:2] for line in annotations)
-            ],
-        }
+        labelled: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
+        for wnid in classes:
+            paths = sorted((folder / "train" / wnid).glob("images/*.JPEG"))
+            labelled["train"] += [(path, number[wnid]) for path in paths]
+        for image, wnid in sorted(line.split("\t")[:2] for line in annotations):
+            labelled["val"].append((folder / "val" / "images" / image, number[wnid]))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not Tiny ImageNet as published ({error}); unpack {TINY.url} anew") from error
     for split, files in labelled.items():
@@ -195,21 +185,21 @@ def _unpacked(name: str, root: Path, kind: Any, parts: list[tuple[str, str]], do
             )
         yield root
         return
-    _fetch(name, root, [_File(kind.filename, kind.url, kind.tgz_md5)], download)
-    with _extracted(name, root, kind.filename) as folder:
+    with _extracted(name, root, _File(kind.filename, kind.url, kind.tgz_md5), download) as folder:
         yield folder
 
 
 @contextmanager
-def _extracted(name: str, root: Path, archive: str) -> Iterator[Path]:
-    """A scratch folder with the content of an archive in the data folder."""
+def _extracted(name: str, root: Path, archive: _File, download: bool) -> Iterator[Path]:
+    """A scratch folder with the content of an archive, which is downloaded if need be."""
     from torchvision.datasets.utils import extract_archive
 
+    _fetch(name, root, [archive], download)
     with cache.scratch(root, f"{name}-archive") as folder:
         try:
-            extract_archive(root / archive, folder)
+            extract_archive(root / archive.name, folder)
         except OSError as error:
-            raise InputError(f"{root / archive}: cannot be unpacked ({error}); free some space") from error
+            raise InputError(f"{root / archive.name}: cannot be unpacked ({error}); free some space") from error
         yield folder
 
 

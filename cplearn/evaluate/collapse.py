@@ -12,11 +12,10 @@ from cplearn.evaluate.inputs import RESOLUTION, Array, standardise, to_float64, 
 RANKME_EPSILON = 1e-7
 
 
-def collapse(embeddings: Array, assignments: Array | None = None, n_codes: int = 0) -> Iterator[tuple[str, float]]:
+def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tuple[str, float]]:
     """Collapse diagnostics of embeddings (n, f) and their codes (n,) in 0..n_codes-1, over a whole test set.
 
-    Yields, each after collapse/, with the collapse in which it goes to its first value (the first two and
-    intra_cluster_variance only for a method that has codes):
+    Yields, each after collapse/, with the collapse in which it goes to its first value:
     codes_used -- 1 to n_codes (cluster): codes that at least one image has.
     code_perplexity -- 1 to n_codes (cluster): exponential of the entropy of the codes' usage.
     effective_rank -- 1 to f (dimensional): see `effective_rank`.
@@ -37,15 +36,14 @@ def collapse(embeddings: Array, assignments: Array | None = None, n_codes: int =
     """
     z = to_float64(embeddings, "embeddings")
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    if assignments is not None:
-        counts, codes = code_counts(assignments, n_codes), to_indices(assignments)
-        if len(z) != len(codes):
-            raise ValueError(f"{len(codes)} assignments for {len(z)} embeddings")
-        yield "collapse/codes_used", float((counts > 0).sum())
-        yield "collapse/code_perplexity", perplexity(counts)
-        within = intra_cluster_variance(unit, codes)
-        if within is not None:
-            yield "collapse/intra_cluster_variance", within
+    counts, codes = code_counts(assignments, n_codes), to_indices(assignments)
+    if len(z) != len(codes):
+        raise ValueError(f"{len(codes)} assignments for {len(z)} embeddings")
+    yield "collapse/codes_used", float((counts > 0).sum())
+    yield "collapse/code_perplexity", perplexity(counts)
+    within = intra_cluster_variance(unit, codes)
+    if within is not None:
+        yield "collapse/intra_cluster_variance", within
     yield "collapse/effective_rank", effective_rank(z)
     slope = alpha_req(z)
     if slope is not None:

@@ -17,11 +17,18 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-from cplearn import data, evaluate, streams
+from cplearn import data, streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, catalogue
+from cplearn.evaluate.clustering import clustering, kmeans
+from cplearn.evaluate.collapse import alpha_req, code_counts, collapse, effective_rank, singular_values
 from cplearn.evaluate.features import augmented_features, evenly_spaced, features, view_embeddings
 from cplearn.evaluate.figure_arrays import figure_arrays
+from cplearn.evaluate.inputs import NonFiniteFeatures, to_float64
+from cplearn.evaluate.knn import knn
+from cplearn.evaluate.mixture import mixture_entropy
+from cplearn.evaluate.probe import PROTOCOLS, gradient_probe, linear_probe
+from cplearn.evaluate.selection import lidar, view_agreement
 from cplearn.model import Model
 
 SPECTRUM_IMAGES = 10_000
@@ -71,7 +78,7 @@ def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Out
             outcome.arrays.update(evaluation.arrays())
             for other in transfer:
                 outcome.metrics.update(_transfer(model, other))
-    except evaluate.NonFiniteFeatures as error:
+    except NonFiniteFeatures as error:
         # The very last update can still have thrown the model off.
         return Outcome(failure=str(error))
     outcome.metrics["time/evaluation_s"] = time.perf_counter() - start
@@ -83,36 +90,31 @@ class _Evaluation:
 
     def __init__(self, model: Model, dataset: Dataset) -> None:
         self.model, self.dataset, self.trial, self.settings = model, dataset, model.trial, model.trial.evaluation
-        train, test = (features(model, split.images) for split in (dataset.train, dataset.test))
-        embeddings = model.embeddings(test)
-        codes = None if embeddings is None else model.codes(embeddings)
-        train_embeddings = model.embeddings(train[evenly_spaced(len(train), SPECTRUM_IMAGES).to(train.device)])
         # Probes that learn by gradient steps do so on the device; all else is measured on the CPU.
-        self.train_on_device, self.test_on_device = train, test
-        self.train, self.test = train.cpu(), test.cpu()
-        self.embeddings, self.codes, self.train_embeddings = map(_on_cpu, (embeddings, codes, train_embeddings))
+        self.train_on_device, self.test_on_device = (features(model, s.images) for s in (dataset.train, dataset.test))
+        self.train, self.test = self.train_on_device.cpu(), self.test_on_device.cpu()
+        self.embeddings: Tensor | None = None
+        self.codes: Tensor | None = None
+        if (embeddings := model.embeddings(self.test_on_device)) is not None:
+            self.embeddings, self.codes = embeddings.cpu(), model.codes(embeddings).cpu()
 
     def metrics(self) -> Metrics:
-        settings, labels, n_codes = self.settings, self.dataset.test.labels, self.model.method.n_codes
-        chance = streams.numpy_generator(self.trial.seed, "chance")
+        settings, labels, seed = self.settings, self.dataset.test.labels, self.trial.seed
+        chance = streams.numpy_generator(seed, "chance")
         yield from self._probes()
         yield from self._validation()
-        clusters = evaluate.kmeans(
-            self.test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=self.trial.seed
-        )
-        yield from evaluate.clustering("kmeans", labels, clusters, generator=chance)
-        if self.codes is not None:
-            yield from evaluate.clustering("codes", labels, self.codes, generator=chance)
-        if self.embeddings is not None:
-            yield from evaluate.collapse(self.embeddings, self.codes, n_codes)
-            yield from evaluate.mixture_entropy(self.embeddings, settings.gmm_components, seed=self.trial.seed)
+        clusters = kmeans(self.test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=seed)
+        yield from clustering("kmeans", labels, clusters, generator=chance)
+        if self.embeddings is not None and self.codes is not None:
+            yield from clustering("codes", labels, self.codes, generator=chance)
+            yield from collapse(self.embeddings, self.codes, self.model.method.n_codes)
+            yield from mixture_entropy(self.embeddings, settings.gmm_components, seed=seed)
         yield from self._selection()
 
     def diagnostics(self) -> Iterator[tuple[str, list[float]]]:
-        if self.embeddings is not None:
-            yield "singular_values", evaluate.singular_values(self.embeddings).tolist()
-        if self.codes is not None:
-            yield "code_counts", evaluate.code_counts(self.codes, self.model.method.n_codes).tolist()
+        if self.embeddings is not None and self.codes is not None:
+            yield "singular_values", singular_values(self.embeddings).tolist()
+            yield "code_counts", code_counts(self.codes, self.model.method.n_codes).tolist()
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept, seed = self.settings.kept_images, self.trial.seed
@@ -123,10 +125,10 @@ class _Evaluation:
         settings, train, test = self.settings, self.dataset.train, self.dataset.test
         splits = self.train, train.labels, self.test, test.labels
         if "lbfgs" in settings.probe:
-            yield from evaluate.linear_probe(*splits, c=settings.probe_c)
+            yield from linear_probe(*splits, c=settings.probe_c)
         augmented = functools.partial(augmented_features, self.model, train) if settings.probe_augment else None
-        for name in (name for name in settings.probe if name in evaluate.PROTOCOLS):
-            yield from evaluate.gradient_probe(
+        for name in (name for name in settings.probe if name in PROTOCOLS):
+            yield from gradient_probe(
                 name,
                 *(self.train_on_device, train.labels, self.test_on_device, test.labels),
                 classes=self.dataset.n_classes,
@@ -147,46 +149,38 @@ class _Evaluation:
         if not self.settings.validation or len(labels[fit].unique()) < 2:
             return
         splits = self.train[fit], labels[fit], self.train[test], labels[test]
-        probe = dict(evaluate.linear_probe(*splits, c=self.settings.probe_c))
+        probe = dict(linear_probe(*splits, c=self.settings.probe_c))
         yield "validation/accuracy", probe["probe/accuracy"]
         yield "validation/knn_accuracy", dict(_knn(self.trial, *splits))["knn/accuracy"]
 
     def _selection(self) -> Metrics:
         """Criteria without labels, on training images."""
-        model, split = self.model, self.dataset.train
+        model, split, view_images = self.model, self.dataset.train, self.settings.view_images
         rows = evenly_spaced(len(self.train), SPECTRUM_IMAGES)
-        slope = evaluate.alpha_req(evaluate.to_float64(self.train[rows], "training features"))
+        slope = alpha_req(to_float64(self.train[rows], "training features"))
         if slope is not None:
             yield "select/alpha_req", slope
-        if self.train_embeddings is None:
+        embeddings = model.embeddings(self.train_on_device[rows.to(self.train_on_device.device)])
+        if embeddings is None:
             return
-        yield (
-            "select/rankme",
-            evaluate.effective_rank(evaluate.to_float64(self.train_embeddings, "training embeddings")),
-        )
-        if self.codes is not None and self.settings.view_images:
-            views = view_embeddings(model, split, self.settings.view_images, 2, "agreement")
-            codes = model.codes(views.flatten(0, 1))
-            assert codes is not None
-            yield from evaluate.view_agreement(*codes.cpu().unflatten(0, (-1, 2)).unbind(1))
+        yield "select/rankme", effective_rank(to_float64(embeddings, "training embeddings"))
+        if view_images:
+            views = view_embeddings(model, split, view_images, 2, "agreement")
+            yield from view_agreement(*model.codes(views.flatten(0, 1)).cpu().unflatten(0, (-1, 2)).unbind(1))
         if self.settings.lidar:
             views = view_embeddings(model, split, LIDAR_IMAGES, LIDAR_VIEWS, "lidar")
-            yield "select/lidar", evaluate.lidar(views.cpu().numpy())
-
-
-def _on_cpu(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.cpu()
+            yield "select/lidar", lidar(views.cpu().numpy())
 
 
 def _knn(trial: TrialSettings, *splits: Tensor) -> Metrics:
     settings = trial.evaluation
-    return evaluate.knn(*splits, neighbours=settings.knn_neighbours, temperature=settings.knn_temperature)
+    return knn(*splits, neighbours=settings.knn_neighbours, temperature=settings.knn_temperature)
 
 
 def _transfer(model: Model, other: Dataset) -> Metrics:
     """Linear probe and k-NN on another data set."""
     train, test = (features(model, split.images).cpu() for split in (other.train, other.test))
     splits, prefix = (train, other.train.labels, test, other.test.labels), f"transfer/{catalogue.slug(other.name)}"
-    for name, value in evaluate.linear_probe(*splits, c=model.trial.evaluation.probe_c):
+    for name, value in linear_probe(*splits, c=model.trial.evaluation.probe_c):
         yield f"{prefix}/{name.removeprefix('probe/')}", value
     yield f"{prefix}/knn_accuracy", dict(_knn(model.trial, *splits))["knn/accuracy"]

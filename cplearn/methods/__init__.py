@@ -29,7 +29,7 @@ def names() -> list[str]:
 def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
     # Names are asked for with every trial that is read, so each folder is listed once.
     modules = (module.name for module in pkgutil.iter_modules(folders) if not module.ispkg)
-    return tuple(sorted(name for name in modules if name != "base"))
+    return tuple(sorted(name for name in modules if name not in {"base", "parts"}))
 
 
 def get(name: str) -> ModuleType:

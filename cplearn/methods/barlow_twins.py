@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cplearn.config.base import MethodSettings, Whole
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 _EPS = 1e-5  # of the BatchNorm without gains that standardises embeddings in the authors' code
 
@@ -49,22 +48,14 @@ def redundancy(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(diagonal).mean(), torch.stack(off_diagonal).mean()
 
 
-class Method(base.Method):
-    """A projector of three linear maps; the codes are the dimensions of the embedding, by arg-max (our reading)."""
+class Method(base.Method[Settings]):
+    """A projector of three linear maps; the codes are the dimensions of the embedding, by arg-max."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.embedding_dim
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
+        super().__init__(settings, settings.embedding_dim)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        diagonal, off_diagonal = redundancy(heads.each_view(self.projector, batch.features))
+        diagonal, off_diagonal = redundancy(parts.each_view(self.projector, batch.features))
         loss = self.settings.scale * (diagonal + self.settings.off_diagonal * off_diagonal)
         return loss, {"diagonal": diagonal, "off_diagonal": off_diagonal}
-
-    def embed(self, features: Tensor) -> Tensor:
-        return self.projector(features)
-
-    def codes(self, embeddings: Tensor) -> Tensor:
-        """The largest dimension. The paper reports an NMI for Barlow Twins without saying how; this is our reading."""
-        return embeddings.argmax(dim=-1)

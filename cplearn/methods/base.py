@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from cplearn.config.base import MethodSettings
+
+S = TypeVar("S", bound=MethodSettings)
 
 GLOBAL_VIEWS = 2
 """The number of views of an image that come before the local crops; every recipe of `cplearn.augment` makes two."""
@@ -61,26 +66,34 @@ class Batch:
     teacher: Tensor | None = None
 
 
-class Method(nn.Module, ABC):
+class Method(nn.Module, ABC, Generic[S]):
     """A projector and a loss on top of a backbone, built as `Method(settings, inputs)` with `MethodInputs`.
 
-    A step calls `forward`, then the backward pass, `before_update`, the optimiser, `after_update`.
+    A step calls `forward`, then the backward pass, `before_update`, the optimiser, `after_update`. Evaluation calls
+    `embed` and `codes`, which tells `n_codes` codes apart.
     """
 
-    n_codes: int = 0
-    """The number of codes that `codes` tells apart."""
+    projector: nn.Module
+
+    def __init__(self, settings: S, n_codes: int) -> None:
+        super().__init__()
+        self.settings, self.n_codes = settings, n_codes
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and named terms to log; all of them scalars."""
 
-    @abstractmethod
     def embed(self, features: Tensor) -> Tensor | None:
         """The embeddings (n, f) of features (n, F), or None if the method has no projector."""
+        return self.projector(features)
 
-    def codes(self, embeddings: Tensor) -> Tensor | None:
-        """The index (n,) of the code of each embedding (n, f), or None if the method has no codes."""
-        return None
+    def codes(self, embeddings: Tensor) -> Tensor:
+        """The index (n,) of the code of each embedding (n, f).
+
+        Without codes of its own a method has a code for each dimension, by arg-max. This is our reading: papers report
+        an NMI for VICReg, Barlow Twins and SimCLR without saying how.
+        """
+        return embeddings.argmax(dim=-1)
 
     def after_initialisation(self) -> None:
         """Called once, when the initial weights have been drawn: to normalise or copy some of them."""

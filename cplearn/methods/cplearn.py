@@ -21,8 +21,7 @@ from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary.loss import dictionary_loss
 from cplearn.dictionary.signs import nearest, rademacher
 from cplearn.errors import InputError
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -78,22 +77,21 @@ def embedding(normed: Tensor, form: str) -> Tensor:
     return F.normalize(normed, dim=-1) * math.sqrt(f / n)
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """A projector and its dictionary. BatchNorm normalises one view at a time."""
 
     dictionary: Tensor
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
         codes, length = settings.codes, settings.embedding_dim
-        self.settings, self.n_codes = settings, codes
+        super().__init__(settings, codes)
         self.linear = nn.Linear(inputs.features, length, bias=False)
         self.norm = nn.BatchNorm1d(length)
         self.register_buffer("dictionary", rademacher(codes, length, inputs.generator))
         self.tau = settings.temperature or temperature(length, inputs.batch_size, codes, settings.epsilon)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        h = heads.each_view(self.embed, batch.features) / self.tau
+        h = parts.each_view(self.embed, batch.features) / self.tau
         how = self.settings
         return dictionary_loss(h, self.dictionary, how.beta, prior=how.prior, symmetric=how.symmetric)
 

@@ -8,6 +8,7 @@ centring and sharpening of the teacher's outputs prevent collapse (Eq. 3):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary.terms import perplexity
-from cplearn.methods import base
-from cplearn.methods.parts import ema, heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -52,22 +52,13 @@ class Settings(MethodSettings):
     )
 
 
-def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over global views a and views b ≠ a of -(1/n) Σ_i Σ_j t^a_ij log s^b_ij (Eq. 3).
-
-    student: log-probabilities (V, n, c), the G global views first; teacher: probabilities (G, n, c).
-    """
-    pairs = [(target, log_p) for a, target in enumerate(teacher) for b, log_p in enumerate(student) if b != a]
-    return -torch.stack([(target * log_p).sum(-1).mean() for target, log_p in pairs]).mean()
-
-
 class Head(nn.Module):
     """Three maps with biases and GELU, the unit sphere, and prototypes of length 1."""
 
     def __init__(self, widths: Sequence[int], prototypes: int) -> None:
         super().__init__()
-        self.projector = heads.MLP(widths, norm=False)
-        self.prototypes = heads.Cosine(widths[-1], prototypes)
+        self.projector = parts.MLP(widths, norm=False)
+        self.prototypes = parts.Cosine(widths[-1], prototypes)
 
     def embed(self, x: Tensor) -> Tensor:
         """Map (n, F) to points on the unit sphere, (n, f)."""
@@ -78,14 +69,13 @@ class Head(nn.Module):
         return self.prototypes(self.embed(x))
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """Heads of student and teacher. Evaluated is the teacher; the codes are its prototypes."""
 
     centre: Tensor
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.codes
+        super().__init__(settings, settings.codes)
         widths = [inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim]
         self.student = Head(widths, settings.codes)
         self.teacher = Head(widths, settings.codes).requires_grad_(False)
@@ -96,12 +86,12 @@ class Method(base.Method):
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.teacher is not None
-        student = heads.each_view(self.student, batch.features) / self.settings.student_temperature
+        student = parts.each_view(self.student, batch.features) / self.settings.student_temperature
         with torch.no_grad():
-            outputs = heads.each_view(self.teacher, batch.teacher)
+            outputs = parts.each_view(self.teacher, batch.teacher)
             log_t = F.log_softmax((outputs - self.centre) / self.temperature(batch.progress), dim=-1)
             self.centre.lerp_(outputs.mean((0, 1)), 1 - self.settings.centre_momentum)
-        loss = cross_entropy(F.log_softmax(student, dim=-1), log_t.exp())
+        loss = parts.cross_entropy(F.log_softmax(student, dim=-1), log_t.exp())
         return loss, {"batch_perplexity": perplexity(log_t)}
 
     def temperature(self, progress: base.Progress) -> float:
@@ -112,14 +102,15 @@ class Method(base.Method):
         return first + (last - first) * min(1.0, progress.epoch / max(1, self.settings.warmup_epochs - 1))
 
     def momentum(self, progress: base.Progress) -> float:
-        return ema.cosine(self.settings.momentum, progress)
+        """Rises to 1 along half a cosine (Grill et al. 2020)."""
+        return 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * progress.fraction))
 
     def before_update(self, progress: base.Progress) -> None:
         if progress.epoch < self.settings.freeze_epochs:
             self.student.prototypes.weight.grad = None
 
     def after_update(self, progress: base.Progress) -> None:
-        ema.follow(self.teacher, self.student, self.momentum(progress))
+        parts.follow(self.teacher, self.student, self.momentum(progress))
 
     def embed(self, features: Tensor) -> Tensor:
         return self.teacher.embed(features)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary import terms
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -41,16 +40,15 @@ def invariance_and_uniformity(log_p: Tensor, symmetric: bool) -> tuple[Tensor, T
     return terms.cross_entropy(log_p[1], log_p[0]), uniformity[0]
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """A projector whose outputs are logits of clusters; the embedding is its hidden layer, as in the authors' code."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.codes
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.codes])
+        super().__init__(settings, settings.codes)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.codes])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = heads.each_view(self.projector, batch.features)
+        logits = parts.each_view(self.projector, batch.features)
         log_p = F.log_softmax(logits / self.settings.temperature, dim=-1)
         invariance, uniformity = invariance_and_uniformity(log_p, self.settings.symmetric)
         loss = 0.5 * (uniformity + self.settings.beta * invariance)

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary.terms import perplexity
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -59,18 +58,17 @@ def cross_entropy(logits: Tensor, row_temperature: float, column_temperature: fl
     return -torch.stack([(target[a] * predicted[b]).sum(-1).mean() for a, b in pairs]).mean()
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """A projector onto the unit sphere and a cosine classifier; the codes are its classes."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.codes
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
-        self.classifier = heads.Cosine(settings.embedding_dim, settings.codes)
+        super().__init__(settings, settings.codes)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
+        self.classifier = parts.Cosine(settings.embedding_dim, settings.codes)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         row, column = self.settings.row_temperature, self.settings.column_temperature
-        logits = self.classifier(heads.each_view(self.embed, batch.features))
+        logits = self.classifier(parts.each_view(self.embed, batch.features))
         log_p = F.log_softmax(logits.detach() / row, dim=-1)
         return cross_entropy(logits, row, column), {"batch_perplexity": perplexity(log_p)}
 

@@ -17,8 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cplearn.config.base import MethodSettings, Whole
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -45,21 +44,16 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     return -torch.stack([positives[a, b].mean() for a, b in itertools.permutations(range(views), 2)]).mean()
 
 
-class Method(base.Method):
-    """A projector of two linear maps; the codes are the dimensions of the embedding, by arg-max (our reading)."""
+class Method(base.Method[Settings]):
+    """A projector of two linear maps; the codes are the dimensions of the embedding, by arg-max."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.temperature, self.n_codes = settings.temperature, settings.embedding_dim
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.embedding_dim])
+        super().__init__(settings, settings.embedding_dim)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.embedding_dim])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return nt_xent(heads.each_view(self.projector, batch.features), self.temperature), {}
+        return nt_xent(parts.each_view(self.projector, batch.features), self.settings.temperature), {}
 
     def embed(self, features: Tensor) -> Tensor:
         """On the unit sphere, where the loss compares embeddings."""
         return F.normalize(self.projector(features), dim=-1)
-
-    def codes(self, embeddings: Tensor) -> Tensor:
-        """The largest dimension; our reading, as for Barlow Twins."""
-        return embeddings.argmax(dim=-1)

@@ -26,12 +26,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -(log_p_label * labelled).sum() / labelled.sum().clamp_min(1)
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """A linear classifier on the features. Its logits stand for an embedding, its classes for codes."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.n_codes = inputs.classes
+        super().__init__(settings, inputs.classes)
         self.classifier = nn.Linear(inputs.features, inputs.classes)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +41,3 @@ class Method(base.Method):
 
     def embed(self, features: Tensor) -> Tensor:
         return self.classifier(features)
-
-    def codes(self, embeddings: Tensor) -> Tensor:
-        """The predicted class."""
-        return embeddings.argmax(dim=-1)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary.terms import perplexity
-from cplearn.methods import base
-from cplearn.methods.parts import heads, sinkhorn
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -38,38 +37,46 @@ class Settings(MethodSettings):
     freeze_epochs: Whole = Field(1, ge=0, description="First epochs in which the prototypes stay as drawn (CIFAR: 2).")
 
 
-def swapped_prediction(scores: Tensor, assignments: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy (Eq. 2) between the assignment of each global view and the prediction of every other view.
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments (n, c) of n images to c prototypes that are as close to `scores` (n, c) as balance permits.
 
-    scores: (V, n, c), the G global views first; assignments: (G, n, c).
+    `epsilon` is the weight of the entropy. As in Eq. 3-5 (Cuturi 2013) each iteration gives all prototypes equal mass,
+    then all images; so every row sums to exactly 1, and every column to n / c as far as the iterations have converged.
+    Computed with logarithms, which cannot overflow.
+
+    >>> sinkhorn(torch.tensor([[9.0, 0.0], [8.0, 0.0]]), epsilon=0.01, iterations=100).argmax(1).tolist()
+    [0, 1]
     """
-    log_p = F.log_softmax(scores / temperature, dim=-1)
-    pairs = [(q, log_p[b]) for a, q in enumerate(assignments) for b in range(len(log_p)) if b != a]
-    return -torch.stack([(q * prediction).sum(-1).mean() for q, prediction in pairs]).mean()
+    log_q = scores / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(1, keepdim=True)
+    return log_q.exp()
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """A projector onto the unit sphere and prototypes on it; the codes are the prototypes."""
 
     queue: Tensor | None
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.codes
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.embedding_dim])
+        super().__init__(settings, settings.codes)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.embedding_dim])
         self.prototypes = nn.Linear(settings.embedding_dim, settings.codes, bias=False)
         queue = torch.zeros(base.GLOBAL_VIEWS, settings.queue, settings.embedding_dim)
         self.register_buffer("queue", queue if settings.queue else None)
 
+    @torch.no_grad()
     def after_initialisation(self) -> None:
-        self._normalise()
+        """Normalise the prototypes."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        z, tau = heads.each_view(self.embed, batch.features), self.settings.temperature
-        scores = self.prototypes(z)
+        z = parts.each_view(self.embed, batch.features)
+        log_p = F.log_softmax(self.prototypes(z) / self.settings.temperature, dim=-1)
         assignments = self._assign(z[: base.GLOBAL_VIEWS].detach(), batch.progress)
-        log_p = F.log_softmax(scores.detach() / tau, dim=-1)
-        return swapped_prediction(scores, assignments, tau), {"batch_perplexity": perplexity(log_p)}
+        return parts.cross_entropy(log_p, assignments), {"batch_perplexity": perplexity(log_p.detach())}
 
     @torch.no_grad()
     def _assign(self, z: Tensor, progress: base.Progress) -> Tensor:
@@ -83,22 +90,15 @@ class Method(base.Method):
             if progress.step * n >= length and progress.epoch >= self.settings.queue_from_epoch:
                 joined = with_queue
         epsilon, iterations = self.settings.epsilon, self.settings.iterations
-        return torch.stack([sinkhorn.assign(view, epsilon, iterations)[:n] for view in self.prototypes(joined)])
+        return torch.stack([sinkhorn(view, epsilon, iterations)[:n] for view in self.prototypes(joined)])
 
     def before_update(self, progress: base.Progress) -> None:
-        if self._frozen(progress):
+        if progress.epoch < self.settings.freeze_epochs:
             self.prototypes.weight.grad = None
 
     def after_update(self, progress: base.Progress) -> None:
-        if not self._frozen(progress):
-            self._normalise()
-
-    def _frozen(self, progress: base.Progress) -> bool:
-        return progress.epoch < self.settings.freeze_epochs
-
-    @torch.no_grad()
-    def _normalise(self) -> None:
-        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+        if progress.epoch >= self.settings.freeze_epochs:
+            self.after_initialisation()
 
     def embed(self, features: Tensor) -> Tensor:
         return F.normalize(self.projector(features), dim=-1)

@@ -17,11 +17,11 @@ class Settings(MethodSettings):
     name: str = Field("untrained", description="No training: what the backbone gives with its initial weights.")
 
 
-class Method(base.Method):
+class Method(base.Method[Settings]):
     """No projector, no loss and no codes."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
+        super().__init__(settings, 0)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """An untrained backbone has no loss: raises TypeError."""

@@ -16,8 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cplearn.config.base import MethodSettings, Whole
-from cplearn.methods import base
-from cplearn.methods.parts import heads
+from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
@@ -55,23 +54,15 @@ def covariance(z: Tensor) -> Tensor:
     return 2 * off_diagonal.square().sum((1, 2)).mean() / d
 
 
-class Method(base.Method):
-    """A projector of three linear maps; the codes are the dimensions of the embedding, by arg-max (our reading)."""
+class Method(base.Method[Settings]):
+    """A projector of three linear maps; the codes are the dimensions of the embedding, by arg-max."""
 
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
-        super().__init__()
-        self.settings, self.n_codes = settings, settings.embedding_dim
-        self.projector = heads.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
+        super().__init__(settings, settings.embedding_dim)
+        self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        z, weights = heads.each_view(self.projector, batch.features), self.settings
+        z, weights = parts.each_view(self.projector, batch.features), self.settings
         agree, vary, correlate = invariance(z), variance(z, weights.eps), covariance(z)
         loss = weights.invariance * agree + weights.variance * vary + weights.covariance * correlate
         return loss, {"invariance": agree, "variance": vary, "covariance": correlate}
-
-    def embed(self, features: Tensor) -> Tensor:
-        return self.projector(features)
-
-    def codes(self, embeddings: Tensor) -> Tensor:
-        """The largest dimension; our reading, as for Barlow Twins."""
-        return embeddings.argmax(dim=-1)

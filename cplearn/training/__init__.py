@@ -3,14 +3,6 @@
 Import from here what the list below names. Nothing here knows Ray, MLflow or a sweep.
 """
 
-from cplearn.training.loop import (
-    Outcome,
-    TrialTraining,
-    check,
-    check_evaluation,
-    operations,
-    train,
-    training_split,
-)
+from cplearn.training.loop import Outcome, TrialTraining, check, check_evaluation, operations, train, training_split
 
 __all__ = ["Outcome", "TrialTraining", "check", "check_evaluation", "operations", "train", "training_split"]

@@ -21,8 +21,8 @@ from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from cplearn.evaluate.protocol import Outcome
+from cplearn.methods import parts
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
-from cplearn.methods.parts import ema
 from cplearn.model import Model
 from cplearn.training import optimisers
 from cplearn.training.online import OnlineProbe
@@ -165,7 +165,7 @@ class TrialTraining:
         if self.model.teacher is not None:
             momentum = method.momentum(progress)
             assert momentum is not None, "a method has a teacher for the whole training or not at all"
-            ema.follow(self.model.teacher, self.model.backbone, momentum)
+            parts.follow(self.model.teacher, self.model.backbone, momentum)
         if self.online is not None:
             terms = {**terms, **self.online.step(features[:GLOBAL_VIEWS].detach(), labels)}
         return loss, terms

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from cplearn.evaluate import clustering, kmeans
+from cplearn.evaluate.clustering import clustering, kmeans
 
 
 def measure(labels: object, assignments: object, shuffles: int = 3, seed: int = 0) -> dict[str, float]:

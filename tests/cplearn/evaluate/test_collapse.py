@@ -7,8 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from cplearn.evaluate import code_counts, collapse, singular_values
-from cplearn.evaluate.collapse import alpha_req, effective_rank, intra_cluster_variance, offdiag_correlation, perplexity
+from cplearn.evaluate.collapse import (
+    alpha_req,
+    code_counts,
+    collapse,
+    effective_rank,
+    intra_cluster_variance,
+    offdiag_correlation,
+    perplexity,
+    singular_values,
+)
 
 N, F = 400, 8
 
@@ -126,13 +134,6 @@ def test_singletons_do_not_look_like_intra_cluster_collapse() -> None:
     codes = np.random.default_rng(0).integers(0, 1000, N)
     assert diagnose(gaussian(), codes, 1000)["intra_cluster_variance"] == pytest.approx(1, abs=0.1)
     assert "intra_cluster_variance" not in diagnose(gaussian(), np.arange(N), N)
-
-
-def test_without_codes_the_embeddings_are_diagnosed_alone() -> None:
-    with_codes = diagnose(gaussian(), random_codes())
-    alone = {name.removeprefix("collapse/"): value for name, value in collapse(gaussian())}
-    assert with_codes.keys() - alone.keys() == {"codes_used", "code_perplexity", "intra_cluster_variance"}
-    assert alone == {name: with_codes[name] for name in alone}
 
 
 def test_scale_of_embeddings_does_not_matter() -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from cplearn import evaluate
-from cplearn.evaluate.inputs import finite, standardise, to_indices
+from cplearn.evaluate.clustering import clustering, kmeans
+from cplearn.evaluate.collapse import collapse, singular_values
+from cplearn.evaluate.inputs import NonFiniteFeatures, finite, standardise, to_indices
+from cplearn.evaluate.knn import knn
+from cplearn.evaluate.probe import linear_probe
 
 LABELS = torch.arange(12) % 3
 
@@ -20,15 +23,15 @@ def features(seed: int = 0) -> torch.Tensor:
 
 
 EVALUATORS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "probe-train": lambda x: list(evaluate.linear_probe(x, LABELS, features(1), LABELS)),
-    "probe-test": lambda x: list(evaluate.linear_probe(features(1), LABELS, x, LABELS)),
-    "knn-train": lambda x: list(evaluate.knn(x, LABELS, features(1), LABELS, neighbours=3)),
-    "knn-test": lambda x: list(evaluate.knn(features(1), LABELS, x, LABELS, neighbours=3)),
-    "kmeans": lambda x: evaluate.kmeans(x, 3, restarts=2, seed=0).tolist(),
-    "collapse": lambda x: list(evaluate.collapse(x, LABELS, 5)),
-    "singular_values": lambda x: evaluate.singular_values(x).tolist(),
+    "probe-train": lambda x: list(linear_probe(x, LABELS, features(1), LABELS)),
+    "probe-test": lambda x: list(linear_probe(features(1), LABELS, x, LABELS)),
+    "knn-train": lambda x: list(knn(x, LABELS, features(1), LABELS, neighbours=3)),
+    "knn-test": lambda x: list(knn(features(1), LABELS, x, LABELS, neighbours=3)),
+    "kmeans": lambda x: kmeans(x, 3, restarts=2, seed=0).tolist(),
+    "collapse": lambda x: list(collapse(x, LABELS, 5)),
+    "singular_values": lambda x: singular_values(x).tolist(),
     "clustering": lambda x: list(
-        evaluate.clustering("codes", LABELS, x.argmax(1), generator=np.random.default_rng(0), shuffles=2)
+        clustering("codes", LABELS, x.argmax(1), generator=np.random.default_rng(0), shuffles=2)
     ),
 }
 ON_FEATURES = [name for name in EVALUATORS if name != "clustering"]
@@ -39,7 +42,7 @@ ON_FEATURES = [name for name in EVALUATORS if name != "clustering"]
 def test_features_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     x = features()
     x[3, 1] = x[5, 0] = x[5, 2] = bad
-    with pytest.raises(evaluate.NonFiniteFeatures, match="2 of 12 rows hold NaN or infinity"):
+    with pytest.raises(NonFiniteFeatures, match="2 of 12 rows hold NaN or infinity"):
         EVALUATORS[name](x)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from cplearn.evaluate import knn
+from cplearn.evaluate.knn import _nearest, knn
 
 
 def naive(train: np.ndarray, y: np.ndarray, test: np.ndarray, k: int, temperature: float) -> list[int]:
@@ -33,7 +32,7 @@ def accuracy(*args: object, **options: float) -> float:
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.5), (60, 0.1)])
 @pytest.mark.parametrize("block", [2**25, 60 * 7])
 def test_agrees_with_a_loop(k: int, temperature: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("cplearn.evaluate.knn"), "SIMILARITIES", block)
+    monkeypatch.setattr("cplearn.evaluate.knn.SIMILARITIES", block)
     generator = np.random.default_rng(0)
     train, test, y = generator.normal(size=(60, 5)), generator.normal(size=(40, 5)), generator.integers(0, 4, 60)
     expected = naive(train, y, test, k, temperature)
@@ -59,8 +58,7 @@ def test_ties_go_to_the_first_images_and_then_to_the_lowest_class(k: int, winner
 def test_only_the_border_is_contested() -> None:
     train = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y, test = torch.tensor([0, 1, 2, 3]), torch.tensor([[1.0, 0.0]])
-    nearest = importlib.import_module("cplearn.evaluate.knn")._nearest
-    values, index = nearest(test @ train.T, 2)
+    values, index = _nearest(test @ train.T, 2)
     assert sorted(index[0].tolist()) == [1, 2]
     assert values[0].tolist() == [(test @ train.T)[0, i] for i in index[0].tolist()]
     assert accuracy(train, y, test, torch.tensor([2]), neighbours=2) == 1

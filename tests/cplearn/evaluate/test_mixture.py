@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cplearn.evaluate import NonFiniteFeatures, mixture_entropy
+from cplearn.evaluate.inputs import NonFiniteFeatures
+from cplearn.evaluate.mixture import mixture_entropy
 
 N, F = 600, 32
 

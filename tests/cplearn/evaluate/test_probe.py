@@ -14,7 +14,9 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cplearn.evaluate import NonFiniteFeatures, gradient_probe, linear_probe, probe
+from cplearn.evaluate import probe
+from cplearn.evaluate.inputs import NonFiniteFeatures
+from cplearn.evaluate.probe import gradient_probe, linear_probe
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

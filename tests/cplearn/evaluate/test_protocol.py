@@ -13,7 +13,8 @@ from cplearn import training
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.errors import InputError
-from cplearn.evaluate import linear_probe, probe, protocol
+from cplearn.evaluate import probe, protocol
+from cplearn.evaluate.probe import linear_probe
 from cplearn.evaluate.protocol import Outcome
 from cplearn.model import Model
 from trials import trial

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cplearn.methods import dino
+from cplearn.methods import parts
 from cplearn.methods.base import Progress
 from method_checks import check_against_naive
 from support import batch_of, build_method, normal
@@ -39,7 +39,7 @@ def naive(student: np.ndarray, teacher: np.ndarray, centre: np.ndarray, tau_s: f
 def test_the_cross_entropy_and_its_gradient_match_the_algorithm(views: int) -> None:
     outputs, centre = normal(2, N, C, seed=1), np.zeros(C)
     check_against_naive(
-        lambda x: dino.cross_entropy((x / 0.3).log_softmax(-1), (outputs / 0.2).softmax(-1)),
+        lambda x: parts.cross_entropy((x / 0.3).log_softmax(-1), (outputs / 0.2).softmax(-1)),
         lambda x: naive(x, outputs.numpy(), centre, 0.3, 0.2),
         normal(views, N, C),
     )
@@ -66,8 +66,8 @@ def test_the_loss_and_the_centre_match_the_algorithm(views: int, tau_s: float, t
 def test_the_loss_is_least_where_the_student_says_what_the_teacher_says() -> None:
     t = normal(N, C).softmax(-1).expand(2, -1, -1)
     entropy = -(t * t.log()).sum(-1).mean()
-    torch.testing.assert_close(dino.cross_entropy(t.log(), t), entropy)
-    assert dino.cross_entropy(normal(2, N, C, seed=1).log_softmax(-1), t) > entropy
+    torch.testing.assert_close(parts.cross_entropy(t.log(), t), entropy)
+    assert parts.cross_entropy(normal(2, N, C, seed=1).log_softmax(-1), t) > entropy
 
 
 def test_the_teacher_starts_as_the_student_and_takes_no_gradient() -> None:
@@ -122,3 +122,11 @@ def test_codes_are_the_prototypes_of_the_teacher_with_the_largest_centred_output
     assert torch.equal(plain, method.teacher(x).argmax(-1))
     method.centre[plain[0]] += 10
     assert not (method.codes(method.embed(x)) == plain[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.96), (30, 0.98), (15, 0.96 + 0.04 * (1 - math.cos(math.pi / 4)) / 2)]
+)
+def test_the_rate_of_the_teacher_rises_along_half_a_cosine(step: int, expected: float) -> None:
+    rates = [build_method("dino", {**SMALL, "momentum": m}, F).momentum(Progress(step, 6, 10)) for m in (0.96, 1.0)]
+    assert rates == pytest.approx([expected, 1.0], rel=1e-12)

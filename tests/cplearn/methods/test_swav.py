@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cplearn.methods import swav
+from cplearn.methods import parts, swav
 from cplearn.methods.base import Method, Progress
-from cplearn.methods.parts import sinkhorn
 from method_checks import check_against_naive
 from support import batch_of, build_method, normal
 
@@ -37,7 +36,9 @@ def naive(scores: np.ndarray, assignments: np.ndarray, tau: float) -> float:
 @pytest.mark.parametrize("views", [2, 4])
 def test_the_loss_matches_the_equations(views: int, tau: float) -> None:
     scores, q = normal(views, N, C).tanh(), normal(2, N, C, seed=1).softmax(-1)
-    check_against_naive(lambda x: swav.swapped_prediction(x, q, tau), lambda x: naive(x, q.numpy(), tau), scores)
+    check_against_naive(
+        lambda x: parts.cross_entropy((x / tau).log_softmax(-1), q), lambda x: naive(x, q.numpy(), tau), scores
+    )
 
 
 def test_the_order_of_the_two_views_does_not_matter() -> None:
@@ -75,8 +76,8 @@ def test_the_queue_is_used_once_it_is_full_and_its_epoch_has_come() -> None:
     # With the queue: the batch is assigned together with it, and only its own rows count.
     z = embedded(method, x)
     scores, joined = method.prototypes(z), method.prototypes(torch.cat([z, queue], dim=1))
-    q = torch.stack([sinkhorn.assign(view, 0.05, 3)[:N] for view in joined])
-    torch.testing.assert_close(loss, swav.swapped_prediction(scores, q, 0.1))
+    q = torch.stack([swav.sinkhorn(view, 0.05, 3)[:N] for view in joined])
+    torch.testing.assert_close(loss, parts.cross_entropy((scores / 0.1).log_softmax(-1), q))
 
 
 def test_evaluation_leaves_the_queue_alone() -> None:

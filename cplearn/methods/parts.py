@@ -1,4 +1,4 @@
-"""What methods put on top of a backbone: projectors and cosine classifiers."""
+"""What several methods share: projectors, cosine classifiers, the loss of predicting other views, moving averages."""
 
 from __future__ import annotations
 
@@ -46,3 +46,22 @@ class Cosine(nn.Linear):
 def each_view(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Map (V, n, F) to (V, n, f) view by view, so that a BatchNorm normalises one view at a time."""
     return torch.stack([head(view) for view in features])
+
+
+def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
+    """Mean over global views a and all views b ≠ a of -(1/n) Σ_i Σ_j t^a_ij log p^b_ij.
+
+    log_p: log-probabilities (V, n, c), the G global views first; targets: probabilities t (G, n, c).
+    """
+    pairs = [(target, prediction) for a, target in enumerate(targets) for b, prediction in enumerate(log_p) if b != a]
+    return -torch.stack([(target * prediction).sum(-1).mean() for target, prediction in pairs]).mean()
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move every parameter t of the teacher towards that of the student: t <- m t + (1 - m) s.
+
+    Buffers are left alone: the BatchNorms of a teacher keep statistics of their own, those of its forward passes.
+    """
+    for average, weight in zip(teacher.parameters(), student.parameters(), strict=True):
+        average.mul_(momentum).add_(weight, alpha=1 - momentum)

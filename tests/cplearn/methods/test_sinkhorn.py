@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cplearn.methods.parts import sinkhorn
+from cplearn.methods.swav import sinkhorn
 from support import normal
 
 N, C = 12, 4
@@ -30,24 +30,24 @@ def naive(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
 def test_assignments_are_those_of_the_paper(iterations: int, epsilon: float) -> None:
     scores = normal(N, C).tanh()
     expected = naive(scores.numpy(), epsilon, iterations)
-    np.testing.assert_allclose(sinkhorn.assign(scores, epsilon, iterations), expected, rtol=1e-9)
+    np.testing.assert_allclose(sinkhorn(scores, epsilon, iterations), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.2, 1.0])
 def test_marginals_are_uniform(epsilon: float) -> None:
-    q = sinkhorn.assign(normal(N, C), epsilon, 300)
+    q = sinkhorn(normal(N, C), epsilon, 300)
     torch.testing.assert_close(q.sum(1), torch.ones(N, dtype=torch.float64))
     torch.testing.assert_close(q.sum(0), torch.full((C,), N / C, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
 def test_balanced_scores_are_their_own_assignment() -> None:
     scores = torch.eye(C).repeat(N // C, 1)
-    torch.testing.assert_close(sinkhorn.assign(scores, 0.05, 3), scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sinkhorn(scores, 0.05, 3), scores, atol=1e-6, rtol=0)
 
 
 def test_one_preferred_prototype_is_not_given_everything() -> None:
     scores = normal(N, C)
     scores[:, 0] += 100
-    q = sinkhorn.assign(scores, 0.05, 3)
+    q = sinkhorn(scores, 0.05, 3)
     assert q.isfinite().all()
     assert q[:, 0].sum() < N / 2
