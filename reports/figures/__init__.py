@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reports.figures import canvas, curves, images, matrices, mixtures, projection, samples, spectra
+from reports.figures import canvas, curves, images, lines, matrices, projection, samples
 from reports.figures.canvas import Plot
 from reports.figures.samples import Reader
 from reports.store import SweepResult
@@ -23,7 +23,7 @@ def plots(result: SweepResult, reader: Reader) -> Iterator[Plot]:
     runs = number_rows(result)
     names = canvas.names(result, runs)
     yield from curves.plots(result)
-    yield from mixtures.plots(runs, names)
+    yield from lines.entropy_plots(runs, names)
     shown = samples.read(runs, names, reader)
-    for family in (spectra, matrices, projection, images):
+    for family in (lines, matrices, projection, images):
         yield from family.plots(shown)

@@ -26,7 +26,7 @@ GREY = "0.35"
 PAGE_WIDTH = 6.9
 """Inches of text on a page; three panels stand side by side."""
 PANEL_WIDTH, PANEL_HEIGHT = PAGE_WIDTH / 3, 2.1
-MOST_PANELS, MOST_LINES = 6, 12
+MOST_PANELS = 6
 DPI = 200
 ARM = "arm"
 """The axis of a sweep's manifest that holds names of methods instead of a setting's values."""
@@ -60,14 +60,15 @@ def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
     headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
     several = [axis for axis, values in result.axes.items() if len(values) > 1]
     spelled = {axis: spelling.values(rows[axis].tolist()) for axis in several}
-    row_names: dict[Any, str] = {}
-    for place, (row, label, role) in enumerate(zip(rows.index, rows["label"], rows["role"], strict=True)):
+    row_names: dict[Any, str] = rows["label"].to_dict()
+    for place, row in enumerate(rows.index):
         parts = [
             spelled[axis][place] if axis == ARM else f"{headings[axis]} = {spelled[axis][place]}"
             for axis in several
             if rows[axis].iloc[place] is not None or None in result.axes[axis]
         ]
-        row_names[row] = ", ".join(parts) if parts and role != "baseline" else label
+        if parts and rows["role"].iloc[place] != "baseline":
+            row_names[row] = ", ".join(parts)
     return row_names
 
 
@@ -107,13 +108,12 @@ def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:
     return figure
 
 
-def panels(count: int, height: float = PANEL_HEIGHT, most: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` equal panels, at most `most` in a line, as wide as the page where they fill it."""
-    columns = min(count, most)
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` equal panels, three in a line."""
+    columns = min(count, 3)
     lines = -(-count // columns)
-    figure = Figure(figsize=(PAGE_WIDTH / most * columns, height * lines))
-    grid = figure.add_gridspec(lines, columns)
-    return figure, [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)]
+    figure = Figure(figsize=(PANEL_WIDTH * columns, height * lines))
+    return figure, [figure.add_subplot(lines, columns, place + 1) for place in range(count)]
 
 
 def spell_ticks(axis: Any) -> None:

@@ -6,8 +6,9 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,8 +82,7 @@ def curves(result: SweepResult) -> list[Curve]:
     """A curve along each axis that has several values; of a sweep without such an axis, or over methods, its rows side
     by side. A curve without any number is left out."""
     several = [None if axis == ARM else axis for axis, values in result.axes.items() if len(values) > 1]
-    drawn = [curve(result, axis) for axis in several or [None]]
-    return [curve for curve in drawn if len(curve.numbers)]
+    return [drawn for axis in several or [None] if len((drawn := curve(result, axis)).numbers)]
 
 
 def plots(result: SweepResult) -> list[Plot]:
@@ -157,13 +157,15 @@ def draw(curve: Curve) -> Figure:
     figure = Figure()
     grid = figure.add_gridspec(2, len(panels))
     drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
-    below_each_other = _best_words(curve) if len(curve.words) > MOST_BESIDE else []
-    if below_each_other:
-        height = max(height, ROW_HEIGHT * len(below_each_other) + 0.6)
-    for axes, panel in zip(drawn, panels, strict=True):
-        if below_each_other:
-            _draw_rows(axes, curve, panel, below_each_other, labelled=axes is drawn[0])
-        else:
+    if len(curve.words) > MOST_BESIDE:
+        shown = _best_words(curve)
+        height = max(height, ROW_HEIGHT * len(shown.words) + 0.6)
+        for axes, panel in zip(drawn, panels, strict=True):
+            _draw_rows(axes, shown, panel, labelled=axes is drawn[0])
+        if len(shown.words) < len(curve.words):
+            drawn[0].set_title(f"{panels[0].title} (best {len(shown.words)} of {len(curve.words)})")
+    else:
+        for axes, panel in zip(drawn, panels, strict=True):
             _draw_panel(axes, curve, panel)
     # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
     if curve.apart:
@@ -189,13 +191,9 @@ def collapsed_spans(curve: Curve) -> list[tuple[float, float]]:
     x = np.log(each.index.to_numpy(float)) if curve.log else each.index.to_numpy(float)
     edges = np.concatenate([[-np.inf], (x[1:] + x[:-1]) / 2, [np.inf]])
     edges = np.exp(edges) if curve.log else edges
-    spans: list[tuple[float, float]] = []
-    for place in np.flatnonzero(each.to_numpy()):
-        low, high = float(edges[place]), float(edges[place + 1])
-        if spans and spans[-1][1] == low:
-            low = spans.pop()[0]
-        spans.append((low, high))
-    return spans
+    # A span starts and ends where the shading changes.
+    changes = np.flatnonzero(np.diff(np.pad(each.to_numpy(int), 1)))
+    return [(float(edges[start]), float(edges[end])) for start, end in changes.reshape(-1, 2)]
 
 
 def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
@@ -209,8 +207,7 @@ def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     summaries = statistics.summarise_each([[x for x in values if x == x] for values in each.to_numpy().tolist()])
     parts = ("n", "mean", "std", "low", "high")
     rows = [[getattr(summary, part, None) for part in parts] for summary in summaries]
-    numbers = pd.DataFrame(rows, places, list(parts))
-    numbers = numbers.astype(float).fillna({"n": 0}).astype({"n": int})
+    numbers = pd.DataFrame(rows, places, list(parts), dtype=float).fillna({"n": 0}).astype({"n": int})
     return numbers.join(each.rename(columns=lambda seed: f"seed {seed}")).reset_index()
 
 
@@ -222,40 +219,57 @@ def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Ser
     return pd.Series([", ".join(part) for part in zip(*parts, strict=True)] if parts else "", rows.index, dtype=object)
 
 
+def _best_words(curve: Curve) -> Curve:
+    """The curve with at most `MOST_BELOW` words, those with the best values of the first panel's leader."""
+    leading = curve.numbers[(curve.numbers["metric"] == PANELS[0].lead) & curve.numbers["x"].notna()]
+    best = set(leading.groupby("x")["mean"].max().nlargest(MOST_BELOW).index)
+    if len(curve.words) <= MOST_BELOW:
+        best = set(curve.words)
+    numbers = curve.numbers[curve.numbers["x"].isna() | curve.numbers["x"].isin(best)]
+    return replace(curve, words=tuple(word for word in curve.words if word in best), numbers=numbers)
+
+
+def _split(curve: Curve, panel: Panel) -> tuple[list[pd.DataFrame], pd.DataFrame]:
+    """The lines of a panel, intervals of too few seeds left out, and its baselines."""
+    numbers = curve.numbers[curve.numbers["panel"] == panel.title].copy()
+    numbers.loc[numbers["n"] < LEAST_SEEDS, ["low", "high"]] = np.nan
+    is_point = numbers["x"].notna()
+    return [line for _, line in numbers[is_point].groupby(["metric", "line"], sort=False)], numbers[~is_point]
+
+
+def _draw_baselines(draw_line: Callable[..., Any], baselines: pd.DataFrame) -> None:
+    dashes = itertools.cycle(("--", ":", "-."))
+    for mean, name in zip(baselines["mean"], baselines["line"], strict=True):
+        draw_line(mean, color=GREY, linestyle=next(dashes), linewidth=0.9, label=name)
+
+
 def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
-    numbers = curve.numbers[curve.numbers["panel"] == panel.title]
-    points = numbers[numbers["x"].notna()]
-    lines = [line for _, line in points.groupby(["metric", "line"], sort=False)]
+    """A panel with the points beside each other: bands where they are joined, bars elsewhere."""
+    lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
-        x = _horizontal(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.12)
-        drawn = axes.plot(x, line["mean"], label=line["line"].iloc[0])[0]
-        enough = line["n"] >= LEAST_SEEDS
-        low, high = line["low"].where(enough), line["high"].where(enough)
+        x = _places(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.12)
+        (drawn,) = axes.plot(x, line["mean"], label=line["line"].iloc[0])
         if curve.joined:
-            axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
+            axes.fill_between(x, line["low"], line["high"], color=drawn.get_color(), alpha=0.18, linewidth=0)
         else:
             drawn.set_linestyle("none")
-            axes.vlines(x, low, high, color=drawn.get_color(), linewidth=0.9)
+            axes.vlines(x, line["low"], line["high"], color=drawn.get_color(), linewidth=0.9)
         if (line["n"] > 1).any():
-            for seed in (name for name in map(str, line.columns) if name.startswith("seed ")):
+            for seed in line.filter(like="seed "):
                 axes.plot(x, line[seed], ".", color=drawn.get_color(), markersize=2.5, alpha=0.7)
+    points = pd.concat(lines)
     empty = points[(points["metric"] == panel.lead) & (points["n"] == 0)]
     if len(empty):
-        x = _horizontal(curve, empty["x"])
+        x = _places(curve, empty["x"])
         axes.plot(x, [0.03] * len(x), "x", color=GREY, transform=axes.get_xaxis_transform(), label="no result")
-    baselines = numbers[numbers["x"].isna()]
-    for mean, name, dashes in zip(
-        baselines["mean"], baselines["line"], itertools.cycle(("--", ":", "-.")), strict=False
-    ):
-        axes.axhline(mean, color=GREY, linestyle=dashes, linewidth=0.9, label=name)
+    _draw_baselines(axes.axhline, baselines)
 
     axes.set_title(panel.title)
     axes.set_xlabel(curve.heading)
     if curve.words:
-        long = max(map(len, curve.words)) * len(curve.words) > 30
-        axes.set_xticks(
-            range(len(curve.words)), curve.words, rotation=35 if long else 0, ha="right" if long else "center"
-        )
+        slanted = max(map(len, curve.words)) * len(curve.words) > 30
+        rotation, side = (35, "right") if slanted else (0, "center")
+        axes.set_xticks(range(len(curve.words)), curve.words, rotation=rotation, ha=side)
         axes.set_xlim(-0.5, len(curve.words) - 0.5)
     elif curve.log:
         axes.set_xscale("log")
@@ -273,40 +287,19 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
             axes.set_ylim((bottom + top - LEAST_SPAN) / 2, (bottom + top + LEAST_SPAN) / 2)
 
 
-def _best_words(curve: Curve) -> list[str]:
-    """The words of the axis in their order; of too many those with the best values of the first panel's leader."""
-    if len(curve.words) <= MOST_BELOW:
-        return list(curve.words)
-    leading = curve.numbers[(curve.numbers["metric"] == PANELS[0].lead) & curve.numbers["x"].notna()]
-    best = set(leading.groupby("x")["mean"].max().nlargest(MOST_BELOW).index)
-    return [word for word in curve.words if word in best]
-
-
-def _draw_rows(axes: Axes, curve: Curve, panel: Panel, words: Sequence[str], *, labelled: bool) -> None:
+def _draw_rows(axes: Axes, curve: Curve, panel: Panel, *, labelled: bool) -> None:
     """A panel with the words below each other: the mean of each as a dot, its interval as a bar, collapse shaded."""
-    numbers = curve.numbers[curve.numbers["panel"] == panel.title]
-    points = numbers[numbers["x"].isin(list(words))]
-    lines = [line for _, line in points.groupby(["metric", "line"], sort=False)]
+    lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
-        y = np.array([words.index(word) for word in line["x"]]) + (place - (len(lines) - 1) / 2) * 0.2
+        y = _places(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.2)
         (drawn,) = axes.plot(line["mean"], y, linestyle="none", markersize=3.5, label=line["line"].iloc[0])
-        enough = line["n"] >= LEAST_SEEDS
-        axes.hlines(y, line["low"].where(enough), line["high"].where(enough), color=drawn.get_color(), linewidth=0.9)
-    for mean, name, dashes in zip(
-        numbers.loc[numbers["x"].isna(), "mean"],
-        numbers.loc[numbers["x"].isna(), "line"],
-        itertools.cycle(("--", ":", "-.")),
-        strict=False,
-    ):
-        axes.axvline(mean, color=GREY, linestyle=dashes, linewidth=0.9, label=name)
-    collapsed = points.groupby("x")["collapsed"].all()
-    for place, word in enumerate(words):
-        if collapsed.get(word, False):
-            axes.axhspan(place - 0.5, place + 0.5, color="0.5", alpha=0.15, linewidth=0, zorder=0)
-    left_out = len(curve.words) - len(words)
-    axes.set_title(panel.title + (f" (best {len(words)} of {len(curve.words)})" if left_out and labelled else ""))
-    axes.set_yticks(range(len(words)), list(words) if labelled else [""] * len(words))
-    axes.set_ylim(len(words) - 0.5, -0.5)
+        axes.hlines(y, line["low"], line["high"], color=drawn.get_color(), linewidth=0.9)
+    _draw_baselines(axes.axvline, baselines)
+    for start, end in collapsed_spans(curve):
+        axes.axhspan(start, end, color="0.5", alpha=0.15, linewidth=0, zorder=0)
+    axes.set_title(panel.title)
+    axes.set_yticks(range(len(curve.words)), curve.words if labelled else [""] * len(curve.words))
+    axes.set_ylim(len(curve.words) - 0.5, -0.5)
     if panel.log:
         axes.set_xscale("log")
         canvas.spell_ticks(axes.xaxis)
@@ -322,6 +315,6 @@ def _draw_legend(below: Axes, axes: Axes, width: float) -> float:
     return 0.1 + LEGEND_LINE * math.ceil(len(labels) / columns)
 
 
-def _horizontal(curve: Curve, x: pd.Series, shift: float = 0.0) -> list[float]:
-    """Places on the horizontal axis; words stand at whole numbers, `shift` apart for each line."""
+def _places(curve: Curve, x: pd.Series, shift: float = 0.0) -> list[float]:
+    """Places on the axis; words stand at whole numbers, `shift` apart for each line."""
     return [curve.words.index(value) + shift for value in x] if curve.words else x.tolist()

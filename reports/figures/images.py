@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +22,8 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Grid:
-    """A picture of lines of images of one row of the table; `words` stand before the lines, `framed` (lines, columns)
-    says which images have a frame, `numbers` which images these are."""
+    """Lines of images of one row of the table; `words` stand before the lines, `numbers` says which images these are,
+    `picture` shows them, and `framed` (lines, columns) says which of them have a frame."""
 
     name: str
     words: tuple[str, ...]
@@ -34,26 +34,24 @@ class Grid:
 
 def code_numbers(arrays: Arrays) -> pd.DataFrame:
     """Columns `code`, `used` (images that have it), `place` (0: nearest to the code's mean), `image`, `class`."""
-    used = [int((arrays["codes"] == code).sum()) for code in arrays["top_codes"]]
-    rows = [
-        (int(code), count, place, int(image), int(arrays["labels"][image]))
-        for code, count, images in zip(arrays["top_codes"], used, arrays["code_images"], strict=True)
-        for place, image in enumerate(images)
-        if image >= 0
-    ]
-    return pd.DataFrame(rows, columns=["code", "used", "place", "image", "class"])
+    codes = arrays["top_codes"]
+    used = (arrays["codes"] == codes[:, None]).sum(1)
+    return _image_numbers(arrays, {"code": codes, "used": used}, arrays["code_images"])
 
 
 def neighbour_numbers(arrays: Arrays) -> pd.DataFrame:
     """Columns `query`, `query_class`, `place` (0: the query itself), `image`, `class`."""
-    labels = arrays["labels"]
-    rows = [
-        (int(query), int(labels[query]), place, int(image), int(labels[image]))
-        for query, images in zip(arrays["queries"], arrays["neighbours"], strict=True)
-        for place, image in enumerate((query, *images))
-        if image >= 0
-    ]
-    return pd.DataFrame(rows, columns=["query", "query_class", "place", "image", "class"])
+    queries = arrays["queries"]
+    heads = {"query": queries, "query_class": arrays["labels"][queries]}
+    return _image_numbers(arrays, heads, np.column_stack([queries, arrays["neighbours"]]))
+
+
+def _image_numbers(arrays: Arrays, heads: Mapping[str, np.ndarray], images: np.ndarray) -> pd.DataFrame:
+    """What the lines of images (lines, places) have in common, and their images; -1 stands for no image."""
+    line, place = np.nonzero(images >= 0)
+    shown = images[line, place]
+    columns = {name: values[line] for name, values in heads.items()}
+    return pd.DataFrame({**columns, "place": place, "image": shown, "class": arrays["labels"][shown]}).astype("int64")
 
 
 def montage(arrays: Arrays, numbers: pd.DataFrame, lines: str, columns: int) -> np.ndarray:
@@ -61,13 +59,20 @@ def montage(arrays: Arrays, numbers: pd.DataFrame, lines: str, columns: int) -> 
     in their order, `columns` of them by `place`, a white gap of two pixels between them."""
     thumbnails = arrays["thumbnails"]
     height, width = thumbnails.shape[2] + 2, thumbnails.shape[3] + 2
-    order = {value: number for number, value in enumerate(numbers[lines].unique())}
-    picture = np.full((height * len(order), width * columns, 3), 255, np.uint8)
-    for value, place, image in numbers[[lines, "place", "image"]].to_numpy().tolist():
-        top, left = order[value] * height, place * width
-        pixels = thumbnails[np.searchsorted(arrays["shown"], image)].transpose(1, 2, 0)
-        picture[top + 1 : top + height - 1, left + 1 : left + width - 1] = pixels
+    line, values = pd.factorize(numbers[lines])
+    picture = np.full((height * len(values), width * columns, 3), 255, np.uint8)
+    pixels = thumbnails[np.searchsorted(arrays["shown"], numbers["image"])].transpose(0, 2, 3, 1)
+    for top, left, thumbnail in zip(line * height, numbers["place"] * width, pixels, strict=True):
+        picture[top + 1 : top + height - 1, left + 1 : left + width - 1] = thumbnail
     return picture
+
+
+def marks(numbers: pd.DataFrame, lines: str, expected: pd.Series, columns: int) -> np.ndarray:
+    """Where (line, place) an image is of another class than is expected of its line."""
+    line, values = pd.factorize(numbers[lines])
+    is_wrong = np.zeros((len(values), columns), dtype=bool)
+    is_wrong[line, numbers["place"]] = numbers["class"] != numbers[lines].map(expected)
+    return is_wrong
 
 
 def draw(grids: Sequence[Grid]) -> Figure:
@@ -87,31 +92,31 @@ def draw(grids: Sequence[Grid]) -> Figure:
     return figure
 
 
-def plots(samples: Sequence[Sample]) -> list[Plot]:
+def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
     """Both figures, of those samples that have thumbnails."""
     having = [s for s in samples if "thumbnails" in s.arrays]
-    families = (
-        (
+    coded = canvas.spread([s for s in having if "top_codes" in s.arrays], MOST_GRIDS)
+    if coded:
+        yield _plot(
             "code-images",
             "Images of the most used codes",
             "A line for each of the most used codes, with the number of test images that have it: those nearest to "
             "the mean embedding of the code, nearest first. Framed: of another class than most images of the line. One "
             "run a panel, its lowest seed.",
-            [_code_grid(s) for s in canvas.spread([s for s in having if "top_codes" in s.arrays], MOST_GRIDS)],
-        ),
-        (
+            [_code_grid(s) for s in coded],
+        )
+    if having:
+        yield _plot(
             "neighbours",
             "Nearest neighbours",
             "First column: a test image of each class; then the seven test images nearest to it by the cosine of the "
             "backbone features. Framed: of another class. One run a panel, its lowest seed.",
             [_neighbour_grid(s) for s in canvas.spread(having, MOST_GRIDS)],
-        ),
-    )
-    return [
-        Plot(name, title, caption, pd.concat([grid.numbers for grid in grids]), functools.partial(draw, grids))
-        for name, title, caption, grids in families
-        if grids
-    ]
+        )
+
+
+def _plot(name: str, title: str, caption: str, grids: list[Grid]) -> Plot:
+    return Plot(name, title, caption, pd.concat([grid.numbers for grid in grids]), functools.partial(draw, grids))
 
 
 def _code_grid(sample: Sample) -> Grid:
@@ -133,12 +138,3 @@ def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: tuple[str, .
     picture = montage(sample.arrays, numbers, lines, columns)
     numbers.insert(0, "row", sample.name)
     return Grid(sample.name, words, picture, framed, numbers)
-
-
-def marks(numbers: pd.DataFrame, lines: str, expected: pd.Series, columns: int) -> np.ndarray:
-    """Where (line, place) an image is of another class than is expected of its line."""
-    order = {value: number for number, value in enumerate(numbers[lines].unique())}
-    is_wrong = np.zeros((len(order), columns), dtype=bool)
-    wrong = numbers[numbers["class"] != numbers[lines].map(expected)]
-    is_wrong[wrong[lines].map(order).to_numpy(dtype=int), wrong["place"].to_numpy(dtype=int)] = True
-    return is_wrong

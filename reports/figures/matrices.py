@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from reports.figures import canvas
 from reports.figures.canvas import Plot
@@ -59,17 +58,16 @@ def class_similarity(embeddings: np.ndarray, labels: np.ndarray) -> pd.DataFrame
 
     A class of one image has no pair in itself: NaN.
     """
-    directions, rows = unit(embeddings), []
+    directions = unit(embeddings)
     classes, counts = np.unique(labels, return_counts=True)
     sums = np.stack([directions[labels == label].sum(0) for label in classes])
-    squares = np.array([(directions[labels == label] ** 2).sum() for label in classes])
-    for i, first in enumerate(classes):
-        for j, second in enumerate(classes):
-            total, pairs = float(sums[i] @ sums[j]), int(counts[i] * counts[j])
-            if i == j:
-                total, pairs = total - squares[i], pairs - int(counts[i])
-            rows.append((int(first), int(second), int(counts[i]), total / pairs if pairs else float("nan")))
-    return pd.DataFrame(rows, columns=["class", "other", "images", "cosine"])
+    squares = [(directions[labels == label] ** 2).sum() for label in classes]
+    totals = np.array([[first @ second for second in sums] for first in sums]) - np.diag(squares)
+    pairs = np.outer(counts, counts) - np.diag(counts)
+    cosines = totals / np.where(pairs > 0, pairs, np.nan)
+    first, second = (place.ravel() for place in np.indices(pairs.shape))
+    columns = {"class": classes[first], "other": classes[second], "images": counts[first]}
+    return pd.DataFrame({**columns, "cosine": cosines.ravel()})
 
 
 def dimension_numbers(matrix: np.ndarray) -> pd.DataFrame:
@@ -85,7 +83,6 @@ def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
     """The matrices side by side on one scale from -1 to 1, blue to red, which the colour-blind tell apart."""
     figure, axes = canvas.panels(len(matrices), height=2.35)
     steps = matplotlib.colormaps["RdBu_r"].resampled(21)  # Of 0.1 each; more only make larger files.
-    image: AxesImage | None = None
     for panel, matrix in zip(axes, matrices, strict=True):
         image = panel.imshow(matrix.values, cmap=steps, vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
         for bound in matrix.bounds:
@@ -94,15 +91,15 @@ def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
         canvas.bare(panel)
         panel.set_title(matrix.name)
         panel.set_xlabel(matrix.words)
-    assert image is not None
     figure.colorbar(image, ax=axes, label=bar, shrink=0.8, aspect=25)
     return figure
 
 
-def plots(samples: Sequence[Sample]) -> list[Plot]:
+def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
+    """Both figures, of those samples that have embeddings."""
     having = canvas.spread([s for s in samples if "embeddings" in s.arrays], canvas.MOST_PANELS)
     if not having:
-        return []
+        return
     covariances, adjacencies, dimensions, similarities = [], [], [], []
     for sample in having:
         embeddings, kept = sample.scaled("embeddings"), sample.arrays["kept"]
@@ -123,22 +120,20 @@ def plots(samples: Sequence[Sample]) -> list[Plot]:
         words = f"{len(kept):,} images" if len(kept) == total else f"{len(kept):,} of {total:,} images"
         adjacencies.append(Matrix(sample.name, words, values, tuple(map(float, bounds))))
         similarities.append(class_similarity(embeddings, labels).assign(row=sample.name))
-    return [
-        Plot(
-            "covariance",
-            "Covariance of the embedding",
-            "Covariance of the embedding's dimensions over test images, divided by their mean variance. At the optimum "
-            "it is diagonal; blocks and stripes: dimensions that repeat each other. One run a panel, its lowest seed.",
-            pd.concat(dimensions)[["row", "dimension", "variance", "covariance"]],
-            lambda: draw(covariances, "covariance / mean variance"),
-        ),
-        Plot(
-            "adjacency",
-            "Adjacency of the test images",
-            "Cosine of the embeddings of each pair of test images, sorted by class (lines) and, within a class, by "
-            f"code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
-            "block-diagonal. One run a panel, its lowest seed.",
-            pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
-            lambda: draw(adjacencies, "cosine"),
-        ),
-    ]
+    yield Plot(
+        "covariance",
+        "Covariance of the embedding",
+        "Covariance of the embedding's dimensions over test images, divided by their mean variance. At the optimum "
+        "it is diagonal; blocks and stripes: dimensions that repeat each other. One run a panel, its lowest seed.",
+        pd.concat(dimensions)[["row", "dimension", "variance", "covariance"]],
+        lambda: draw(covariances, "covariance / mean variance"),
+    )
+    yield Plot(
+        "adjacency",
+        "Adjacency of the test images",
+        "Cosine of the embeddings of each pair of test images, sorted by class (lines) and, within a class, by "
+        f"code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
+        "block-diagonal. One run a panel, its lowest seed.",
+        pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
+        lambda: draw(adjacencies, "cosine"),
+    )

@@ -6,7 +6,7 @@ and takes no time. What it shows of a row is the two largest directions; its cap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,7 @@ def numbers(features: np.ndarray, images: np.ndarray, labels: np.ndarray) -> tup
     centred = features - features.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     places = centred @ directions[:2].T
-    if places.shape[1] < 2:
-        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     places = places * np.where(places[np.abs(places).argmax(0), range(2)] < 0, -1.0, 1.0)
     variance = float((singular**2).sum())
     share = float((singular[:2] ** 2).sum() / variance) if variance else 1.0
@@ -48,40 +47,30 @@ def draw(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
         for label, colour in zip(classes, COLOURS, strict=False):
             members = row[row["class"] == label]
             panel.scatter(members["x"], members["y"], s=4, color=colour, linewidths=0, rasterized=True)
-        for label, colour in zip(classes, COLOURS, strict=False):
-            members = row[row["class"] == label]
             if len(members):
                 box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 0.8}
-                panel.annotate(
-                    str(label),
-                    (members["x"].median(), members["y"].median()),
-                    fontsize=6,
-                    ha="center",
-                    bbox=box,
-                )
+                panel.annotate(str(label), members[["x", "y"]].median(), fontsize=6, ha="center", bbox=box)
         canvas.bare(panel)
         panel.set_title(name)
         panel.set_xlabel(f"{shares[name]:.0%} of the variance")
     return figure
 
 
-def plots(samples: Sequence[Sample]) -> list[Plot]:
+def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
     having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
-    points_by_row, shares = [], {}
+    if not having:
+        return
+    frames, shares = [], {}
     for sample in having:
         kept = sample.arrays["kept"]
-        points, shares[sample.name] = numbers(sample.scaled("features"), kept, sample.arrays["labels"][kept])
-        points_by_row.append(points.assign(row=sample.name))
-    if not points_by_row:
-        return []
-    points = pd.concat(points_by_row)[["row", "image", "class", "x", "y"]]
-    return [
-        Plot(
-            "projection",
-            "Features in two dimensions",
-            "First two principal components of the backbone features of test images; colours and numbers are classes, "
-            "the number stands at the class's median. One run a panel, its lowest seed.",
-            points,
-            lambda: draw(points, shares),
-        )
-    ]
+        frame, shares[sample.name] = numbers(sample.scaled("features"), kept, sample.arrays["labels"][kept])
+        frames.append(frame.assign(row=sample.name))
+    points = pd.concat(frames)[["row", "image", "class", "x", "y"]]
+    yield Plot(
+        "projection",
+        "Features in two dimensions",
+        "First two principal components of the backbone features of test images; colours and numbers are classes, "
+        "the number stands at the class's median. One run a panel, its lowest seed.",
+        points,
+        lambda: draw(points, shares),
+    )

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from reports.figures import canvas
+from reports.tables.model import FINISHED
 from sweeps.errors import UserError
+from sweeps.record import ARRAYS_FILE, DIAGNOSTICS_FILE
 
 MOST_RUNS = 24
 Reader = Callable[[str, str], bytes | None]
@@ -22,49 +24,39 @@ Reader = Callable[[str, str], bytes | None]
 
 @dataclass(frozen=True)
 class Sample:
-    """One run that stands for a row.
+    """One run that stands for the row of this name.
 
-    `name` is that of the row. `diagnostics` and `arrays` are what the run has of diagnostics.json and evaluation.npz
-    (docs/evaluation.md); what a method has not, or an older version did not write, is not among them. An array is
-    decompressed whenever it is asked for.
+    `diagnostics` and `arrays` are what the run has of diagnostics.json and evaluation.npz (docs/evaluation.md); what a
+    method has not, or an older version did not write, is not among them. An array is decompressed whenever it is asked
+    for.
     """
 
     name: str
-    seed: int
-    run_id: str
     diagnostics: dict[str, list[float]] = field(repr=False)
-    arrays: np.lib.npyio.NpzFile | dict[str, np.ndarray] = field(repr=False)
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
 
     def scaled(self, name: str) -> np.ndarray:
         """An array that is stored in half precision, with its own scale, as float64."""
         return self.arrays[name].astype(np.float64) * float(self.arrays[f"{name}_scale"])
 
 
-def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader, most: int = MOST_RUNS) -> list[Sample]:
+def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader) -> list[Sample]:
     """The run of the lowest seed of each row that has a finished one, in the order of the rows.
 
-    Where there are more than `most` rows, evenly spaced ones: so the work does not grow with the sweep. `runs` has the
-    columns `row`, `seed`, `status` and `run_id`. Raises UserError for an artifact that cannot be read.
+    Where there are more than `MOST_RUNS` rows, evenly spaced ones: so the work does not grow with the sweep. `runs` has
+    the columns `row`, `seed`, `status` and `run_id`. Raises UserError for an artifact that cannot be read.
     """
-    finished = runs[runs["status"] == "FINISHED"].sort_values(["row", "seed"], kind="stable").drop_duplicates("row")
+    finished = runs[runs["status"] == FINISHED].sort_values(["row", "seed"], kind="stable").drop_duplicates("row")
     samples = []
-    for row, seed, run_id in canvas.spread(finished[["row", "seed", "run_id"]].to_numpy(dtype=object).tolist(), most):
-        diagnostics, arrays = reader(run_id, "diagnostics.json"), reader(run_id, "evaluation.npz")
-        if diagnostics is None and arrays is None:
-            continue
+    for row, run_id in canvas.spread(list(zip(finished["row"], finished["run_id"], strict=True)), MOST_RUNS):
+        diagnostics, arrays = reader(run_id, DIAGNOSTICS_FILE), reader(run_id, ARRAYS_FILE)
         try:
-            samples.append(
-                Sample(
-                    row_names[row],
-                    int(seed),
-                    run_id,
-                    json.loads(diagnostics) if diagnostics else {},
-                    np.load(io.BytesIO(arrays), allow_pickle=False) if arrays else {},
-                )
-            )
+            told = json.loads(diagnostics) if diagnostics else {}
+            stored = np.load(io.BytesIO(arrays), allow_pickle=False) if arrays else {}
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"an artifact of run {run_id} (diagnostics.json or evaluation.npz) cannot be read: {error}; "
+                f"an artifact of run {run_id} ({DIAGNOSTICS_FILE} or {ARRAYS_FILE}) cannot be read: {error}; "
                 "run the sweep again with --force to write it anew"
             ) from None
+        samples.append(Sample(row_names[row], told, stored))
     return samples

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from frames import EMBEDDINGS, LABELS, arrays, grid, npz, result
-from reports.figures import canvas, images, matrices, mixtures, plots, projection, samples, spectra
+from reports.figures import canvas, images, lines, matrices, plots, projection, samples
 from reports.figures.samples import Sample
 from reports.tables import number_rows
 from sweeps.errors import UserError
@@ -21,7 +21,7 @@ from sweeps.errors import UserError
 
 
 def sample(content: dict[str, np.ndarray], name: str = "β = 1", **diagnostics: list[float]) -> Sample:
-    return Sample(name, 0, "run0", diagnostics, content)
+    return Sample(name, diagnostics, content)
 
 
 def test_the_covariance_is_measured_in_its_mean_variance() -> None:
@@ -50,21 +50,21 @@ def test_similarity_of_classes_leaves_out_an_image_with_itself() -> None:
 
 
 def test_spectra_are_padded_with_zeros_whose_logarithm_is_unknown() -> None:
-    numbers = spectra.spectrum_numbers([("a", [100.0, 1.0, 0.01]), ("b", [10.0])])
+    numbers = lines.spectrum_numbers([("a", [100.0, 1.0, 0.01]), ("b", [10.0])])
     assert numbers["singular_value"].tolist() == [100, 1, 0.01, 10, 0, 0]
     assert numbers["log10"].tolist()[:4] == [2, 0, -2, 1]
     assert numbers["log10"].isna().tolist() == [False] * 4 + [True] * 2
-    (axes,) = spectra.draw_spectrum(numbers).axes
+    (axes,) = lines.draw_spectrum(numbers).axes
     assert axes.lines[1].get_ydata().tolist() == [1, -8, -8], "zeros lie ten decades below the largest"
 
 
 def test_the_use_of_codes_is_sorted_and_of_used_codes_only() -> None:
-    numbers = spectra.usage_numbers([("a", [0, 3, 0, 1]), ("b", [5, 5])])
+    numbers = lines.usage_numbers([("a", [0, 3, 0, 1]), ("b", [5, 5])])
     assert numbers[["row", "codes", "rank", "code", "images", "share"]].to_numpy(dtype=object).tolist() == [
         *(["a", 4, 1, 1, 3, 0.75], ["a", 4, 2, 3, 1, 0.25]),
         *(["b", 2, 1, 0, 5, 0.5], ["b", 2, 2, 1, 5, 0.5]),
     ]
-    (legend,) = spectra.draw_usage(numbers).legends
+    (legend,) = lines.draw_usage(numbers).legends
     assert [text.get_text() for text in legend.get_texts()] == ["a (2 of 4)", "b (2 of 2)"]
 
 
@@ -75,12 +75,12 @@ def test_mixtures_are_read_from_the_metrics_in_the_order_of_their_size() -> None
     ]
     trials += [{"method.beta": 2, "seed": 0}]
     runs = number_rows(result({"method.beta": [1, 2]}, trials, seeds=2))
-    numbers = mixtures.numbers(runs, {0: "one", 1: "two"})
+    numbers = lines.entropy_numbers(runs, {0: "one", 1: "two"})
     assert numbers[["row", "components", "n", "mean"]].to_numpy(dtype=object).tolist() == [
         ["one", 20, 2, 8.0],
         ["one", 100, 2, 4.5],
     ]
-    assert mixtures.draw(numbers).axes[0].get_xticks().tolist() == [20, 100]
+    assert lines.draw_entropies(numbers).axes[0].get_xticks().tolist() == [20, 100]
 
 
 def test_the_projection_is_that_of_the_largest_variance() -> None:

@@ -1,0 +1,132 @@
+"""Figures with a line for each row: singular values of the embeddings' covariance (dimensional collapse), the use of
+codes (cluster collapse), and entropies of mixtures fitted to the embeddings (intra-cluster collapse)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures import canvas
+from reports.figures.canvas import Plot
+from reports.figures.samples import Sample
+from reports.statistics import aggregate
+
+MOST_LINES = 12
+ENTROPY = re.compile(r"gmm/entropy_(\d+)")
+FLOOR = 1e-10
+"""Of the largest singular value: the covariance is computed in double precision, what is smaller is rounding."""
+
+
+def spectrum_numbers(spectra: Sequence[tuple[str, Sequence[float]]]) -> pd.DataFrame:
+    """Columns `row`, `rank` (from 1), `singular_value`, `log10`: all padded with zeros to the widest, whose log is NaN.
+
+    Each spectrum is descending: of the covariance of embeddings that are scaled to [0, 1] by the extremes of the whole
+    matrix, as in the paper. Embeddings padded with zeros have just these singular values, and zeros.
+    """
+    width = max(len(values) for _, values in spectra)
+    frames = []
+    for name, values in spectra:
+        padded = np.pad(np.asarray(values, dtype=float), (0, width - len(values)))
+        frames.append(pd.DataFrame({"row": name, "rank": np.arange(1, width + 1), "singular_value": padded}))
+    numbers = pd.concat(frames)
+    return numbers.assign(log10=np.log10(numbers["singular_value"].where(numbers["singular_value"] > 0)))
+
+
+def draw_spectrum(numbers: pd.DataFrame) -> Figure:
+    """Log singular values by rank; a value of zero is drawn at the bottom."""
+    least = np.log10(numbers["singular_value"].max() * FLOOR)
+    shown = numbers.assign(log10=numbers["log10"].fillna(least).clip(lower=least))
+    return canvas.lines(shown, "rank", "log10", xlabel="rank", ylabel="log$_{10}$ singular value")
+
+
+def usage_numbers(counts: Sequence[tuple[str, Sequence[float]]]) -> pd.DataFrame:
+    """Columns `row`, `codes` (available), `rank` (1: most used), `code`, `images`, `share`, of the used codes."""
+    frames = []
+    for name, count in counts:
+        images = np.asarray(count, dtype=np.int64)
+        order = np.argsort(-images, kind="stable")[: np.count_nonzero(images)]
+        columns = {"row": name, "codes": len(images), "rank": np.arange(1, len(order) + 1), "code": order}
+        frames.append(pd.DataFrame({**columns, "images": images[order], "share": images[order] / max(1, images.sum())}))
+    return pd.concat(frames)
+
+
+def draw_usage(numbers: pd.DataFrame) -> Figure:
+    """The share of the images that each used code has, by the code's rank, both axes logarithmic."""
+    used = numbers.groupby("row", sort=False)["rank"].transform("max")
+    named = numbers["row"] + " (" + used.map("{:,}".format) + " of " + numbers["codes"].map("{:,}".format) + ")"
+    axis = {"xscale": "log", "yscale": "log", "xlabel": "code, most used first", "ylabel": "share of test images"}
+    return canvas.lines(numbers.assign(row=named), "rank", "share", **axis)
+
+
+def entropy_numbers(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> pd.DataFrame:
+    """Columns `row`, `components`, `n`, `mean`, `std` of the metrics gmm/entropy_<k> over the seeds of each row.
+
+    `runs` as `aggregate.summarise` takes them. Rows and numbers of components without any value are left out.
+    """
+    components = sorted((int(match[1]), match[0]) for name in runs if (match := ENTROPY.fullmatch(str(name))))
+    summary = aggregate.summarise(runs, [name for _, name in components])
+    rows = [
+        (row_names[row], k, int(summary.n[name][row]), summary.mean[name][row], summary.std[name][row])
+        for row in summary.n.index
+        for k, name in components
+        if summary.n[name][row]
+    ]
+    return pd.DataFrame(rows, columns=["row", "components", "n", "mean", "std"])
+
+
+def draw_entropies(numbers: pd.DataFrame) -> Figure:
+    """The mean over seeds by the number of components."""
+    axis = {"xscale": "log", "xlabel": "components of the mixture", "ylabel": "entropy (nats)"}
+    figure = canvas.lines(numbers, "components", "mean", **axis)
+    figure.axes[0].set_xticks(sorted(numbers["components"].unique()))
+    return figure
+
+
+def entropy_plots(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> Iterator[Plot]:
+    entropies = entropy_numbers(runs, row_names)
+    shown = canvas.spread(entropies["row"].unique().tolist(), MOST_LINES)
+    entropies = entropies[entropies["row"].isin(shown)]
+    if len(entropies):
+        yield Plot(
+            "mixture-entropy",
+            "Entropy of Gaussian mixtures",
+            "Entropy of a Gaussian mixture with diagonal covariances fitted to the test embeddings (scaled to length "
+            "√f), by Monte Carlo, mean over seeds. Low for many components: little variation within the clusters, "
+            "intra-cluster collapse; but a low value can come from another collapse too.",
+            entropies,
+            lambda: draw_entropies(entropies),
+        )
+
+
+def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
+    """The spectrum and the use of codes."""
+    spectra, counts = (
+        canvas.spread([(s.name, s.diagnostics[key]) for s in samples if s.diagnostics.get(key)], MOST_LINES)
+        for key in ("singular_values", "code_counts")
+    )
+    if any(any(values) for _, values in spectra):
+        numbers = spectrum_numbers(spectra)
+        yield Plot(
+            "spectrum",
+            "Singular values of the embedding covariance",
+            "Logarithm of the singular values of the covariance of the test embeddings, scaled to [0, 1] by the "
+            "extremes of the whole matrix and padded with zeros to a common width. A line that falls to the bottom "
+            "early: dimensional collapse. One run a row, its lowest seed.",
+            numbers,
+            lambda: draw_spectrum(numbers),
+        )
+    if counts:
+        usage = usage_numbers(counts)
+        yield Plot(
+            "code-usage",
+            "Use of the codes",
+            "Share of the test images whose arg-max is a code, codes sorted by it; in brackets the codes in use, "
+            "of those there are. A line that ends early: cluster collapse. One run a row, its lowest seed.",
+            usage,
+            lambda: draw_usage(usage),
+        )
