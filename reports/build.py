@@ -56,7 +56,9 @@ def build(
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
     with _writing(out):
-        return [_write(result, Path(out), reader, specification, origin.of_dataset(result.slug)) for result in results]
+        return [
+            _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug)) for result in results
+        ]
 
 
 def build_table(

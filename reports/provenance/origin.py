@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from reports import store
-from reports.render.data import from_json
+from reports.render.files import from_json
 from reports.store import SweepResult
-from reports.tables import Table, spec, table_of_runs, table_of_sweep
+from reports.tables import Table, table_of_runs, table_of_sweep
 from reports.tables.spec import TableSpec, Where
-from sweeps.errors import UserError
+from sweeps.errors import UserError, explain
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,6 @@ class Origin:
         content = specification.model_dump(mode="json", exclude_defaults=True)
         return cls(address, store.experiment_name(), store.runs_at(uri), content, **asked)
 
-    def of_dataset(self, slug: str) -> Origin:
-        """The same for one data set."""
-        return replace(self, dataset=slug)
-
 
 class TableMaker:
     """Makes tables from what a store holds now; reads a sweep once for all of its data sets."""
@@ -49,19 +47,22 @@ class TableMaker:
     def make(self, origin: Origin) -> Table:
         """The table of this origin as its runs give it now.
 
-        Raises UserError where the sweep, its data set or all trials are gone, and if the store cannot be read.
+        Raises UserError where the sweep, its data set or all trials are gone, where the specification is none, and if
+        the store cannot be read.
         """
-        specification = spec.TableSpec.model_validate(origin.specification)
+        try:
+            specification = TableSpec.model_validate(origin.specification)
+        except ValidationError as error:
+            raise UserError(f"its specification: {explain(error, list(TableSpec.model_fields))}") from None
         if not specification.per_sweep:
             trials = store.read_trials(self.uri, origin.sweeps or None)
-            table = table_of_runs(trials, specification, origin.where)
-        else:
-            (sweep,) = origin.sweeps
-            if sweep not in self.results:
-                self.results[sweep] = {result.slug: result for result in store.read_sweep(self.uri, sweep)}
-            if origin.dataset not in self.results[sweep]:
-                raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
-            table = table_of_sweep(self.results[sweep][origin.dataset], specification)
+            return replace(table_of_runs(trials, specification, origin.where), runs_at=origin.runs_at)
+        (sweep,) = origin.sweeps
+        if sweep not in self.results:
+            self.results[sweep] = {result.slug: result for result in store.read_sweep(self.uri, sweep)}
+        if origin.dataset not in self.results[sweep]:
+            raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
+        table = table_of_sweep(self.results[sweep][origin.dataset], specification)
         return replace(table, runs_at=origin.runs_at)
 
 
@@ -80,5 +81,5 @@ def read_sidecar(sidecar: Path) -> tuple[Table, dict[str, Any]]:
     try:
         document = json.loads(sidecar.read_text(encoding="utf-8"))
         return from_json(document), document
-    except (OSError, ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None

@@ -14,7 +14,7 @@ from rich.text import Text
 from reports import store
 from reports.provenance.origin import read_sidecar, sidecar_of
 from reports.render import parts
-from reports.tables.model import FINISHED, Cell, Choice, Row, Source, Table
+from reports.tables.model import FINISHED, Cell, Choice, Source, Table
 from sweeps.errors import UserError
 from sweeps.record import PARAMS, Tag
 
@@ -49,16 +49,15 @@ def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Trace
     """
     table, _ = read_sidecar(sidecar_of(Path(path)))
     cells = _matching_cells(table, words)
-    records = store.read_keys(uri, {source.key for _, _, cell in cells for source in cell.sources})
-    return [_traced(table, row, heading, cell, records) for row, heading, cell in cells]
+    records = store.read_keys(uri, {source.key for _, cell in cells for source in cell.sources})
+    return [_traced(table, where, cell, records) for where, cell in cells]
 
 
 def to_text(traced: Traced) -> Text:
     """A cell for the terminal: its runs, the settings that they share and those that they do not, and the commands."""
     text = Text(f"{traced.where}\n", style="bold")
-    text.append(f"  {traced.described or traced.cell.mean or 'nothing can stand here'}\n", style="not bold")
-    if traced.chosen:
-        text.append(f"  {traced.chosen}\n", style="not bold")
+    for line in filter(None, (traced.described or traced.cell.mean or "nothing can stand here", traced.chosen)):
+        text.append(f"  {line}\n", style="not bold")
     settings = [run.settings for run in traced.runs if run.settings]
     shared = dict(set.intersection(*(set(each.items()) for each in settings))) if settings else {}
     for run in traced.runs:
@@ -77,8 +76,8 @@ def to_text(traced: Traced) -> Text:
     return text
 
 
-def _matching_cells(table: Table, words: Sequence[str]) -> list[tuple[Row, str, Cell]]:
-    """The cells that match best, those without any trial left out."""
+def _matching_cells(table: Table, words: Sequence[str]) -> list[tuple[str, Cell]]:
+    """The cells that match best, each with its name; cells where nothing can stand are left out."""
     scored = []
     labels: dict[str, None] = {}
     for row in table.all_rows:
@@ -87,11 +86,11 @@ def _matching_cells(table: Table, words: Sequence[str]) -> list[tuple[Row, str, 
                 continue
             names = [row.label, *row.head, row.block, column.heading, column.short, *column.groups]
             names += [*column.heading.split(", "), cell.metric, table.metrics[cell.metric].heading]
-            names = [name for name in dict.fromkeys(names) if name]
-            labels |= dict.fromkeys(names)
+            labels |= dict.fromkeys(filter(None, names))
             scores = [max(_likeness(word, name) for name in names) for word in words]
-            if min(scores, default=1):
-                scored.append((sum(scores), row, column.heading, cell))
+            if all(scores):
+                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
+                scored.append((sum(scores), where, cell))
     if not scored:
         strange = [word for word in words if not any(_likeness(word, label) for label in labels)]
         near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []
@@ -99,7 +98,7 @@ def _matching_cells(table: Table, words: Sequence[str]) -> list[tuple[Row, str, 
         rows = ", ".join(dict.fromkeys(row.label for row in table.all_rows))
         raise UserError(f"no cell answers to {' and '.join(map(repr, words))}{hint or '.'} Rows: {rows}")
     best = max(total for total, *_ in scored)
-    return [(row, heading, cell) for total, row, heading, cell in scored if total == best]
+    return [(where, cell) for total, where, cell in scored if total == best]
 
 
 def _likeness(word: str, name: str) -> int:
@@ -114,22 +113,18 @@ def _likeness(word: str, name: str) -> int:
     return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.75)
 
 
-def _traced(table: Table, row: Row, heading: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:
+def _traced(table: Table, where: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:
     runs = []
     for source in cell.sources:
         record = records.get(source.key, {})
-        value = record.get(cell.metric)
         settings = {name.removeprefix(PARAMS): str(text) for name, text in record.items() if name.startswith(PARAMS)}
-        command = record.get(Tag.COMMAND.column, "")
-        runs.append(Run(source, float(value) if value is not None else None, settings, command))
-    keys = {source.key for source in cell.sources}
-    choices = [
+        runs.append(Run(source, record.get(cell.metric), settings, record.get(Tag.COMMAND.column, "")))
+    chosen = [
         _chosen(choice)
         for choice in table.choices
-        if any(source.key in keys for candidate in choice.candidates for source in candidate.sources)
+        if not {*cell.sources}.isdisjoint(source for each in choice.candidates for source in each.sources)
     ]
-    where = ", ".join(filter(None, [row.block, row.label, heading]))
-    return Traced(where, cell, parts.described(cell, table), "; ".join(choices), tuple(runs))
+    return Traced(where, cell, parts.described(cell, table), "; ".join(chosen), tuple(runs))
 
 
 def _chosen(choice: Choice) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,11 @@ def _check(maker: TableMaker, sidecar: Path) -> Checked:
             "cplearn report"
         ) from None
     try:
-        now = maker.make(origin)
+        drift = list(_drift(then, maker.make(origin)))
     except NothingThere:
         raise
     except UserError as error:
         drift = [f"cannot be made any more: {error}"]
-    else:
-        drift = list(_drift(then, now))
     drift += _misprinted(sidecar, render_all(then, about), document.get("program"))
     numbers = sum(cell.number is not None for row in then.all_rows for cell in row.cells)
     return Checked(sidecar.parent, numbers, tuple(drift))
@@ -71,8 +69,7 @@ def _check(maker: TableMaker, sidecar: Path) -> Checked:
 
 def _drift(then: Table, now: Table) -> Iterator[str]:
     """What of a table is no longer so: trials, rows and columns, numbers, choices; if none of these, words."""
-    before, after = _sources(then), _sources(now)
-    changes = [*_finished_since(before, after), *_moved(before, after), *_changed(then, now), *_rechosen(then, now)]
+    changes = [*_moved(_sources(then), _sources(now)), *_changed(then, now), *_rechosen(then, now)]
     yield from changes
     if not changes:
         for part in ("title", "headings", "caption", "statistics", "notes", "origin"):
@@ -82,27 +79,23 @@ def _drift(then: Table, now: Table) -> Iterator[str]:
 
 def _sources(table: Table) -> dict[str, Source]:
     """All trials behind a table, by key."""
-    groups = [row.sources for row in table.all_rows]
-    groups += [cell.sources for row in table.all_rows for cell in row.cells]
-    groups += [candidate.sources for choice in table.choices for candidate in choice.candidates]
-    return {source.key: source for group in groups for source in group}
+    cells = [cell for row in table.all_rows for cell in row.cells]
+    candidates = [candidate for choice in table.choices for candidate in choice.candidates]
+    return {source.key: source for part in (*table.all_rows, *cells, *candidates) for source in part.sources}
 
 
-def _finished_since(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
-    """How many trials have a result now and had none when the table was made, as while its sweep goes on."""
+def _moved(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
+    """How many trials have a result now and had none, as while a sweep goes on; then trials that are no longer behind
+    the table, are new behind it, or for which another run speaks."""
     then, now = ({key for key, source in sources.items() if source.status == FINISHED} for sources in (before, after))
     if more := len(now - then):
         runs = "1 run has" if more == 1 else f"{more} runs have"
         yield f"{runs} finished that the table does not have; cplearn report writes it anew"
-
-
-def _moved(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
-    """Trials that are no longer behind the table, are new behind it, or for which another run speaks."""
     for key, seed in sorted({(source.key, source.seed) for source in (*before.values(), *after.values())}):
-        was, now = before.get(key), after.get(key)
-        if was != now:
+        was, is_now = before.get(key), after.get(key)
+        if was != is_now:
             had = _state(was) if was else "no such trial"
-            has = _state(now) if now else "none that its sweep declares"
+            has = _state(is_now) if is_now else "none that its sweep declares"
             yield f"trial {key}, seed {seed}: the table has {had}, MLflow now {has}"
 
 
@@ -113,23 +106,24 @@ def _state(source: Source) -> str:
 def _changed(then: Table, now: Table) -> Iterator[str]:
     """Rows, columns and cells that are others, though made of the same runs; of other runs `_moved` tells."""
     old_rows, new_rows = ({(row.block, row.label): row for row in table.all_rows} for table in (then, now))
-    old_places, new_places = ({c.heading: place for place, c in enumerate(table.columns)} for table in (then, now))
+    old_places, new_places = ({(c.heading,): place for place, c in enumerate(t.columns)} for t in (then, now))
     named: list[tuple[Mapping[Any, object], Mapping[Any, object]]] = [(old_rows, new_rows), (old_places, new_places)]
     for old, new in named:
         for name in [*(old.keys() - new.keys()), *(new.keys() - old.keys())]:
-            label = name if isinstance(name, str) else " ".join(filter(None, name))
+            label = " ".join(filter(None, name))
             yield f"{label}: {'has no trials any more' if name in old else 'is not in the table'}"
-    for name in [name for name in old_rows if name in new_rows]:
-        for heading in [heading for heading in old_places if heading in new_places]:
-            old_row, new_row = old_rows[name], new_rows[name]
-            was, is_now = old_row.cells[old_places[heading]], new_row.cells[new_places[heading]]
-            where = ", ".join(filter(None, [*name, heading]))
-            if set(was.sources or old_row.sources) != set(is_now.sources or new_row.sources):
-                continue
-            if not _same(was.number, is_now.number):
-                yield f"{where}: the table has {_number(was.number)}, MLflow gives {_number(is_now.number)}"
-            elif _printed(was) != _printed(is_now):
-                yield f"{where}: {_printed(was)} should be {_printed(is_now)}"
+    for name, heading in itertools.product(old_rows, old_places):
+        if name not in new_rows or heading not in new_places:
+            continue
+        old_row, new_row = old_rows[name], new_rows[name]
+        was, is_now = old_row.cells[old_places[heading]], new_row.cells[new_places[heading]]
+        if {*(was.sources or old_row.sources)} != {*(is_now.sources or new_row.sources)}:
+            continue
+        where = ", ".join(filter(None, [*name, *heading]))
+        if not _same(was.number, is_now.number):
+            yield f"{where}: the table has {_number(was.number)}, MLflow gives {_number(is_now.number)}"
+        elif _printed(was) != _printed(is_now):
+            yield f"{where}: {_printed(was)} should be {_printed(is_now)}"
 
 
 def _rechosen(then: Table, now: Table) -> Iterator[str]:
@@ -172,13 +166,11 @@ def _difference(line: str, should: str) -> str:
 def _same(first: Number | None, second: Number | None) -> bool:
     if first is None or second is None:
         return first is second
-    for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True):
-        if isinstance(a, float) and isinstance(b, float):
-            if not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12) and not (math.isnan(a) and math.isnan(b)):
-                return False
-        elif a != b:
-            return False
-    return True
+    return all(
+        a == b
+        or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12))
+        for a, b in zip(astuple(first), astuple(second), strict=True)
+    )
 
 
 def _number(number: Number | None) -> str:

@@ -1,17 +1,28 @@
-"""The files that every table is written to."""
+"""The files that every table is written to; those for programs, CSV and JSON, and the way back from JSON."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from reports.render.data import to_csv, to_json
+from pydantic import TypeAdapter, ValidationError
+
 from reports.render.latex import to_latex
 from reports.render.markup import to_html, to_markdown
 from reports.tables import Table
+from sweeps.errors import explain
 
 FORMATS = ("md", "tex", "html", "csv", "json")
+JSON_VERSION = 1
+CSV_COLUMNS = (
+    *("block", "row", "column", "metric", "mean", "std", "n", "low", "high", "interval", "printed", "bold"),
+    *("published", "difference", "seeds", "keys", "run_ids", "status"),
+)
 
 
 def render_all(table: Table, about: Mapping[str, Any]) -> dict[str, str]:
@@ -31,3 +42,59 @@ def program() -> str:
         return f"cplearn-sweeps {version('cplearn-sweeps')}"
     except PackageNotFoundError:
         return "cplearn-sweeps"
+
+
+def to_csv(table: Table) -> str:
+    """One line for each cell, numbers at full precision in the metric's own unit; lists are separated by spaces."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in table.all_rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if not cell.metric:
+                continue
+            number = cell.number
+            values = (number.mean, number.std, number.n, number.low, number.high, number.method) if number else [""] * 6
+            ours = number.mean - cell.published if number and cell.published is not None else None
+            trials = [(str(s.seed), s.key or "-", s.run_id or "-", s.status) for s in cell.sources]
+            lists = map(" ".join, zip(*trials, strict=True)) if trials else [""] * 4
+            names = (row.block, row.label, column.heading, cell.metric)
+            writer.writerow([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
+    return out.getvalue()
+
+
+def to_json(table: Table, about: Mapping[str, Any]) -> str:
+    """The table in full, with `about` (how it was made) beside it. `from_json` reads it.
+
+    Many cells share their trials: each group of trials is written once, and `sources` is its number.
+    """
+    groups: dict[str, int] = {}
+
+    def numbered(parts: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(parts)
+        if "sources" in content:
+            content["sources"] = groups.setdefault(json.dumps(content["sources"]), len(groups))
+        return content
+
+    content = dataclasses.asdict(table, dict_factory=numbered)
+    document = {"format": JSON_VERSION, **about, "table": content, "sources": list(map(json.loads, groups))}
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def from_json(document: Mapping[str, Any]) -> Table:
+    """The table of a JSON document; raises LookupError, TypeError or ValueError if it is none."""
+    if document.get("format") != JSON_VERSION:
+        raise ValueError(f"format {document.get('format')!r} instead of {JSON_VERSION}")
+    groups = document["sources"]
+
+    def filled(item: Any) -> Any:
+        if isinstance(item, list):
+            return [filled(part) for part in item]
+        if isinstance(item, dict):
+            return {key: groups[part] if key == "sources" else filled(part) for key, part in item.items()}
+        return item
+
+    try:
+        return TypeAdapter(Table).validate_python(filled(document["table"]))
+    except ValidationError as error:
+        raise ValueError(explain(error, ())) from None

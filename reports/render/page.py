@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
         .render(
             result=result,
             dataset=table.dataset,
-            states=list(_states(runs)),
+            states=sorted(Counter(map(_state, runs["status"])).items()),
             facts=list(facts(result)),
             shared=sorted(shared_settings(result).items()),
             findings=findings.findings(runs, names, images),
@@ -56,15 +57,9 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
 def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     """What was run, on what, with what: pairs of a name and a text. Several values stand beside each other with how
     many trials have each."""
-    runs = result.runs
+    runs, about = result.runs, result.about
     finished = runs[runs["status"] == FINISHED]
-    about = result.about
-    counted = [
-        f"{about[name]:,} {words}"
-        for name, words in (("train_images", "training"), ("test_images", "test"))
-        if name in about
-    ]
-    size = f" ({' and '.join(counted)} images)" if counted else ""
+    size = f" ({about['train_images']:,} training and {about['test_images']:,} test images)"
     yield "Data", f"{result.dataset}{size}, fingerprint {about['fingerprint']}"
     if len(code := commits(runs)):
         yield "Commit", _counted(code)
@@ -93,10 +88,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _states(runs: pd.DataFrame) -> Iterator[tuple[str, int]]:
-    words = runs["status"].map({**STATES, FINISHED: "finished"})
-    for word, count in words.value_counts().sort_index().items():
-        yield str(word), int(count)
+def _state(status: str) -> str:
+    return "finished" if status == FINISHED else STATES[status]
 
 
 def _counted(values: pd.Series) -> str:
@@ -126,15 +119,8 @@ def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] |
 
 def _runs(runs: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[tuple[str, int, str, str | None, str]]:
     """Row, seed, state, run id and time of each trial."""
-    ordered = runs.sort_values(["row", "seed"], kind="stable").reindex(
-        columns=["row", "seed", "status", "run_id", WALL_SECONDS]
-    )
-    for row, seed, status, run_id, seconds in ordered.to_numpy(dtype=object).tolist():
-        state = "finished" if status == FINISHED else STATES[status]
-        yield (
-            names[row],
-            seed,
-            state,
-            run_id if isinstance(run_id, str) else None,
-            "" if pd.isna(seconds) else duration(seconds),
-        )
+    columns = ["row", "seed", "status", "run_id", WALL_SECONDS]
+    ordered = runs.sort_values(["row", "seed"], kind="stable").reindex(columns=columns).astype(object)
+    for row, seed, status, run_id, seconds in ordered.to_numpy().tolist():
+        time = "" if pd.isna(seconds) else duration(seconds)
+        yield names[row], seed, _state(status), None if pd.isna(run_id) else run_id, time

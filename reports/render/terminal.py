@@ -21,10 +21,14 @@ def render_sweep(table: Table, width: int = 100) -> RichTable:
     groups[0] = [*(column.name for column in table.columns if column.name not in usual.shown), *groups[0]]
     while True:
         kept = [column for column in table.columns if any(column.name in group for group in groups)]
-        drawn = _draw(table, kept)
+        drawn = _grid(table, kept)
         if len(groups) == 1 or _width(drawn) <= width:
-            return drawn
+            break
         groups.pop()
+    drawn.title, drawn.title_justify = _title(table), "left"
+    left_out = [column for column in table.columns if column not in kept]
+    drawn.caption, drawn.caption_justify = _hints(table, left_out), "left"
+    return drawn
 
 
 def render_table(table: Table, width: int = 100) -> Group:
@@ -44,14 +48,6 @@ def render_table(table: Table, width: int = 100) -> Group:
                 parts.append([])
             parts[-1].append(column)
     return Group(_title(table), *(_grid(table, part) for part in parts), _hints(table, []))
-
-
-def _draw(table: Table, kept: list[Column]) -> RichTable:
-    drawn = _grid(table, kept)
-    drawn.title, drawn.title_justify = _title(table), "left"
-    left_out = [column for column in table.columns if column not in kept]
-    drawn.caption, drawn.caption_justify = _hints(table, left_out), "left"
-    return drawn
 
 
 def _width(drawn: RichTable) -> int:
