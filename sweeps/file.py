@@ -29,15 +29,15 @@ class Range(BaseModel):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Range:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = self.model_dump(exclude_none=True)
         if len(given) != 1:
             raise ValueError("give exactly one of uniform, log_uniform, integers, choice")
-        if given[0] == "choice":
+        if self.choice:
             return self
-        low, high = getattr(self, given[0])
+        ((kind, (low, high)),) = given.items()
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"{given[0]} needs two finite bounds, the lower first, not [{low}, {high}]")
-        if given[0] == "log_uniform" and low <= 0:
+            raise ValueError(f"{kind} needs two finite bounds, the lower first, not [{low}, {high}]")
+        if self.log_uniform and low <= 0:
             raise ValueError(f"log_uniform needs positive bounds, not [{low}, {high}]")
         return self
 
@@ -49,14 +49,13 @@ class Range(BaseModel):
             return math.exp(generator.uniform(*map(math.log, self.log_uniform)))
         if self.integers:
             return generator.randint(*self.integers)
-        assert self.choice is not None
-        return generator.choice(self.choice)
+        return generator.choice(self.ends())
 
-    def size(self) -> int | None:
-        """How many values there are; None where they are not countable."""
+    def size(self) -> float:
+        """How many values there are."""
         if self.integers:
             return self.integers[1] - self.integers[0] + 1
-        return len(self.choice) if self.choice else None
+        return len(self.choice) if self.choice else math.inf
 
     def ends(self) -> list[Scalar]:
         """The bounds, or all that there is to choose from."""
@@ -65,14 +64,15 @@ class Range(BaseModel):
 
 def _seed_list(value: object) -> object:
     # A number of seeds is short for their list, counted from 0.
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        if value > MOST_TRIALS:
-            raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
-        return list(range(value))
-    return value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        return value
+    if value > MOST_TRIALS:
+        raise ValueError(f"too many seeds; at most {MOST_TRIALS:,} trials are planned at once")
+    return list(range(value))
 
 
 Axes = dict[str, Any]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)]
 
 
 class Arm(BaseModel):
@@ -80,8 +80,8 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    settings: dict[str, Any] = Field(default_factory=dict, description="Settings on top of the shared ones.")
-    axes: Axes = Field(default_factory=dict, description="Axes besides the shared ones.")
+    settings: dict[str, Any] = Field({}, description="Settings on top of the shared ones.")
+    axes: Axes = Field({}, description="Axes besides the shared ones.")
 
     @field_validator("axes", mode="before")
     @classmethod
@@ -102,11 +102,9 @@ class ResourceRequest(BaseModel):
 class Scale(Arm):
     """A smaller version of a sweep: settings and axes that replace those of the file, of arms too; and resources."""
 
-    arms: dict[str, Arm] = Field(default_factory=dict, description="What to replace in arms.")
+    arms: dict[str, Arm] = Field({}, description="What to replace in arms.")
     resources: ResourceRequest = Field(ResourceRequest(), description="What a trial of this size asks for.")
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] | None = Field(
-        None, min_length=1, description="Seeds, or how many."
-    )
+    seeds: Seeds | None = Field(None, min_length=1, description="Seeds, or how many.")
 
 
 def _named(value: object) -> object:
@@ -122,9 +120,7 @@ class SearchSettings(BaseModel):
     name: Literal["optuna"] = Field(description="Who suggests: optuna, by its TPE sampler.")
     trials: int = Field(20, ge=1, le=100_000, description="Suggestions on each data set; each runs with every seed.")
     objectives: dict[str, Literal["maximize", "minimize"]] = Field(
-        {"validation/accuracy": "maximize"},
-        min_length=1,
-        description="Metrics as MLflow shows them; their means over the seeds count.",
+        {"validation/accuracy": "maximize"}, min_length=1, description="Metrics; their means over the seeds count."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the suggestions.")
     startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
@@ -156,23 +152,15 @@ class SchedulerSettings(BaseModel):
 class SweepFile(Arm):
     """The content of a sweep file."""
 
-    sweep: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; results go to results/<name>/<dataset>/."
-    )
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name, of the folder of results too.")
     description: str = Field("", description="A sentence for tables and the tracking store.")
-    settings: dict[str, Any] = Field(default_factory=dict, description="What all trials share.")
-    axes: Axes = Field(default_factory=dict, description="Dotted setting to a list of values or a `Range`.")
-    arms: dict[str, Arm] = Field(
-        default_factory=dict, description="Name to settings and axes; the shared axes cross with those of each arm."
-    )
-    scales: dict[Literal["smoke", "small"], Scale] = Field(
-        default_factory=dict, description="Smaller versions of the sweep, of the same structure."
-    )
+    settings: dict[str, Any] = Field({}, description="What all trials share.")
+    axes: Axes = Field({}, description="Dotted setting to a list of values or a `Range`.")
+    arms: dict[str, Arm] = Field({}, description="Name to settings and axes; the shared axes cross with those of each.")
+    scales: dict[Literal["smoke", "small"], Scale] = Field({}, description="Smaller versions of the same structure.")
     samples: int = Field(1, ge=1, le=100_000, description="Random draws, if an axis is a range.")
     sample_seed: int = Field(0, ge=0, description="Seed of those draws.")
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)] = Field(
-        default=[0], min_length=1, description="Seeds, or how many (counted from 0)."
-    )
+    seeds: Seeds = Field([0], min_length=1, description="Seeds, or how many (counted from 0).")
     resources: ResourceRequest = Field(ResourceRequest(), description="What a trial asks for: cpus, gpus, ranks.")
     search: Annotated[SearchSettings, BeforeValidator(_named)] | None = Field(
         None, description="Suggest trials from the axes as a space instead of running all that they span."
@@ -181,8 +169,7 @@ class SweepFile(Arm):
         None, description="Stop trials early that do worse than others."
     )
     baselines: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="Name to settings that replace the shared ones; one trial a seed and data set.",
+        {}, description="Name to settings that replace the shared ones; one trial a seed and data set."
     )
 
 

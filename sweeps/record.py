@@ -150,8 +150,7 @@ class DatasetUse:
 
     def profile(self) -> dict[str, int]:
         """The data's size, which runs say of their data; estimates of other runs start from it."""
-        size = ("train_images", "test_images", "channels", "image_size")
-        return {name: getattr(self, name) for name in size}
+        return {name: getattr(self, name) for name in ("train_images", "test_images", "channels", "image_size")}
 
 
 @dataclass(frozen=True)
@@ -192,10 +191,12 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """A document of plain values, for JSON."""
         document = {"version": MANIFEST_VERSION, **asdict(self)}
-        return document if self.search else {key: value for key, value in document.items() if key != "search"}
+        if not self.search:
+            del document["search"]
+        return document
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any], whose: str = "a sweep") -> Manifest:
+    def from_dict(cls, document: Mapping[str, Any], whose: str) -> Manifest:
         """The manifest that `to_dict` has made a document of; raises UserError, with `whose` in its sentence."""
         if document.get("version") != MANIFEST_VERSION:
             raise UserError(
@@ -262,16 +263,15 @@ def state_of(
     >>> state_of(TrialRecord("k", "r", "KILLED"), reached=3)
     'resumable'
     """
-    status = record.status if record else None
     if record and not force:
-        if status == "FINISHED":
+        if record.status == "FINISHED":
             return "reused"
-        if status == "KILLED" and stopper and record.stopped_by == stopper:
+        if record.status == "KILLED" and stopper and record.stopped_by == stopper:
             return "stopped"
-        if status == "FAILED" and record.failure == "diverged" and not retry_failed:
+        if record.status == "FAILED" and record.failure == "diverged" and not retry_failed:
             return "diverged"
     if reached is not None and not force:
         return "resumable"
-    if status == "RUNNING":
+    if record and record.status == "RUNNING":
         return "running"
-    return "failed" if status == "FAILED" else "new"
+    return "failed" if record and record.status == "FAILED" else "new"

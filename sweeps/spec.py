@@ -115,8 +115,7 @@ def read_sweep(
 def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFile:
     """The file at one of its scales: other values, the same structure."""
     if name not in file.scales:
-        known = ", ".join(["full", *file.scales])
-        raise UserError(f"{path}: the sweep has no scale {name!r}, only: {known}")
+        raise UserError(f"{path}: the sweep has no scale {name!r}, only: {', '.join(['full', *file.scales])}")
     scale = file.scales[name]
     if foreign := [arm for arm in scale.arms if arm not in file.arms]:
         raise UserError(f"{path}: scales.{name}.arms: there is no arm {foreign[0]!r}")
@@ -131,16 +130,16 @@ def _scaled(path: Path, file: SweepFile, name: str, keep_seeds: bool) -> SweepFi
         settings = overlay(nested(arm.settings), smaller.settings)
         return {"settings": settings, "axes": {**arm.axes, **smaller.axes}}
 
-    changed: dict[str, Any] = shrink(f"scales.{name}", file, scale)
+    changed = shrink(f"scales.{name}", file, scale)
     if "dataset" in scale.settings:
         changed["axes"].pop("dataset", None)
-    changed["arms"] = {
+    arms = {
         key: arm.model_copy(update=shrink(f"scales.{name}.arms.{key}", arm, scale.arms.get(key, Arm())))
         for key, arm in file.arms.items()
     }
-    if scale.seeds and not keep_seeds:
-        changed["seeds"] = scale.seeds
-    return file.model_copy(update={**changed, "sweep": f"{file.sweep}-{name}", "resources": scale.resources})
+    seeds = file.seeds if keep_seeds else scale.seeds or file.seeds
+    changes = {**changed, "arms": arms, "seeds": seeds, "resources": scale.resources, "sweep": f"{file.sweep}-{name}"}
+    return file.model_copy(update=changes)
 
 
 def _merge(
@@ -193,7 +192,7 @@ def _space(file: SweepFile, arm: ArmSettings, datasets: list[str | None], reader
         raise UserError(f"{path}: {data!r} changes the data, so its values cannot be compared; it cannot be searched")
     space = Space(axes, datasets, arm, reader)
     count, trials = space.points(), file.search.trials
-    if count is not None and count <= trials:
+    if count <= trials:
         raise UserError(
             f"{path}: search.trials {trials} is as many as the {count} points of its axes; leave search out, and the "
             "grid runs each of them once"

@@ -63,12 +63,10 @@ class Reader:
         try:
             return self.schema.read(settings)
         except ValueError as error:
-            where = self._origin(getattr(error, "key", None))
+            key = getattr(error, "key", None) or ""
+            is_override = any(f"{key}.".startswith(f"{name}.") for name in self.overrides)
+            where = "command line" if is_override else self.path
             raise UserError(f"{where}: {error}" + (f" (at {label})" if label else "")) from None
-
-    def _origin(self, key: str | None) -> str:
-        given = key is not None and any(key == name or key.startswith(name + ".") for name in self.overrides)
-        return "command line" if given else self.path
 
     def trial(self, arm: ArmSettings, point: Mapping[str, Scalar], dataset: str | None, seed: int) -> SweepTrial:
         """The trial of an arm at a point of its axes. Raises UserError where its settings do not go together."""
@@ -100,10 +98,9 @@ class Space:
         """The trial at a point; raises UserError where the point has settings that do not go together."""
         return self.reader.trial(self.arm, point, dataset, seed)
 
-    def points(self) -> int | None:
-        """How many points there are; None where they are not countable."""
-        sizes = [axis.size() if isinstance(axis, Range) else len(axis) for axis in self.axes.values()]
-        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+    def points(self) -> float:
+        """How many points there are."""
+        return math.prod(axis.size() if isinstance(axis, Range) else len(axis) for axis in self.axes.values())
 
     def draw(self, generator: random.Random) -> dict[str, Scalar]:
         """A random point; `generator` is the only source of randomness."""

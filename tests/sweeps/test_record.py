@@ -73,8 +73,8 @@ def test_a_manifest_comes_back_from_its_document() -> None:
     document = json.loads(json.dumps(manifest().to_dict()))
     assert document["version"] == 1
     assert "search" not in document
-    assert Manifest.from_dict(document) == manifest()
-    assert Manifest.from_dict({**document, "search": {"trials": 3}}).search == {"trials": 3}
+    assert Manifest.from_dict(document, "run 7") == manifest()
+    assert Manifest.from_dict({**document, "search": {"trials": 3}}, "run 7").search == {"trials": 3}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,7 @@ def test_a_search_has_a_space_instead_of_trials(tmp_path: Path) -> None:
     assert sweep.search.objectives == {"validation/accuracy": "maximize"}
     assert [trial.role for trial in sweep.trials] == ["baseline"]
     assert sweep.space is not None
-    assert sweep.space.points() is None
+    assert sweep.space.points() == math.inf
     assert [trial.point for trial in sweep.space.probes(None, 0)] == [
         {"method.beta": 0.1, "optimizer.lr": 1e-3},
         {"method.beta": 1.0, "optimizer.lr": 1e-3},
