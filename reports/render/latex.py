@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reports.render import escape, parts
+from reports.render import parts
+from reports.render.parts import one_line
 from reports.tables.model import Cell, Row, Table
+
+
+def _greek(letter: str) -> str:
+    *_, case, _, name = unicodedata.name(letter).split()
+    name = name.replace("LAMDA", "LAMBDA")
+    return f"$\\{name.lower() if case == 'SMALL' else name.title()}$"
+
+
+SPELLED = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    '"': "''",
+    "–": "--",
+    "—": "---",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "…": r"\dots{}",
+    **{letter: _greek(letter) for letter in "αβγδζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
+    "ε": r"$\varepsilon$",
+}
+# What LaTeX knows in any font encoding: these letters, and ASCII letters under one of these accents (grave, acute,
+# circumflex, tilde, diaeresis, caron, cedilla).
+LETTERS = set("ßæøœåÆØŒÅłŁ")
+ACCENTS = set("\u0300\u0301\u0302\u0303\u0308\u030c\u0327")
 
 
 def to_latex(table: Table) -> str:
@@ -23,7 +57,7 @@ def to_latex(table: Table) -> str:
         comment_start_string="<#",
         comment_end_string="#>",
     )
-    templates.filters.update(tex=escape.latex, symbol=escape.latex_symbol, comment=escape.one_line)
+    templates.filters.update(tex=latex, symbol=latex_symbol, comment=one_line)
     columns = [
         _LatexColumn.of([row.cells[place] for row in table.all_rows], table) for place in range(len(table.columns))
     ]
@@ -70,7 +104,7 @@ class _LatexColumn:
 
     def cell(self, cell: Cell) -> str:
         if cell.empty:
-            text = escape.latex(cell.mean)
+            text = latex(cell.mean)
             return rf"\multicolumn{{{self.width}}}{{c}}{{{text}}}" if text else " & " * self.beside
         mean = rf"\bfseries {cell.mean}" if cell.bold else cell.mean
         if not self.beside:
@@ -83,7 +117,7 @@ class _LatexColumn:
         number, _, difference = parts.published(cell, table).partition(" ")
         if not number:
             return " & " * self.beside
-        return f"{number} & {{\\tiny{escape.latex(difference)}}}" if self.beside else number
+        return f"{number} & {{\\tiny{latex(difference)}}}" if self.beside else number
 
 
 def _short(std: str) -> str:
@@ -97,20 +131,50 @@ def _latex_header(table: Table, columns: Sequence[_LatexColumn]) -> Iterator[tup
         position, cells, rules = len(table.headings), [], []
         for name, places in level:
             width = sum(columns[place].width for place in places)
-            cells.append(rf"& \multicolumn{{{width}}}{{c}}{{{escape.latex_symbol(name)}}}")
+            cells.append(rf"& \multicolumn{{{width}}}{{c}}{{{latex_symbol(name)}}}")
             if name and len(places) > 1:
                 rules.append(rf"\cmidrule(lr){{{position + 1}-{position + width}}}")
             position += width
         yield lead + " ".join(cells) + r" \\", "".join(rules)
     lowest = [
-        rf"& \multicolumn{{{column.width}}}{{c}}{{{escape.latex(heading.short)}}}"
+        rf"& \multicolumn{{{column.width}}}{{c}}{{{latex(heading.short)}}}"
         for heading, column in zip(table.columns, columns, strict=True)
     ]
-    yield " & ".join(map(escape.latex_symbol, table.headings)) + " " + " ".join(lowest) + r" \\", ""
+    yield " & ".join(map(latex_symbol, table.headings)) + " " + " ".join(lowest) + r" \\", ""
 
 
 def _latex_head(row: Row, axes: int) -> str:
     fewer = rf" {{\scriptsize($n{{=}}{row.n}$)}}" if row.n else ""
     if row.is_named:
-        return rf"\multicolumn{{{axes}}}{{@{{}}l}}{{{escape.latex(row.label)}{fewer}}}"
-    return " & ".join(map(escape.latex_value, row.head)) + fewer
+        return rf"\multicolumn{{{axes}}}{{@{{}}l}}{{{latex(row.label)}{fewer}}}"
+    return " & ".join(map(latex_value, row.head)) + fewer
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it reads, on one line. A character that pdfLaTeX lacks becomes its code, [U+6570]."""
+    return "".join(map(_latex_character, one_line(text)))
+
+
+def latex_symbol(heading: str) -> str:
+    """The heading of an axis for LaTeX: a single letter is a symbol, so it stands in italics."""
+    return f"${heading}$" if len(heading) == 1 and heading.isascii() else latex(heading)
+
+
+def latex_value(spelled: str) -> str:
+    """A value as `spelling.values` gives it, for LaTeX: 1e-5 becomes a power of ten."""
+    if power := re.fullmatch(r"(-?[\d.]+)e(-?\d+)", spelled):
+        factor, exponent = power.groups()
+        return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times 10^{{{exponent}}}$"
+    return f"${spelled}$" if re.fullmatch(r"-?[\d.]+", spelled) else latex(spelled)
+
+
+def _latex_character(character: str) -> str:
+    if character in SPELLED:
+        return SPELLED[character]
+    decomposed = unicodedata.normalize("NFD", character)
+    base, marks = decomposed[0], decomposed[1:]
+    if character in LETTERS or (
+        base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
+    ):
+        return character
+    return f"[U+{ord(character):04X}]"

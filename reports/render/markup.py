@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from markupsafe import Markup
 
-from reports.render import escape, parts
+from reports.render import parts
 from reports.tables.model import FINISHED, Cell, Source, Table
 
 
 def to_markdown(table: Table) -> str:
     """GitHub-flavoured markdown, with caption, notes and the runs behind the numbers."""
     templates = parts.environment()
-    templates.filters.update(md=escape.markdown, cell=_markdown_cell)
+    templates.filters.update(md=markdown, cell=_markdown_cell)
     return templates.get_template("table.md.j2").render(
         table=table, groups=parts.run_groups(table), source=lambda source: _markdown_source(source, table)
     )
@@ -35,6 +36,11 @@ def to_html(table: Table) -> str:
 def to_html_rows(table: Table) -> Markup:
     """The HTML table alone, for a page that has its caption and its runs elsewhere."""
     return Markup(_html("rows.html.j2", table, anchor=None, caption=""))
+
+
+def markdown(text: str) -> str:
+    """Text that markdown prints as it reads, on one line and safe inside a table."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", parts.one_line(text))
 
 
 def _html(template: str, table: Table, **content: Any) -> str:

@@ -33,6 +33,11 @@ def environment(autoescape: bool = False, **delimiters: Any) -> jinja2.Environme
     return templates
 
 
+def one_line(text: str) -> str:
+    """The text without line breaks and doubled spaces."""
+    return " ".join(text.split())
+
+
 def has_published(row: Row) -> bool:
     """Whether a published number stands beside one of the row's."""
     return any(cell.published is not None for cell in row.cells)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from reports import spelling
-from reports.render import escape
+from reports.render import latex, markup
 from reports.tables import spec
 
 
 @pytest.mark.parametrize(
-    ("plain", "latex"),
+    ("plain", "spelled"),
     [
         ("50% of_my#set & more", r"50\% of\_my\#set \& more"),
         (r"a\b{c}$d^e~f", r"a\textbackslash{}b\{c\}\$d\textasciicircum{}e\textasciitilde{}f"),
@@ -22,8 +22,8 @@ from reports.tables import spec
         ("two\n  lines", "two lines"),
     ],
 )
-def test_latex_prints_text_as_it_reads(plain: str, latex: str) -> None:
-    assert escape.latex(plain) == latex
+def test_latex_prints_text_as_it_reads(plain: str, spelled: str) -> None:
+    assert latex.latex(plain) == spelled
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_latex_prints_text_as_it_reads(plain: str, latex: str) -> None:
     ],
 )
 def test_markdown_prints_text_as_it_reads(plain: str, markdown: str) -> None:
-    assert escape.markdown(plain) == markdown
+    assert markup.markdown(plain) == markdown
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_axis_values_are_short_and_distinct(items: list[Any], spelled: list[str]
 
 
 @pytest.mark.parametrize(
-    ("spelled", "latex"),
+    ("spelled", "expected"),
     [
         ("0.01", "$0.01$"),
         ("-3", "$-3$"),
@@ -65,8 +65,8 @@ def test_axis_values_are_short_and_distinct(items: list[Any], spelled: list[str]
         ("a_b", r"a\_b"),
     ],
 )
-def test_axis_values_in_latex(spelled: str, latex: str) -> None:
-    assert escape.latex_value(spelled) == latex
+def test_axis_values_in_latex(spelled: str, expected: str) -> None:
+    assert latex.latex_value(spelled) == expected
 
 
 @pytest.mark.parametrize(("numbers", "spelled"), [([0], "0"), ([1, 0], "0, 1"), ([7, 0, 1, 2, 9], "0–2, 7, 9")])
@@ -77,7 +77,7 @@ def test_seeds_are_listed_in_ranges(numbers: list[int], spelled: str) -> None:
 def test_axes_are_named_by_symbol_or_by_what_tells_them_apart() -> None:
     assert spelling.headings(["method.beta", "method.codes", "batch_size"]) == ["β", "c", "batch size"]
     assert spelling.leaves(["method.name", "backbone.name", "epochs"]) == ["method.name", "backbone.name", "epochs"]
-    assert [escape.latex_symbol(heading) for heading in ("β", "c", "batch_size")] == [r"$\beta$", "$c$", r"batch\_size"]
+    assert [latex.latex_symbol(heading) for heading in ("β", "c", "batch_size")] == [r"$\beta$", "$c$", r"batch\_size"]
 
 
 def test_every_metric_of_the_table_is_placed_in_the_terminal() -> None:
