@@ -61,7 +61,7 @@ def montage(arrays: Arrays, numbers: pd.DataFrame, lines: str, columns: int) -> 
     height, width = thumbnails.shape[2] + 2, thumbnails.shape[3] + 2
     line, values = pd.factorize(numbers[lines])
     picture = np.full((height * len(values), width * columns, 3), 255, np.uint8)
-    pixels = thumbnails[np.searchsorted(arrays["shown"], numbers["image"])].transpose(0, 2, 3, 1)
+    pixels = thumbnails[np.searchsorted(arrays["shown"], numbers["image"].to_numpy())].transpose(0, 2, 3, 1)
     for top, left, thumbnail in zip(line * height, numbers["place"] * width, pixels, strict=True):
         picture[top + 1 : top + height - 1, left + 1 : left + width - 1] = thumbnail
     return picture
@@ -71,7 +71,7 @@ def marks(numbers: pd.DataFrame, lines: str, expected: pd.Series, columns: int) 
     """Where (line, place) an image is of another class than is expected of its line."""
     line, values = pd.factorize(numbers[lines])
     is_wrong = np.zeros((len(values), columns), dtype=bool)
-    is_wrong[line, numbers["place"]] = numbers["class"] != numbers[lines].map(expected)
+    is_wrong[line, numbers["place"].to_numpy()] = numbers["class"] != numbers[lines].map(expected)
     return is_wrong
 
 

@@ -49,7 +49,8 @@ def draw(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
             panel.scatter(members["x"], members["y"], s=4, color=colour, linewidths=0, rasterized=True)
             if len(members):
                 box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 0.8}
-                panel.annotate(str(label), members[["x", "y"]].median(), fontsize=6, ha="center", bbox=box)
+                middle = members["x"].median(), members["y"].median()
+                panel.annotate(str(label), middle, fontsize=6, ha="center", bbox=box)
         canvas.bare(panel)
         panel.set_title(name)
         panel.set_xlabel(f"{shares[name]:.0%} of the variance")

@@ -57,7 +57,7 @@ def to_csv(table: Table) -> str:
             values = (number.mean, number.std, number.n, number.low, number.high, number.method) if number else [""] * 6
             ours = number.mean - cell.published if number and cell.published is not None else None
             trials = [(str(s.seed), s.key or "-", s.run_id or "-", s.status) for s in cell.sources]
-            lists = map(" ".join, zip(*trials, strict=True)) if trials else [""] * 4
+            lists = [" ".join(each) for each in zip(*trials, strict=True)] or [""] * 4
             names = (row.block, row.label, column.heading, cell.metric)
             writer.writerow([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
     return out.getvalue()
