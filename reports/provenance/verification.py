@@ -79,9 +79,10 @@ def _drift(then: Table, now: Table) -> Iterator[str]:
 
 def _sources(table: Table) -> dict[str, Source]:
     """All trials behind a table, by key."""
-    cells = [cell for row in table.all_rows for cell in row.cells]
-    candidates = [candidate for choice in table.choices for candidate in choice.candidates]
-    return {source.key: source for part in (*table.all_rows, *cells, *candidates) for source in part.sources}
+    groups = [row.sources for row in table.all_rows]
+    groups += [cell.sources for row in table.all_rows for cell in row.cells]
+    groups += [candidate.sources for choice in table.choices for candidate in choice.candidates]
+    return {source.key: source for sources in groups for source in sources}
 
 
 def _moved(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
