@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 from cplearn.errors import InputError
 from runner.events import Listener
 from runner.faults import FailureKind
+from runner.planning import criteria
 from runner.planning.plan import Job, Plan
 from runner.search import storage, studies
-from runner.search.studies import DatasetStudy, Suggestion
-from runner.search.summary import summary
+from runner.search.studies import Suggestion
 from sweeps.errors import UserError
 from sweeps.record import Tag, TrialRecord, state_of
 
@@ -71,26 +71,32 @@ class Search(Listener):
         self.studies = studies.find(plan, address)
         with storage.reachable():
             for study in self.studies:
-                self._open(study, anew)
+                is_first = study.study is None
+                if (is_first or anew) and study.begin() and is_first:
+                    self.say(
+                        f"axes, objectives, seeds or settings on {study.slug} are not those of its earlier study, so a "
+                        "new one begins; trials that have finished are still not run again"
+                    )
+                study.close_unasked()
             self._go_on()
 
     # What the driver asks.
 
+    @storage.reachable()
     def more(self) -> Job | None:
         """The next job to run; None if there is none now."""
-        with storage.reachable():
-            self._look_elsewhere()
-            while True:
-                while self.queue:
-                    job = self.queue.popleft()
-                    if not self._is_wanted(job.key):
-                        self.given.discard(job.key)
-                        continue
-                    if self.claim(job.key):
-                        return job
-                    self.elsewhere.append(job)
-                if not self._suggest():
-                    return None
+        self._look_elsewhere()
+        while self.queue or self._suggest():
+            if not self.queue:
+                continue  # All that was suggested is known already.
+            job = self.queue.popleft()
+            if not self._is_wanted(job.key):
+                self.given.discard(job.key)
+            elif self.claim(job.key):
+                return job
+            else:
+                self.elsewhere.append(job)
+        return None
 
     @property
     def to_come(self) -> int:
@@ -109,38 +115,33 @@ class Search(Listener):
         return {key for key, end in self.ended.items() if isinstance(end, list)}
 
     def summary(self) -> str:
-        """The best suggestions of each study in words (markdown)."""
-        return summary(self.studies, self.objectives)
+        """The best suggestions of each study in words (markdown), and whether they were chosen by the test split."""
+        parts = [best for study in self.studies if (best := study.best())]
+        if test := criteria.of_test_split(self.objectives):
+            parts.append(
+                f"**Chosen by the test split** ({', '.join(test)}): the numbers of the best trials are too good, and "
+                "not to be compared with those of methods that were not chosen so."
+            )
+        return "\n\n".join(parts)
 
     # Events of jobs.
 
+    @storage.reachable()
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
     ) -> None:
-        with storage.reachable():
-            self._finish(job, metrics)
+        self._finish(job, metrics)
 
+    @storage.reachable()
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         if kind == "diverged":
-            with storage.reachable():
-                self._end(job.key, TrialState.FAIL)
+            self._end(job.key, TrialState.FAIL)
 
+    @storage.reachable()
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        with storage.reachable():
-            self._end(job.key, TrialState.PRUNED)
+        self._end(job.key, TrialState.PRUNED)
 
     # Studies.
-
-    def _open(self, study: DatasetStudy, anew: bool) -> None:
-        """Go on with a study, or begin one; say so where the sweep had another before."""
-        if study.study is None or anew:
-            is_first = study.study is None
-            if study.begin() and is_first:
-                self.say(
-                    f"axes, objectives, seeds or settings on {study.slug} are not those of its earlier study, so a new "
-                    "one begins; trials that have finished are still not run again"
-                )
-        study.close_unasked()
 
     def _go_on(self) -> None:
         """Take up what was suggested before: what has no value first, then what the store has lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,21 +50,14 @@ def names(address: str) -> list[str]:
     return optuna.get_all_study_names(opened(address)) if exists else []
 
 
-def newest(name: str, known: Collection[str]) -> str | None:
-    """The last study of a name, which ends in ` #2` where it has been begun anew; None if there is none."""
-    return max((study for study in known if number(name, study)), key=lambda study: number(name, study), default=None)
+def of_name(name: str, known: Collection[str]) -> list[str]:
+    """The studies of a name, the oldest first; those that were begun anew end in ` #2` and so on.
 
-
-def number(name: str, study: str) -> int:
-    """Which study of a name one is, counted from 1; 0 if it is none.
-
-    >>> number("beta", "beta"), number("beta", "beta #3"), number("beta", "betas")
-    (1, 3, 0)
+    >>> of_name("beta", ["beta #10", "beta #2", "betas", "beta"])
+    ['beta', 'beta #2', 'beta #10']
     """
-    if study == name:
-        return 1
-    head, _, count = study.rpartition(" #")
-    return int(count) if head == name and count.isdigit() else 0
+    studies = [study for study in known if re.fullmatch(rf"{re.escape(name)}( #\d+)?", study)]
+    return sorted(studies, key=lambda study: (len(study), study))
 
 
 @contextmanager

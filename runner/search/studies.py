@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cplearn.config import trial as config
@@ -22,6 +23,9 @@ from sweeps import identity
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar, SearchSettings
 from sweeps.trials import Space
+
+MOST_BEST = 10
+"""Most suggestions of a Pareto front that are named."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ class DatasetStudy:
     """
 
     plan: Plan
+    settings: SearchSettings
     dataset: str | None
     slug: str
     key: str
@@ -68,23 +73,17 @@ class DatasetStudy:
     study: optuna.Study | None = None
 
     @property
-    def settings(self) -> SearchSettings:
-        assert self.plan.sweep.search is not None
-        return self.plan.sweep.search
-
-    @property
     def opened(self) -> optuna.Study:
         assert self.study is not None
         return self.study
 
     def suggestions(self) -> list[Suggestion]:
         """All that was suggested, except for what a killed driver had not finished asking for."""
-        trials = self.study.get_trials(deepcopy=False) if self.study else []
-        return [
-            Suggestion(self, trial.number, self._jobs(trial.params), trial.state)
-            for trial in trials
-            if self._is_whole(trial)
-        ]
+        suggestions = []
+        for trial in self.study.get_trials(deepcopy=False) if self.study else []:
+            if self._is_whole(trial):
+                suggestions.append(Suggestion(self, trial.number, self._fitting_jobs(trial.params), trial.state))
+        return suggestions
 
     def survey(self) -> Searched:
         """How far the study is."""
@@ -98,13 +97,12 @@ class DatasetStudy:
         settings do not go together."""
         generator = random.Random(0)
         for _ in range(count):
-            yield from self._jobs(self.space.draw(generator))
+            yield from self._fitting_jobs(self.space.draw(generator))
 
     def begin(self) -> bool:
         """Make a new study; returns whether another of the same sweep and data set was there before."""
         known = storage.names(self.address)
-        family = self.name.removesuffix(self.key[:8])
-        count = sum(storage.number(self.name, name) > 0 for name in known)
+        family, count = self.name.removesuffix(self.key[:8]), len(storage.of_name(self.name, known))
         self.study = optuna.create_study(
             storage=storage.opened(self.address),
             study_name=f"{self.name} #{count + 1}" if count else self.name,
@@ -133,24 +131,51 @@ class DatasetStudy:
             )
         trial = self.opened.ask({key: _distribution(axis) for key, axis in self.space.axes.items()})
         try:
-            jobs = [self._job(trial.params, seed) for seed in self.plan.sweep.seeds]
+            jobs = self._jobs(trial.params)
         except (InputError, UserError):
             self.opened.tell(trial.number, state=TrialState.FAIL)
             raise
         trial.set_user_attr("keys", [job.key for job in jobs])
         return Suggestion(self, trial.number, jobs, TrialState.RUNNING)
 
+    def best(self) -> str:
+        """The best suggestions in words (markdown); empty where none is complete."""
+        complete = [trial for trial in self.opened.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+        if not complete:
+            return ""
+        seeds = len(self.plan.sweep.seeds)
+        over = f"; means over {seeds} seeds" if seeds > 1 else ""
+        if len(self.settings.objectives) == 1:
+            sign = 1 if self.opened.direction == StudyDirection.MAXIMIZE else -1
+            best, title = [max(complete, key=lambda trial: (sign * trial.values[0], -trial.number))], "Best"
+        else:
+            best, title = sorted(self.opened.best_trials, key=lambda trial: trial.number), "Pareto front"
+        head = f"{title} of {len(complete)} complete suggestions on {self.slug} ({self.opened.study_name}{over}):"
+        lines = []
+        for trial in best[:MOST_BEST]:
+            params = (
+                (key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in trial.params.items()
+            )
+            point = ", ".join(f"{key}={value}" for key, value in params)
+            values = ", ".join(
+                f"{name} {value:.4f}" for name, value in zip(self.settings.objectives, trial.values, strict=True)
+            )
+            lines.append(f"- {point}: {values} (suggestion {trial.number})")
+        more = [f"- and {len(best) - MOST_BEST} more"] if len(best) > MOST_BEST else []
+        return "\n".join([head, *lines, *more])
+
     def _is_whole(self, trial: FrozenTrial) -> bool:
         return trial.params.keys() == self.space.axes.keys()
 
     def _jobs(self, point: Mapping[str, Scalar]) -> list[Job]:
+        """The job of each seed at a point; raises InputError or UserError where its settings do not go together."""
+        return [self.plan.make(self.space.trial(point, self.dataset, seed)) for seed in self.plan.sweep.seeds]
+
+    def _fitting_jobs(self, point: Mapping[str, Scalar]) -> list[Job]:
         try:
-            return [self._job(point, seed) for seed in self.plan.sweep.seeds]
+            return self._jobs(point)
         except (InputError, UserError):
             return []
-
-    def _job(self, point: Mapping[str, Scalar], seed: int) -> Job:
-        return self.plan.make(self.space.trial(point, self.dataset, seed))
 
 
 def find(plan: Plan, address: str) -> list[DatasetStudy]:
@@ -169,12 +194,12 @@ def find(plan: Plan, address: str) -> list[DatasetStudy]:
         meaning = {"settings": shared, "axes": axes, "objectives": search.objectives, "seeds": plan.sweep.seeds}
         key = identity.trial_key(meaning, probe.fingerprint, config.NUMERICS)
         name = f"{plan.sweep.name} · {probe.dataset} · {key[:8]}"
-        studies.append(DatasetStudy(plan, dataset, probe.dataset, key, name, space, address))
+        studies.append(DatasetStudy(plan, search, dataset, probe.dataset, key, name, space, address))
     with storage.reachable():
         known = storage.names(address)
         for study in studies:
-            if newest := storage.newest(study.name, known):
-                study.study = optuna.load_study(study_name=newest, storage=storage.opened(address))
+            if names := storage.of_name(study.name, known):
+                study.study = optuna.load_study(study_name=names[-1], storage=storage.opened(address))
     return studies
 
 
