@@ -39,12 +39,11 @@ def sweep(
     `name` is that of a sweep or the path of its file; `settings` are dotted settings, of which a list makes an axis.
     Further `options` are those of `runner.driver.options.SweepOptions`. Unless `quiet`, sentences are printed.
 
-        import runner
-        result = runner.sweep("beta", dataset="digits", seeds=3, epochs=20, settings={"method.codes": 512})
-        result.table    # a DataFrame: a row for each point, a column for each metric
-        result.runs     # a DataFrame: a row for each trial
-        result.report   # the path of report.html
-        result.failed   # trials without a result
+    >>> result = sweep("beta", dataset="digits", seeds=3, settings={"method.codes": 512})  # doctest: +SKIP
+    >>> result.table  # A DataFrame: a row for each point, a column for each metric. # doctest: +SKIP
+    >>> result.runs  # A DataFrame: a row for each trial. # doctest: +SKIP
+    >>> result.report  # The path of report.html. # doctest: +SKIP
+    >>> result.failed  # Trials without a result. # doctest: +SKIP
 
     Raises `cplearn.errors.InputError` or `sweeps.errors.UserError`, with one sentence, where it cannot be run as asked.
     """

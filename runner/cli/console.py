@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -36,7 +35,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, UserError) as error:
-        err.print(f"[red]error:[/] {escape(plain(str(error)))}", highlight=False, soft_wrap=True)
+        show(f"[red]error:[/] {escape(plain(str(error)))}", err)
         raise typer.Exit(BAD_INPUT) from None
 
 
@@ -45,17 +44,6 @@ def plain(message: str) -> str:
     line = " ".join(message.split())
     line = line if len(line) <= MESSAGE else f"{line[: MESSAGE // 2]} ... {line[-MESSAGE // 2 :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-
-
-@contextmanager
-def stoppable(text: str) -> Iterator[None]:
-    """Ctrl-C ends the command with a sentence."""
-    try:
-        with sigterm_as_interrupt():
-            yield
-    except KeyboardInterrupt:
-        out.print(text, highlight=False)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
@@ -68,53 +56,30 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def show(markup: str, console: Console = out) -> None:
+    """Print a line in rich's markup; where the output is no terminal, it stays one line."""
+    console.print(markup, highlight=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
     """Print a sentence, whatever signs are in it."""
-    out.print(escape(text), highlight=False, soft_wrap=True)
+    show(escape(text))
 
 
 def note(text: str) -> None:
     """Print a sentence on something unusual."""
-    out.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
+    show(f"[yellow]note[/]   {escape(text)}")
 
 
-def print_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        out.print(f"{name:32} {value:.4f}", highlight=False, soft_wrap=True)
+def fail(text: str) -> NoReturn:
+    """End the command with what has failed."""
+    show(f"[red]failed:[/] {escape(text)}", err)
+    raise typer.Exit(FAILED)
 
 
-def usable_device(name: str, threads: int) -> str:
-    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it.
-
-    On the CPU torch computes with `threads` from now on, which decides how sums are rounded.
-    """
-    import torch
-
-    from cplearn.errors import InputError
-
-    torch.set_num_threads(threads)
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=name).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
-        raise InputError(f"--device {name!r}: not to be had here; write cpu, cuda or cuda:1") from None
-    return name
-
-
-def check_port(port: int) -> None:
-    """Raise InputError if another program listens at a port of the loopback."""
-    from cplearn.errors import InputError
-
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            pass
-    except OSError as error:
-        raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 table`, `2 tables`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def say_written(path: Path) -> None:
+    """Print where something was written."""
+    show(f"Written to [bold]{escape(str(path))}[/]")
 
 
 def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

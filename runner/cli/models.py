@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from runner.cli.console import FAILED, err, out, overridden, plain_errors, print_metrics, usable_device
-from runner.cli.options import DataRoot, DatasetName, Device, Epochs, OneSetting, Threads
+from runner.cli.console import fail, overridden, plain_errors, say, say_written
+from runner.cli.options import DataRoot, DatasetName, Epochs, OneSetting
+
+if TYPE_CHECKING:
+    from cplearn.evaluate.protocol import Outcome
+
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")
+]
+Threads = Annotated[
+    int, typer.Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")
+]
+Save = Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")]
 
 
 def train(
@@ -18,7 +28,7 @@ def train(
     settings: OneSetting = [],  # noqa: B006
     device: Device = "",
     cpus: Threads = 1,
-    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
+    save: Save = None,
     data_root: DataRoot = None,
 ) -> None:
     """Train one trial in this process, without Ray and without tracking; print its metrics."""
@@ -30,22 +40,18 @@ def train(
         from sweeps.settings import nested
 
         trial = config.TrialSettings.read(nested(overridden(dataset, epochs, settings)))
-        device = usable_device(device, cpus)
+        device = _usable_device(device, cpus)
         if save:
             check_folder("--save", save)
         data = cplearn.data.load(**trial.data_request(), root=data_root)
 
         def log(metrics: dict[str, float], epoch: int) -> None:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
-            out.print(f"epoch {epoch}/{trial.epochs}  {terms}", highlight=False, soft_wrap=True)
+            say(f"epoch {epoch}/{trial.epochs}  {terms}")
 
-        outcome = training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root)
-        print_metrics(outcome.metrics)
-        if outcome.failure:
-            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
-            raise typer.Exit(FAILED)
+        _print(training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root))
         if save:
-            out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
+            say_written(save)
 
 
 def import_solo(
@@ -54,7 +60,7 @@ def import_solo(
     stem_padding: Annotated[int, typer.Option(min=1, max=2, help="Padding of the stem, which no weight tells.")] = 2,
     device: Device = "",
     cpus: Threads = 1,
-    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")] = None,
+    save: Save = None,
     data_root: DataRoot = None,
 ) -> None:
     """Read a CPLearn model (ResNet-18) that the authors' code has trained, evaluate it and print its metrics."""
@@ -67,15 +73,11 @@ def import_solo(
         name = dataset or found.dataset
         if name is None:
             raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
-        trained = solo.restore(found, cplearn.data.load(name, data_root), usable_device(device, cpus))
-        outcome = trained.evaluate()
-        print_metrics(outcome.metrics)
-        if outcome.failure:
-            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
-            raise typer.Exit(FAILED)
+        trained = solo.restore(found, cplearn.data.load(name, data_root), _usable_device(device, cpus))
+        _print(trained.evaluate())
         if save:
             trained.model.save(save)
-            out.print(f"Written to [bold]{escape(str(save))}[/]", highlight=False, soft_wrap=True)
+            say_written(save)
 
 
 def evaluate(
@@ -105,8 +107,30 @@ def evaluate(
         data = cplearn.data.load(dataset or trial.dataset, data_root, size)
         training.check_evaluation(trial, data)
         transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
-        outcome = protocol.run(model.to(usable_device(device, cpus)), data, transfer)
-        if outcome.failure:
-            err.print(f"[red]failed:[/] {escape(outcome.failure)}", highlight=False)
-            raise typer.Exit(FAILED)
-        print_metrics(outcome.metrics)
+        _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))
+
+
+def _print(outcome: Outcome) -> None:
+    """Print the metrics of a trial; the command ends here if it has failed."""
+    for name, value in outcome.metrics.items():
+        say(f"{name:32} {value:.4f}")
+    if outcome.failure:
+        fail(outcome.failure)
+
+
+def _usable_device(name: str, threads: int) -> str:
+    """The device of that name, by default the GPU if there is one; raises InputError if torch cannot use it.
+
+    On the CPU torch computes with `threads` from now on, which decides how sums are rounded.
+    """
+    import torch
+
+    from cplearn.errors import InputError
+
+    torch.set_num_threads(threads)
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        raise InputError(f"--device {name!r}: not to be had here; write cpu, cuda or cuda:1") from None
+    return name

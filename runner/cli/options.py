@@ -24,12 +24,6 @@ Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where t
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")
-]
-Threads = Annotated[
-    int, typer.Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")
-]
 Uri = Annotated[
     str | None,
     typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow store; ./mlflow.db."),
@@ -47,7 +41,8 @@ def takes_sweep_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         with plain_errors():
-            options = _sweep_options(**{name: given.pop(name) for name in shared})
+            overrides = overridden(*(given.pop(name) for name in ("dataset", "epochs", "settings")))
+            options = SweepOptions(overrides=overrides, **{name: given.pop(name) for name in shared if name in given})
             command(options, **given)
 
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*shared.values(), *others)]
@@ -110,21 +105,5 @@ def _sweep_options(
     ] = "checkpoints",
     data_root: DataRoot = None,
     tracking_uri: Uri = None,
-) -> SweepOptions:
-    return SweepOptions(
-        sweep,
-        overridden(dataset, epochs, settings),
-        seeds,
-        scale,
-        cpus=cpus,
-        gpus=gpus,
-        ranks=ranks,
-        compile=compile,
-        force=force,
-        retry_failed=retry_failed,
-        budget=budget,
-        results=results,
-        checkpoints=checkpoints,
-        data_root=data_root,
-        tracking_uri=tracking_uri,
-    )
+) -> None:
+    """The options of a sweep; apart from the short ones for settings, they are called as in `SweepOptions`."""

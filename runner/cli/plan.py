@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +17,8 @@ from runner.driver.options import SweepOptions
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from runner.planning.plan import Plan
-    from runner.planning.survey import Searched, Surveyed
+    from runner.driver.result import SweepSurvey
+    from runner.planning.survey import Surveyed
     from runner.timing import Forecast
 
 
@@ -31,28 +32,18 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
 ) -> None:
     """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
-    import json
-
     from runner.driver.run import SweepRun
 
     run = SweepRun(options)
     survey = run.survey()
-    expected = survey.forecast.calibrated(options.data_root, careful=calibrate)
-    asked = (run.plan, survey.trials, expected, run.deadline.seconds)
+    survey = replace(survey, forecast=survey.forecast.calibrated(options.data_root, careful=calibrate))
     if as_json:
-        print(json.dumps(as_dict(*asked, survey.searched)))
+        print(json.dumps(_as_dict(survey, run.deadline.seconds)))
     else:
-        out.print(render(*asked, every, survey.searched), highlight=False, soft_wrap=True)
+        out.print(_render(survey, run.deadline.seconds, every), highlight=False, soft_wrap=True)
 
 
-def render(
-    plan: Plan,
-    surveyed: Sequence[Surveyed],
-    expected: Forecast,
-    budget: float | None,
-    every: bool,
-    searched: Sequence[Searched] = (),
-) -> RenderableType:
+def _render(survey: SweepSurvey, budget: float | None, every: bool) -> RenderableType:
     """The whole answer for a terminal; `every` lists each trial."""
     from rich.console import Group
     from rich.markup import escape
@@ -60,6 +51,7 @@ def render(
 
     from sweeps.record import STATES
 
+    plan, surveyed, expected = survey.plan, survey.trials, survey.forecast
     counts = Counter((trial.job.dataset, trial.state) for trial in surveyed)
     table = Table("data set", *STATES, "all", box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -69,7 +61,7 @@ def render(
         table.add_row(escape(use.slug), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
     details = Counter((trial.state, trial.detail) for trial in surveyed if trial.detail)
     lines = [f"{n} {state}: {detail}" for (state, detail), n in details.most_common(8)]
-    lines += [str(study) for study in searched]
+    lines += [str(study) for study in survey.searched]
     if plan.sweep.scheduler:
         lines.append(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops.")
     lines += _outlook(expected) if expected.jobs else ["Nothing is left to run."]
@@ -110,20 +102,15 @@ def _table_within(expected: Forecast, surveyed: Sequence[Surveyed], budget: floa
     return lines + [f"  {data} seed {seed}: {held[data, seed]} of {n} trials" for (data, seed), n in whole.items()]
 
 
-def as_dict(
-    plan: Plan,
-    surveyed: Sequence[Surveyed],
-    expected: Forecast,
-    budget: float | None,
-    searched: Sequence[Searched] = (),
-) -> dict[str, Any]:
+def _as_dict(survey: SweepSurvey, budget: float | None) -> dict[str, Any]:
     """The same as plain JSON; seconds and bytes."""
     from sweeps.record import STATES
 
+    expected = survey.forecast
     unit, each = expected.machine.devices
-    counts = Counter(trial.state for trial in surveyed)
+    counts = Counter(trial.state for trial in survey.trials)
     result = {
-        "sweep": plan.sweep.name,
+        "sweep": survey.plan.sweep.name,
         "counts": {state: counts[state] for state in STATES},
         "slots": expected.machine.slots,
         "unknown_trials": expected.unknown,
@@ -142,13 +129,13 @@ def as_dict(
                 "label": trial.job.label,
                 "seed": trial.job.trial.seed,
             }
-            for trial in surveyed
+            for trial in survey.trials
         ],
     }
     if expected.reason:
         result["unknown_reason"] = expected.reason
-    if searched:
-        result["search"] = [asdict(study) for study in searched]
+    if survey.searched:
+        result["search"] = [asdict(study) for study in survey.searched]
     if budget is not None:
         result |= {"budget_s": budget, "within_budget": [job.key for job in expected.within(budget)]}
     return result

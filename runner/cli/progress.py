@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from runner.cli.console import note, out, show
 from runner.driver.tally import Tally
 from runner.events import Listener
 from runner.faults import FailureKind
@@ -23,29 +22,14 @@ LOOK_SECONDS = 1.0
 
 
 class Progress(Listener):
-    """Shows the events of jobs, and how far the `tally` of the sweep is; a context manager that draws while entered."""
+    """Shows the events of jobs, and how far the `tally` of the sweep is."""
 
-    def __init__(self, console: Console, tally: Tally) -> None:
-        self.console, self.tally = console, tally
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
         self.epochs: dict[str, tuple[int, Mapping[str, float]]] = {}
         self.start = time.monotonic()
-        self.live: Live | None = None
         self.remaining: float | None = None
         self.looked: float | None = None
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    # Events of jobs.
 
     def started(self, job: Job) -> None:
         self.epochs[job.key] = (0, {})
@@ -66,11 +50,7 @@ class Progress(Listener):
         self._line("[green]done[/]  ", job, ", ".join(results))
 
     def noted(self, job: Job, text: str) -> None:
-        self.say(f"{job.dataset} {job.name}: {text}")
-
-    def say(self, text: str) -> None:
-        """Show a sentence above the table."""
-        self.console.print(f"[yellow]note[/]   {escape(text)}", highlight=False, soft_wrap=True)
+        note(f"{job.dataset} {job.name}: {text}")
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
@@ -89,12 +69,10 @@ class Progress(Listener):
         left = self._left()
         ahead = f", {duration(left)} left" if left and self.tally.left else ""
         clock = duration(time.monotonic() - self.start) + ahead
-        # soft_wrap: a log is read by grep, which wants one line an event.
-        self.console.print(
+        # A log is read by grep, which wants one line an event.
+        show(
             f"{mark} {self.tally.ended}/{self.tally.total} [bold]{job.dataset} {job.name}[/]  {escape(text)}  "
-            f"[dim]{job.key} ({clock})[/]",
-            highlight=False,
-            soft_wrap=True,
+            f"[dim]{job.key} ({clock})[/]"
         )
 
     def render(self) -> RenderableType:
@@ -113,7 +91,7 @@ class Progress(Listener):
         for heading in ("running", "epoch", "loss", "terms"):
             table.add_column(heading, style="bold" if heading == "running" else "")
         hidden = ("train/loss", "train/lr", "train/images_per_second")
-        for job in list(tally.running.values())[: max(3, self.console.height - 6)]:
+        for job in list(tally.running.values())[: max(3, out.height - 6)]:
             epoch, metrics = self.epochs.get(job.key, (0, {}))
             terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in hidden)
             loss = f"{metrics['train/loss']:.4g}" if "train/loss" in metrics else "-"

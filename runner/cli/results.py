@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, check_port, counted, err, note, out, plain_errors, say
+from runner.cli.console import FAILED, err, note, out, plain_errors, say, show
 from runner.cli.options import Results, Uri
 
 if TYPE_CHECKING:
@@ -82,17 +83,14 @@ def verify(
         checked = provenance.verify(uri, path)
         for table in checked:
             for sentence in table.drift:
-                text = escape(f"{table.folder}: {sentence}")
-                err.print(f"[red]drift:[/] {text}", highlight=False, soft_wrap=True)
+                show(f"[red]drift:[/] {escape(f'{table.folder}: {sentence}')}", err)
         numbers = sum(table.numbers for table in checked)
         drifted = sum(bool(table.drift) for table in checked)
+        tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
         if drifted:
-            tables = counted(len(checked), "table")
             out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
             raise typer.Exit(FAILED)
-        out.print(
-            f"{numbers:,} numbers in {counted(len(checked), 'table')} agree with the tracking store.", highlight=False
-        )
+        say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
 
 
 def trace(
@@ -105,7 +103,7 @@ def trace(
         from reports import provenance, store
 
         for cell in provenance.trace(store.resolve(tracking_uri), path, words):
-            out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
+            show(provenance.to_text(cell))
 
 
 def ui(
@@ -114,13 +112,17 @@ def ui(
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with plain_errors():
+        from cplearn.errors import InputError
         from reports import store
         from runner.tracking.database import check_store
 
         uri = store.resolve(tracking_uri)
         check_store(uri)
-        check_port(port)
-        out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
+        say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
         # Without job execution MLflow starts in half the time; only its tools for language models need it.
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, INTERRUPTED, err, note, out, say, sigterm_as_interrupt
+from runner.cli.console import FAILED, INTERRUPTED, err, note, out, say, show, sigterm_as_interrupt
 from runner.cli.options import takes_sweep_options
 from runner.cli.results import show_reports
 from runner.driver.options import Observer, SweepOptions
@@ -59,9 +59,13 @@ class TerminalObserver(Observer):
 
     @contextmanager
     def running(self, tally: Tally) -> Iterator[list[Listener]]:
+        from rich.live import Live
+
         from runner.cli.progress import Progress
 
-        with Progress(out, tally) as progress:
+        progress = Progress(tally)
+        live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
+        with live if out.is_terminal else nullcontext():
             yield [progress]
 
 
@@ -75,14 +79,14 @@ def _explain(failures: Sequence[Failure], trials: int) -> None:
         alike.setdefault(normalise(failure.reason), []).append(failure)
     for first, *others in alike.values():
         more = f" and {len(others)} more" if others else ""
-        err.print(f"\n[red]failed:[/] {escape(str(first))}{more}", highlight=False)
-        err.print(escape("\n".join(first.reason.splitlines()[-8:])), highlight=False, soft_wrap=True)
-        err.print(f"alone: {escape(command(first.job.trial))}", highlight=False, soft_wrap=True)
+        show(f"\n[red]failed:[/] {escape(str(first))}{more}", err)
+        show(escape("\n".join(first.reason.splitlines()[-8:])), err)
+        show(f"alone: {escape(command(first.job.trial))}", err)
         for other in others[:MOST_LISTED]:
-            err.print(f"  also {escape(str(other))}", highlight=False)
+            show(f"  also {escape(str(other))}", err)
         if len(others) > MOST_LISTED:
-            err.print(f"  and {len(others) - MOST_LISTED} more", highlight=False)
+            show(f"  and {len(others) - MOST_LISTED} more", err)
     if failures:
         diverged = any(failure.kind == "diverged" for failure in failures)
         hint = "; --retry-failed runs diverged ones again" if diverged else ""
-        err.print(f"\n{len(failures)} of {trials} trials failed; the others are kept{hint}.", highlight=False)
+        show(f"\n{len(failures)} of {trials} trials failed; the others are kept{hint}.", err)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.console import FAILED, out, plain_errors, stoppable
+from runner.cli.console import FAILED, INTERRUPTED, out, plain_errors, say, say_written, sigterm_as_interrupt
 from runner.cli.options import DataRoot, DatasetName, Results
 
 
@@ -52,12 +51,10 @@ def data(
         unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
         further = f", {unlabelled:,} unlabelled" if unlabelled else ""
         train, test = len(loaded.train.images), len(loaded.test.images)
-        out.print(
+        say(
             f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
             f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
-            f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}",
-            highlight=False,
-            soft_wrap=True,
+            f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}"
         )
 
 
@@ -94,25 +91,25 @@ def bench_sweep(
     _measure(results, quick, sweep=True)
 
 
-def _benchmarks() -> ModuleType:
-    """The benchmarks, which lie beside the packages in a clone and are not installed with them."""
-    from cplearn.errors import InputError
-
-    clone = Path(__file__).resolve().parents[2]
-    if not (clone / "benchmarks" / "__init__.py").is_file():
-        raise InputError("the benchmarks are not installed; run this command in a clone of the repository")
-    if str(clone) not in sys.path:
-        sys.path.insert(0, str(clone))
-    return importlib.import_module("benchmarks")
-
-
 def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
     with plain_errors():
-        benchmark = _benchmarks()
+        from cplearn.errors import InputError
+
+        # The benchmarks lie beside the packages in a clone, and are not installed with them.
+        clone = Path(__file__).resolve().parents[2]
+        if not (clone / "benchmarks" / "__init__.py").is_file():
+            raise InputError("the benchmarks are not installed; run this command in a clone of the repository")
+        if str(clone) not in sys.path:
+            sys.path.insert(0, str(clone))
+        benchmark = importlib.import_module("benchmarks")
 
         known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
-        with stoppable(f"Stopped; {name}.md holds the parts that were through."):
-            path, failed = benchmark.run(results / "bench", parts, quick, out, known, name)
-        out.print(f"Written to [bold]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+        try:
+            with sigterm_as_interrupt():
+                path, failed = benchmark.run(results / "bench", parts, quick, out, known, name)
+        except KeyboardInterrupt:
+            say(f"Stopped; {name}.md holds the parts that were through.")
+            raise typer.Exit(INTERRUPTED) from None
+        say_written(path)
     if failed:
         raise typer.Exit(FAILED)

@@ -87,7 +87,7 @@ class SweepRun:
                 _machine(self.resources),
                 functools.partial(store.timed_runs, self.uri),
                 reached=reached,
-                budgeted=self.deadline.given,
+                budgeted=self.deadline.seconds is not None,
             )
         return SweepSurvey(self.plan, trials, wanted, searched, expected)
 
@@ -242,7 +242,18 @@ class SweepRun:
         from runner.execution.execute import execute
 
         tally = Tally(jobs, self.reused, estimate, (lambda: search.to_come) if search else lambda: 0)
-        tracker = self._tracker(claims, search)
+        with claims.alone():
+            tracker = Tracker(
+                self.uri,
+                self.plan,
+                claim=claims.take,
+                anew=self.options.force,
+                about=search.tags if search else {},
+                forget=lambda key: self._discard({key}),
+                say=self.observer.note,
+            )
+        if search:
+            search.announce = tracker.extended
         options = ExecutionOptions(
             self.resources,
             str(cplearn.data.data_root(self.options.data_root)),
@@ -290,21 +301,6 @@ class SweepRun:
             )
         return not repeated and not tally.left
 
-    def _tracker(self, claims: Claims, search: Search | None) -> Tracker:
-        with claims.alone():
-            tracker = Tracker(
-                self.uri,
-                self.plan,
-                claim=claims.take,
-                anew=self.options.force,
-                about=search.tags if search else {},
-                forget=lambda key: self._discard({key}),
-                say=self.observer.note,
-            )
-        if search:
-            search.announce = tracker.extended
-        return tracker
-
     def _remark(self, tracker: Tracker, search: Search | None) -> None:
         """What the search has found goes into the sweep's note, and the same words to the observer."""
         if search and (summary := search.summary()):
@@ -336,7 +332,7 @@ class SweepSteering(Steering):
                 self.asha.remember(job, histories.get(job.key, {}))
 
     def admits(self, job: Job) -> bool:
-        return not self.deadline.given or self.deadline.allows(self.estimate.ends_in(job))
+        return self.deadline.seconds is None or self.deadline.allows(self.estimate.ends_in(job))
 
     def next_job(self) -> Job | None:
         return self.search.more() if self.search else None

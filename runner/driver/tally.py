@@ -33,7 +33,7 @@ class Tally(Listener):
     """
 
     def __init__(
-        self, jobs: Iterable[Job], reused: int, estimate: ProgressEstimate, to_come: Callable[[], int] = lambda: 0
+        self, jobs: Iterable[Job], reused: int, estimate: ProgressEstimate, to_come: Callable[[], int]
     ) -> None:
         self.keys = {job.key for job in jobs}
         self.reused, self.estimate, self.to_come = reused, estimate, to_come

@@ -6,9 +6,8 @@ import math
 import re
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from cplearn.errors import InputError
@@ -36,32 +35,21 @@ class Deadline:
 
     def __init__(self, budget: str | None) -> None:
         self.seconds = None if budget is None else parse(budget)
-        self.start = time.monotonic()
+        self.end = time.monotonic() + (self.seconds or math.inf)
         self.passed = False
-
-    @property
-    def given(self) -> bool:
-        return self.seconds is not None
-
-    @property
-    def left(self) -> float:
-        """Seconds; infinite without a budget."""
-        return math.inf if self.seconds is None else self.start + self.seconds - time.monotonic()
 
     def allows(self, seconds: float | None) -> bool:
         """Whether work of so many seconds would end in time; of unknown length it is tried as long as time is left."""
-        return self.left > (seconds or 0.0)
+        return time.monotonic() + (seconds or 0.0) < self.end
 
     def __enter__(self) -> Deadline:
-        if self.given:
+        if self.seconds:
             self.before = signal.signal(signal.SIGALRM, self._interrupt)
-            signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+            signal.setitimer(signal.ITIMER_REAL, max(self.end - time.monotonic(), 1e-3))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.given:
+    def __exit__(self, *error: object) -> None:
+        if self.seconds:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.before)
 
@@ -74,7 +62,7 @@ def order(
     jobs: Sequence[Job],
     seeds: Sequence[int],
     axes: Mapping[str, Sequence[Any]],
-    seconds: Callable[[Job], float | None] = lambda job: None,
+    seconds: Callable[[Job], float | None],
 ) -> list[Job]:
     """Jobs in the order in which a table cut short is as complete as it can be.
 
@@ -98,11 +86,13 @@ def order(
 def _levels(n: int) -> list[int]:
     """For each of n values in a row: 0 at the ends, 1 in the middle, 2 in the middles of both halves, and so on."""
     levels = [0] * n
-    intervals = deque([(0, n - 1, 1)])
-    while intervals:
-        low, high, level = intervals.popleft()
+
+    def halve(low: int, high: int, level: int) -> None:
         if high - low > 1:
             middle = (low + high) // 2
             levels[middle] = level
-            intervals += [(low, middle, level + 1), (middle, high, level + 1)]
+            halve(low, middle, level + 1)
+            halve(middle, high, level + 1)
+
+    halve(0, n - 1, 1)
     return levels

@@ -20,8 +20,8 @@ def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
 
     Whether a method has codes, and so metrics of them, shows with its first result.
     """
+    logged = _final(trial)
     for name in objectives:
-        logged = _final(trial)
         if name.startswith("train/"):
             check_epochs(name, trial, f"search.objectives {name!r}")
         elif name not in logged:

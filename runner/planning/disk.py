@@ -12,7 +12,7 @@ from sweeps.record import DatasetUse
 
 
 def stored_bytes(
-    jobs: Sequence[Job], kinds: Mapping[str, Hashable], uses: Mapping[str, DatasetUse], memory: float | None = None
+    jobs: Sequence[Job], kinds: Mapping[str, Hashable], uses: Mapping[str, DatasetUse], memory: float | None
 ) -> int:
     """Bytes that the runs of these jobs leave; `kinds` says by a job's key which are alike but for their epochs, `uses`
     has the data sets by fingerprint.

@@ -53,12 +53,12 @@ def survey(
 ) -> list[Surveyed]:
     """Each job with its state (see `sweeps.record.state_of`), from the records and the epochs of checkpoints by key."""
 
-    def surveyed(job: Job) -> Surveyed:
+    surveyed = []
+    for job in jobs:
         record, epoch = records.get(job.key), reached.get(job.key)
         state = state_of(record, force=force, retry_failed=retry_failed, stopper=stopper, reached=epoch)
-        return Surveyed(job, state, _detail(job, state, record, epoch))
-
-    return [surveyed(job) for job in jobs]
+        surveyed.append(Surveyed(job, state, _detail(job, state, record, epoch)))
+    return surveyed
 
 
 def _detail(job: Job, state: TrialState, record: TrialRecord | None, epoch: int | None) -> str:

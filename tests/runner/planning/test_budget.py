@@ -37,7 +37,7 @@ def jobs(tmp_path: Path, axes: str) -> tuple[list[Job], list[int], dict[str, lis
 
 def test_one_seed_everywhere_then_baselines_then_from_coarse_to_fine(tmp_path: Path) -> None:
     planned, seeds, axes = jobs(tmp_path, "{method.beta: [1, 2, 3, 4, 5, 6, 7, 8, 9]}")
-    placed = order(planned, seeds, axes)
+    placed = order(planned, seeds, axes, lambda job: None)
     assert [job.trial.seed for job in placed] == [0] * 10 + [1] * 10
     assert placed[0].role == placed[10].role == "baseline"
     assert [job.point["method.beta"] for job in placed[1:10]] == [1, 9, 5, 3, 7, 2, 4, 6, 8]
@@ -46,7 +46,9 @@ def test_one_seed_everywhere_then_baselines_then_from_coarse_to_fine(tmp_path: P
 
 def test_a_grid_of_two_axes_grows_by_whole_grids(tmp_path: Path) -> None:
     planned, seeds, axes = jobs(tmp_path, "{method.beta: [1, 2, 3], optimizer.lr: [0.1, 0.2, 0.3]}")
-    first = [tuple(job.point.values()) for job in order(planned, seeds, axes) if job.role == "trial"][:9]
+    first = [tuple(job.point.values()) for job in order(planned, seeds, axes, lambda job: None) if job.role == "trial"][
+        :9
+    ]
     assert set(first[:4]) == {(1, 0.1), (1, 0.3), (3, 0.1), (3, 0.3)}
 
 
@@ -76,4 +78,4 @@ def test_a_deadline_interrupts_its_block_once() -> None:
 def test_without_a_budget_nothing_is_ever_late() -> None:
     with Deadline(None) as deadline:
         assert deadline.allows(1e12)
-    assert not deadline.given
+    assert deadline.seconds is None
