@@ -97,13 +97,9 @@ class ProgressEstimate:
         state.ended, state.finished, state.heard = True, not failed and state.begun is not None, self.clock()
         self.paces = None
 
-    def expected(self, job: Job) -> float | None:
-        """Seconds that a trial takes from its start; None as long as nothing is known."""
-        return self._expected(self.states[job.key])
-
     def ends_in(self, job: Job) -> float | None:
         """Seconds until a trial would end if it took the next free slot; None as long as nothing is known."""
-        seconds = self.expected(job)
+        seconds = self._expected(self.states[job.key])
         if seconds is None or len(self.running) < self.slots:
             return seconds
         return seconds + min(self._left(state) or 0.0 for state in self.running.values())

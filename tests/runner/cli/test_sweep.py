@@ -99,13 +99,8 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
     assert [metric.step for metric in history] == [1, 2]
     assert {"train/invariance", "train/prior", "probe/accuracy", "codes/ami", "time/wall_s"} <= run.data.metrics.keys()
     tags = run.data.tags
-    assert {
-        "cplearn.key",
-        "cplearn.fingerprint",
-        "cplearn.device",
-        "cplearn.versions",
-        "mlflow.parentRunId",
-    } <= tags.keys()
+    named = {"key", "fingerprint", "device", "versions"}
+    assert {*(f"cplearn.{name}" for name in named), "mlflow.parentRunId"} <= tags.keys()
     assert tags["cplearn.threads"] == "1"
     assert run.inputs.dataset_inputs[0].dataset.digest == tags["cplearn.fingerprint"]
     parent = client.get_run(tags["mlflow.parentRunId"])
@@ -284,11 +279,7 @@ def test_a_users_mistake_is_one_sentence_and_status_2(tmp_path: Path, arguments:
     assert code == 2, output
     assert message in " ".join(output.split())
     assert "Traceback" not in output
-    assert trial_stores(tmp_path) == []
-
-
-def trial_stores(folder: Path) -> list[Path]:
-    return list(folder.glob("mlflow.db*")) + list(folder.glob("mlruns"))
+    assert not list(tmp_path.glob("ml*"))
 
 
 def test_one_trial_in_this_process(tmp_path: Path) -> None:
@@ -317,17 +308,10 @@ def test_data_and_settings_are_listed(tmp_path: Path) -> None:
 def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
     """RAY_ADDRESS sends the sweep to a cluster that goes on running afterwards."""
     (tmp_path / "tiny.yaml").write_text(SWEEP)
-    address = ray.get_runtime_context().gcs_address
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
     command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--gpus-per-trial", "0.5"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment | {"RAY_ADDRESS": address},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(trial_runs(tmp_path)) == 3
     # The logical GPU exists on that cluster alone.
@@ -339,15 +323,7 @@ def test_ctrl_c_stops_a_sweep_cleanly(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri(tmp_path), "CPLEARN_DATA": str(tmp_path / "data")}
     environment.pop("RAY_ADDRESS", None)
-    command = [
-        sys.executable,
-        "-m",
-        "runner.cli",
-        "sweep",
-        str(tmp_path / "tiny.yaml"),
-        "--results",
-        str(tmp_path / "r"),
-    ]
+    command = [sys.executable, "-m", "runner.cli", "sweep", "tiny.yaml", "--results", "r"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -35,7 +35,7 @@ def test_without_a_timing_the_pace_alone_says_what_is_left(jobs: list[Job], cloc
     estimate = ProgressEstimate({}, 2, clock)
     estimate.planned(jobs)
     assert estimate.remaining() is None
-    assert estimate.expected(jobs[0]) is None
+    assert estimate.ends_in(jobs[0]) is None
     estimate.started(jobs[0])
     estimate.started(jobs[1])
     clock.now = 5.0
@@ -55,7 +55,7 @@ def test_a_timing_counts_before_anything_has_run_and_gives_way_to_what_is_seen(j
     estimate.started(jobs[0])
     clock.now = 9.0
     estimate.epoch(jobs[0], 4)  # 4 s of work took 9: factor (9 + 10) / (4 + 10)
-    assert estimate.expected(jobs[1]) == pytest.approx(10 * 19 / 14)
+    assert estimate.ends_in(jobs[1]) == pytest.approx(10 * 19 / 14)
     clock.now = 30.0
     estimate.ended(jobs[0])
     # One has ended: what it took counts. Three of 30 s are left for two slots.
