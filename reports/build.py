@@ -144,4 +144,6 @@ def _forget(folder: Path, written: Collection[str]) -> None:
         # A record that someone has edited must not lead out of the folder.
         if name and name not in written and Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
-    record.write_text("\n".join(sorted(written)) + "\n", encoding="utf-8")
+    # Without a single figure there is no folder.
+    if folder.is_dir():
+        record.write_text("\n".join(sorted(written)) + "\n", encoding="utf-8")
