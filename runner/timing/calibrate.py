@@ -30,7 +30,7 @@ from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.planning.plan import Job
 from runner.timing.timings import CALIBRATED, Timing, TimingKey, timing_key
 
-STARTING = 30.0
+STARTING = 120.0
 """Seconds that the process may take beyond those it is given, to start and to end a step that has begun."""
 
 STEPS = 20
