@@ -31,7 +31,8 @@ from runner.planning.plan import Job
 from runner.timing.timings import CALIBRATED, Timing, TimingKey, timing_key
 
 STARTING = 120.0
-"""Seconds that the process may take beyond those it is given, to start and to end a step that has begun."""
+"""Most seconds that the process may take beyond those it is given: on a busy machine its imports alone take half a
+minute, and a step that has begun is waited for."""
 
 STEPS = 20
 GPU_SHARE = 0.25
