@@ -53,19 +53,14 @@ class Ranks:
         """The sum over all processes, differentiable; of any shape."""
         if self.size == 1:
             return tensor
-        summed: Tensor = _Sum.apply(tensor)
+        from torch.distributed.nn.functional import all_reduce  # torch imports much for it
+
+        summed: Tensor = all_reduce(tensor)
         return summed
 
-    def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over all processes."""
-        self._reduce(parameters, 1)
-
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients, which are the same on all processes but for rounding, by their means, so that rounding
-        never lets the processes drift apart."""
-        self._reduce(parameters, self.size)
-
-    def _reduce(self, parameters: Iterable[nn.Parameter], divisor: int) -> None:
+    def reduce(self, parameters: Iterable[nn.Parameter], mean: bool = False) -> None:
+        """Replace gradients by their sums over all processes, or by their means where they are equal but for rounding,
+        which must never let the processes drift apart."""
         if self.size == 1:
             return  # Even to list the parameters would be felt in a small step.
         grads = [p.grad for p in parameters if p.grad is not None]
@@ -74,8 +69,13 @@ class Ranks:
         # In one message: most gradients are so small that their number would decide the time.
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
-        for grad, total in zip(grads, flat.div_(divisor).split([grad.numel() for grad in grads]), strict=True):
+        totals = flat.div_(self.size) if mean else flat
+        for grad, total in zip(grads, totals.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(total.view_as(grad))
+
+
+ALONE = Ranks()
+"""The one process of a trial on one device."""
 
 
 class _Gather(torch.autograd.Function):
@@ -90,21 +90,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0][:, ctx.part].contiguous(), None
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # The sum has reached the outputs of every process, so each holds a part of its gradient.
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
 
 
 class SharedBatchNorm(nn.Module):
@@ -130,15 +115,15 @@ class SharedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W); returns the same shape."""
-        x = self._train(x) if self.training else self._evaluate(x)
+        if self.training:
+            x = self._normalise_together(x)
+        else:
+            x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         for layer in self.children():
             x = layer(x)
         return x
 
-    def _evaluate(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-
-    def _train(self, x: Tensor) -> Tensor:
+    def _normalise_together(self, x: Tensor) -> Tensor:
         axes, shape = (0, 2, 3), (1, -1, 1, 1)
         wide = x.to(self.weight.dtype)  # under autocast the images may be half precision
         count = x.numel() // x.shape[1] * self.ranks.size
@@ -151,10 +136,6 @@ class SharedBatchNorm(nn.Module):
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
-
-
-SHAREABLE = {"BatchNorm2d", "BatchNormAct2d"}
-"""Norms that `SharedBatchNorm` can replace; the second is timm's, named only because timm takes seconds to import."""
 
 
 def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
@@ -179,4 +160,6 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
 
 
 def _shareable(norm: nn.BatchNorm2d) -> bool:
-    return type(norm).__name__ in SHAREABLE and norm.track_running_stats and norm.affine and norm.momentum is not None
+    # The second is timm's; by name, because timm takes seconds to import.
+    usual = type(norm).__name__ in {"BatchNorm2d", "BatchNormAct2d"}
+    return usual and norm.track_running_stats and norm.affine and norm.momentum is not None

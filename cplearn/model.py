@@ -60,6 +60,10 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.trial.precision == "float64" else torch.float32
 
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
@@ -75,9 +79,8 @@ class Model(nn.Module):
         """
         training = self.training
         self.eval()
-        device = next((p.device for p in self.parameters()), images.device)
         backbone = self.backbone if self.teacher is None else self.teacher
-        blocks = [backbone(self.prepare(block.to(device))) for block in images.split(batch_size)]
+        blocks = [backbone(self.prepare(block.to(self.device))) for block in images.split(batch_size)]
         self.train(training)
         return torch.cat(blocks)
 

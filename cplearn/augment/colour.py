@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cplearn.augment.transform import Params, between, change_chosen, less, per_image, power
+from cplearn.augment.transform import Params, Transform, between, change_chosen, less, per_image, power
 
 _CONTRAST, _SATURATION = 1, 2
 
@@ -110,13 +110,10 @@ def _luminance(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Grayscale:
+class Grayscale(Transform):
     """With probability `p`, all channels become the luminance; strength s < 1 goes that part of the way."""
 
     p: float = 0.2
-
-    def draws(self, size: int) -> int:
-        return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `amount` (), between 0 and 1."""
@@ -130,7 +127,7 @@ class Grayscale:
 
 
 @dataclass(frozen=True)
-class Solarise:
+class Solarise(Transform):
     """With probability `p`, values above `threshold` are inverted.
 
     The default of 0.5 splits bytes as torchvision's 128 does. Strength s moves the threshold to
@@ -139,9 +136,6 @@ class Solarise:
 
     threshold: float = 0.5
     p: float = 0.2
-
-    def draws(self, size: int) -> int:
-        return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `threshold` ()."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cplearn.augment.transform import Params, between, change_chosen, power
+from cplearn.augment.transform import Params, Transform, between, change_chosen, power
 
 _TRIES = 10
 _MARGIN = 2
@@ -143,16 +143,13 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
-class HorizontalFlip:
+class HorizontalFlip(Transform):
     """Left and right exchanged with probability `p`.
 
     There is no range to scale, so strength s < 1 scales the probability: min(s, 1) * p.
     """
 
     p: float = 0.5
-
-    def draws(self, size: int) -> int:
-        return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,17 +23,6 @@ from cplearn.errors import InputError
 
 _CPU_BATCH = 64
 """Images that a CPU augments at a time: enough to make calls cheap, few enough to stay in its cache."""
-
-
-class Draws(NamedTuple):
-    """The random numbers of a batch: `uniform` (n, V, k) in [0, 1) for V views, to be used at a `strength`."""
-
-    uniform: Tensor
-    strength: float
-
-    def rows(self, part: slice) -> Draws:
-        """The draws of a part of the images."""
-        return Draws(self.uniform[part], self.strength)
 
 
 @dataclass(frozen=True)
@@ -62,31 +50,26 @@ class Recipe:
         pairs = zip(self.views, self.crops or (None,) * len(self.views), strict=True)
         return Recipe(self.name, tuple(tuple(t for t in transforms if t is not crop) for transforms, crop in pairs))
 
-    def sample(self, n: int, size: int, generator: torch.Generator, strength: float = 1.0) -> Draws:
-        """Random numbers for `n` images of `size` x `size` pixels, on the generator's device.
-
-        The numbers are the same whatever the strength. Raises InputError unless `strength` is in [0, 2].
-        """
-        if not 0 <= strength <= 2:
-            raise InputError(f"augment.strength must lie between 0 and 2, not {strength!r}", key="augment.strength")
+    def sample(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+        """Random numbers (n, V, k) in [0, 1) for V views of `n` images of `size` x `size` pixels, on the generator's
+        device."""
         most = max(_count(transforms, size) for transforms in self.views)
-        uniform = torch.rand(n, len(self.views), most, generator=generator, device=generator.device)
-        return Draws(uniform, strength)
+        return torch.rand(n, len(self.views), most, generator=generator, device=generator.device)
 
-    def apply(self, images: Tensor, draws: Draws, dtype: torch.dtype = torch.float32) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor, strength: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Square images (n, C, H, H) uint8, 1 or 3 channels, to views (V, n, C, H, H) of `dtype` in [0, 1].
 
-        Images may also be (V, n, C, H, H), an image of its own for each view. `draws` lie on the device of the images.
-        Raises ValueError if the images are no bytes.
+        Images may also be (V, n, C, H, H), an image of its own for each view. `draws` (n, V, k) are those of `sample`,
+        on the device of the images. Raises ValueError if the images are no bytes.
         """
         if images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 in [0, 255], not {images.dtype}")
         batch = _CPU_BATCH if images.device.type == "cpu" else images.shape[-4]
-        strength = torch.full((), draws.strength, dtype=torch.float32, device=images.device)
-        parts = zip(images.split(batch, -4), draws.uniform.split(batch), strict=True)
+        on_device = torch.full((), strength, dtype=torch.float32, device=images.device)
+        parts = zip(images.split(batch, -4), draws.split(batch), strict=True)
         # Nothing here is differentiated; the final copy is an ordinary tensor again.
         with torch.inference_mode():
-            views = [self._apply(part, uniform.transpose(0, 1), strength, dtype) for part, uniform in parts]
+            views = [self._apply(part, uniform.transpose(0, 1), on_device, dtype) for part, uniform in parts]
         return torch.cat(views, 1)
 
     def _apply(self, images: Tensor, uniform: Tensor, strength: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,7 +92,7 @@ class Recipe:
         self, images: Tensor, generator: torch.Generator, strength: float = 1.0, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Sample and apply, for one batch of images on the generator's device."""
-        return self.apply(images, self.sample(len(images), images.shape[-1], generator, strength), dtype)
+        return self.apply(images, self.sample(len(images), images.shape[-1], generator), strength, dtype)
 
 
 def _count(transforms: Sequence[Transform], size: int) -> int:

@@ -25,7 +25,7 @@ class Transform(Protocol):
 
     def draws(self, size: int) -> int:
         """How many uniform numbers an image of `size` x `size` pixels needs."""
-        ...
+        return 1
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """Parameters of n images from their numbers `u` (n, draws) in [0, 1), at a strength ()."""

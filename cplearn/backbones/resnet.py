@@ -81,13 +81,8 @@ def build(settings: BackboneSettings, channels: int) -> ResNet:
     width = settings.width
     assert width is not None
     if settings.name == "resnet8":
-        blocks = [
-            Block(channels, width, pool=True),
-            Block(width, width, pool=True),
-            Block(width, width),
-            Block(width, width),
-        ]
-        return ResNet(nn.Identity(), blocks, width)
+        pooled = [Block(channels, width, pool=True), Block(width, width, pool=True)]
+        return ResNet(nn.Identity(), [*pooled, Block(width, width), Block(width, width)], width)
     if settings.name == "resnet18":
         widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
         blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise([width, *widths])]

@@ -23,11 +23,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def changed(self, key: str) -> bool:
+        """Whether a setting differs from its default. One without effect must not: one trial would have two keys."""
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
 
 def refuse_without_effect(settings: Settings, name: str, group: str, owners: Mapping[str, list[str]]) -> None:
-    """Raise InputError for a changed setting that only other names use; two keys for one trial would be the result."""
+    """Raise InputError for a changed setting that only other names use."""
     for key, names in owners.items():
-        if name not in names and getattr(settings, key) != type(settings).model_fields[key].default:
+        if name not in names and settings.changed(key):
             raise InputError(
                 f"{group}.{key} has no effect on {name}; it belongs to {' and '.join(names)}", key=f"{group}.{key}"
             )

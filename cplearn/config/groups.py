@@ -95,15 +95,12 @@ class AugmentSettings(Settings):
                 f"{self.local_scale_max:g}",
                 key="augment.local_scale_min",
             )
-        changed = {"local_size", "local_scale_min", "local_scale_max"} & {
-            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
-        }
-        if changed and not self.local_views:
-            # Otherwise two trials that are the same would have two keys.
-            raise InputError(
-                f"augment.{min(changed)} has no effect without local crops; set augment.local_views too",
-                key=f"augment.{min(changed)}",
-            )
+        for key in ("local_scale_max", "local_scale_min", "local_size"):
+            if self.changed(key) and not self.local_views:
+                raise InputError(
+                    f"augment.{key} has no effect without local crops; set augment.local_views too",
+                    key=f"augment.{key}",
+                )
         return self
 
 
@@ -179,8 +176,7 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> EvaluationSettings:
-        if not self.online_probe and self.online_lr != type(self).model_fields["online_lr"].default:
-            # Otherwise two trials that are the same would have two keys.
+        if self.changed("online_lr") and not self.online_probe:
             raise InputError(
                 "evaluation.online_lr has no effect without the online probe; set evaluation.online_probe too",
                 key="evaluation.online_lr",

@@ -6,8 +6,9 @@ trial's identity. `TrialSettings.canonical` is the plain dict from which that id
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
@@ -15,7 +16,6 @@ from pydantic.fields import FieldInfo
 
 from cplearn import methods
 from cplearn.config.base import MethodSettings, Settings, Whole
-from cplearn.config.explain import explain
 from cplearn.config.groups import (
     NEED_TRAINING,
     AugmentSettings,
@@ -101,9 +101,7 @@ class TrialSettings(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> TrialSettings:
-        ways = catalogue.entry(self.dataset).decode
-        if self.decode not in ways:
-            raise InputError(f"decode {self.decode!r}: {self.dataset} can only be {' or '.join(ways)}", key="decode")
+        catalogue.check_decode(self.dataset, self.decode)
         if self.method.trains:
             if self.backbone.name == "pixels":
                 raise InputError(
@@ -134,7 +132,7 @@ class TrialSettings(Settings):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise explain(error, known_keys()) from None
+            raise _explain(error, known_keys()) from None
 
     def canonical(self) -> dict[str, Any]:
         """The nested plain dict with every setting written out; `TrialSettings.read` makes an equal trial of it."""
@@ -208,7 +206,29 @@ def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> Method
     try:
         return model.model_validate({**defaults.get(name, {}), **data, "name": name})
     except ValidationError as error:
-        raise explain(error, known_keys(name), prefix="method.") from None
+        raise _explain(error, known_keys(name), prefix="method.") from None
+
+
+def _explain(error: ValidationError, known: Collection[str], prefix: str = "") -> InputError:
+    """One sentence for the first of pydantic's complaints; `known` are the dotted keys that a trial accepts."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        leaf = key.rsplit(".", 1)[-1]
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.75) or [
+            k for k in known if k.rsplit(".", 1)[-1] == leaf
+        ]
+        near = near or difflib.get_close_matches(key, known, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return InputError(f"unknown key {key!r}; {hint}", key=key)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = message[0].lower() + message[1:]
+    given = first["input"]
+    shown = f", not {given!r}" if not isinstance(given, Mapping) or not given else ""
+    return InputError(f"{key}: {message}{shown}", key=key)
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

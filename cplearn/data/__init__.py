@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cplearn.data import catalogue
 from cplearn.data.dataset import Dataset, Split, data_root
-from cplearn.errors import InputError
 
 __all__ = ["Dataset", "Split", "data_root", "load"]
 
@@ -38,8 +37,7 @@ def load(
     """
     entry = catalogue.entry(name)
     decode = decode or entry.decode[0]
-    if decode not in entry.decode:
-        raise InputError(f"decode {decode!r}: {name} can only be {' or '.join(entry.decode)}", key="decode")
+    catalogue.check_decode(name, decode)
     module = importlib.import_module(f"cplearn.data.{entry.module}")
     size = entry.image_size if image_size is None else image_size
     # Only folders of files have the choice.

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,7 @@ def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], 
 def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
     """Complete a folder in which both splits were written. Raises InputError if all training pixels are equal."""
     train, test = (_map(folder, split) for split in ("train", "test"))
-    mean, std = moments(train.images, source)
-    facts = {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
+    facts = describe(train, test, classes, source)
     facts["checksums"] = checksums(folder, facts)
     (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -135,8 +134,7 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
             intact = checksums(folder, facts) == written
         if not intact:
             raise ValueError("its content does not fit its checksums")
-        numbers = str(facts["fingerprint"]), float(facts["mean"]), float(facts["std"])
-        return assemble(name, source, train, test, tuple(facts["classes"]), *numbers)
+        return assemble(name, source, train, test, facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         logging.getLogger(__name__).warning(
             "%s: this decoded copy is damaged (%s), so the data set is decoded anew", folder, error
@@ -145,7 +143,7 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
         return None
 
 
-def checksums(folder: Path, facts: dict[str, object]) -> dict[str, list[int]]:
+def checksums(folder: Path, facts: dict[str, Any]) -> dict[str, list[int]]:
     """CRC-32 of every block of each array in a folder, by the name of its file, and that of the `facts` beside them.
 
     They are computed in threads, without Python's lock: about a second for 3 GB that lie in memory already.
@@ -171,17 +169,14 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(grave, ignore_errors=True)
 
 
-def assemble(
-    name: str,
-    source: str,
-    train: Arrays,
-    test: Arrays,
-    classes: tuple[str, ...],
-    fingerprint: str,
-    mean: float,
-    std: float,
-) -> Dataset:
-    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace the computed ones.
+def describe(train: Arrays, test: Arrays, classes: Sequence[str], source: str) -> dict[str, Any]:
+    """What is known of a data set beside its arrays. Raises InputError like `moments`."""
+    mean, std = moments(train.images, source)
+    return {"classes": list(classes), "fingerprint": fingerprint(train, test, classes), "mean": mean, "std": std}
+
+
+def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[str, Any]) -> Dataset:
+    """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace those of `facts`.
 
     Unlabelled images are the last of `train` and have the label -1.
     """
@@ -191,9 +186,9 @@ def assemble(
     if labelled < len(train.labels):
         pretrain = splits[0]
         splits[0] = Split(pretrain.images[:labelled], pretrain.labels[:labelled])
-    mean = mean if entry.mean is None else entry.mean
-    std = std if entry.std is None else entry.std
-    return Dataset(name, splits[0], splits[1], classes, fingerprint, mean, std, source, pretrain)
+    mean = float(facts["mean"]) if entry.mean is None else entry.mean
+    std = float(facts["std"]) if entry.std is None else entry.std
+    return Dataset(name, *splits, tuple(facts["classes"]), str(facts["fingerprint"]), mean, std, source, pretrain)
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:

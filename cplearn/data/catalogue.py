@@ -94,6 +94,13 @@ def entry(name: str) -> Entry:
     raise InputError(f"unknown dataset {name!r}; {hint}Known: {known}", key="dataset")
 
 
+def check_decode(name: str, decode: str) -> None:
+    """Raise InputError if the images of a data set cannot be read in this way."""
+    ways = entry(name).decode
+    if decode not in ways:
+        raise InputError(f"decode {decode!r}: {name} can only be {' or '.join(ways)}", key="decode")
+
+
 def slug(name: str) -> str:
     """`name` as a part of a path: `folder:/data/my set` becomes `folder-my-set`."""
     family, _, path = name.partition(":")

@@ -15,6 +15,7 @@ TEST_IMAGES = 360
 SPLIT_SEED = 0
 
 
+@remember
 def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
     """The digits, 1,437 to train and 360 to test; the library has no split of its own, so this one is ours.
 
@@ -22,20 +23,14 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
     only half, upwards). Raises InputError if `image_size` is neither None nor 8.
     """
     check_size(name, image_size, SIZE)
-    return _load(name)
-
-
-@remember
-def _load(name: str) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     images = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
     labels = digits.target.astype(np.int64)
-    classes = tuple(str(c) for c in digits.target_names)
+    classes = [str(name) for name in digits.target_names]
     rows = train_test_split(np.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED)
     train, test = (cache.Arrays(images[np.sort(r)], labels[np.sort(r)]) for r in rows)
     source = "scikit-learn, load_digits"
-    identity = cache.fingerprint(train, test, classes)
-    return cache.assemble(name, source, train, test, classes, identity, *cache.moments(train.images, source))
+    return cache.assemble(name, source, train, test, cache.describe(train, test, classes, source))

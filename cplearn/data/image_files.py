@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,8 +43,6 @@ class ImageFiles:
     extents: Tensor
     channels: int
     size: int
-
-    device: ClassVar[torch.device] = torch.device("cpu")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -217,29 +217,23 @@ def _fetch(name: str, root: Path, files: list[_File], download: bool) -> None:
     missing = [file for file in files if not (root / file.name).exists()]
     if missing and not download:
         raise _not_here(name, root, missing, "downloading is turned off")
+    before = socket.getdefaulttimeout()
     for i, file in enumerate(missing):
         try:
             # Under their final names there are only whole, verified files.
-            with cache.scratch(root, name) as folder, _socket_timeout(TIMEOUT):
+            with cache.scratch(root, name) as folder:
+                # torchvision sets none, and behind a firewall that drops packets it would wait for ever.
+                socket.setdefaulttimeout(TIMEOUT)
                 download_url(file.url, folder, file.name, file.md5)
                 (folder / file.name).rename(root / file.name)
         except (OSError, http.client.HTTPException) as error:
             raise _not_here(name, root, missing[i:], f"downloading it failed: {error}") from error
         except RuntimeError as error:  # torchvision's word for a wrong checksum
             raise _not_here(name, root, missing[i:], "what was downloaded is incomplete or altered") from error
+        finally:
+            socket.setdefaulttimeout(before)
 
 
 def _not_here(name: str, root: Path, missing: list[_File], reason: str) -> InputError:
     files = " and ".join(f"{file.name} (from {file.url})" for file in missing)
     return InputError(f"{name} is not in {root} and {reason}; put {files} into {root}; nothing else was changed")
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    # torchvision sets none, and behind a firewall that drops packets its download would wait for ever.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -13,15 +13,17 @@ from threadpoolctl import threadpool_limits
 
 from cplearn.evaluate.inputs import Array, standardise, to_float64, to_indices
 
+SHUFFLES = 10
+
 
 def clustering(
-    prefix: str, labels: Array, assignments: Array, *, generator: np.random.Generator, shuffles: int = 10
+    prefix: str, labels: Array, assignments: Array, *, generator: np.random.Generator
 ) -> Iterator[tuple[str, float]]:
     """Compare clusters with classes; labels and assignments: (n,) integers of any range.
 
     Yields, each after `prefix`/:
     nmi -- mutual information over the arithmetic mean of both entropies (scikit-learn's default).
-    nmi_chance -- mean NMI of `shuffles` random permutations of the assignments: what clusters of these sizes reach
+    nmi_chance -- mean NMI of ten random permutations of the assignments: what clusters of these sizes reach
         without looking at an image.
     ami -- mutual information adjusted for chance, arithmetic mean.
     ari -- adjusted Rand index.
@@ -30,7 +32,7 @@ def clustering(
     clusters -- clusters in use.
 
     One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there is also only one class.
-    Raises ValueError if the lengths differ or `shuffles` is below 1.
+    Raises ValueError if the lengths differ.
 
     >>> labels, codes = np.array([0, 0, 1, 1]), np.array([7, 7, 3, 3])
     >>> dict(clustering("codes", labels, codes, generator=np.random.default_rng(0)))["codes/ami"]
@@ -41,10 +43,8 @@ def clustering(
     classes, clusters = _compact(labels), _compact(assignments)
     if len(classes) != len(clusters):
         raise ValueError(f"{prefix}: {len(clusters)} assignments for {len(classes)} labels")
-    if shuffles < 1:
-        raise ValueError(f"{prefix}: shuffles must be at least 1, not {shuffles}")
     yield f"{prefix}/nmi", float(normalized_mutual_info_score(classes, clusters))
-    yield f"{prefix}/nmi_chance", _shuffled_nmi(classes, clusters, generator, shuffles)
+    yield f"{prefix}/nmi_chance", _shuffled_nmi(classes, clusters, generator)
     yield f"{prefix}/ami", float(adjusted_mutual_info_score(classes, clusters))
     yield f"{prefix}/ari", float(adjusted_rand_score(classes, clusters))
     yield f"{prefix}/accuracy", _matched_accuracy(classes, clusters)
@@ -76,7 +76,7 @@ def _compact(values: Array) -> np.ndarray:
     return np.unique(to_indices(values), return_inverse=True)[1]
 
 
-def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.random.Generator, shuffles: int) -> float:
+def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.random.Generator) -> float:
     """Mean NMI of permuted clusters, many times faster than by scikit-learn.
 
     With S(x) = Σ x log x over a table of counts, NMI = 2 (S(joint) - S(classes) - S(clusters) + S(n)) / (2 S(n) -
@@ -92,7 +92,7 @@ def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.rando
     if marginals == 2 * s_n:  # one class and one cluster
         return 1.0
     cells = classes * (clusters.max() + 1)
-    joint = np.mean([s(cells + generator.permutation(clusters)) for _ in range(shuffles)])
+    joint = np.mean([s(cells + generator.permutation(clusters)) for _ in range(SHUFFLES)])
     return float(max(0.0, 2 * (joint - marginals + s_n) / (2 * s_n - marginals)))
 
 

@@ -9,7 +9,7 @@ from cplearn import augment, streams
 from cplearn.data import Split
 from cplearn.data.image_files import ImageFiles
 from cplearn.model import Model
-from cplearn.views import batches
+from cplearn.views import batch_source
 
 BLOCK = 512
 """The number of images that are augmented, resized or shown to the backbone at once."""
@@ -30,8 +30,8 @@ def augmented_features(model: Model, split: Split, epoch: int) -> Tensor:
 
     In evaluation mode an image's features depend on it alone, so they are those of any order and batches.
     """
-    stream, device = streams.stream(model.trial), _device(model)
-    source = batches.source(split.images, {"probe": augment.LINEAR}, device, stream)
+    stream, device = streams.stream(model.trial), model.device
+    source = batch_source(split.images, {"probe": augment.LINEAR}, device, stream)
     generator = streams.generator(stream, "probe views", epoch, device)
     rows = torch.arange(len(split.images), device=source.rows_on).split(BLOCK)
     blocks = []
@@ -48,7 +48,7 @@ def view_embeddings(model: Model, split: Split, count: int, copies: int, purpose
 
     Views are drawn from the trial's stream `purpose`; the copies run through the views of its recipe.
     """
-    trial, device = model.trial, _device(model)
+    trial, device = model.trial, model.device
     recipe = augment.recipe(trial.augment.recipe)
     generator = streams.generator(streams.stream(trial), purpose, device=device)
     blocks = []
@@ -94,7 +94,3 @@ def _fitted(images: Tensor, model: Model) -> Tensor:
 
         images = transforms.rgb_to_grayscale(images)
     return resized(images, model.images["image_size"])
-
-
-def _device(model: Model) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

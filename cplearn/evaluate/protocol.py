@@ -160,7 +160,7 @@ class _Evaluation:
         slope = alpha_req(to_float64(self.train[rows], "training features"))
         if slope is not None:
             yield "select/alpha_req", slope
-        embeddings = model.embeddings(self.train_on_device[rows.to(self.train_on_device.device)])
+        embeddings = model.embeddings(self.train_on_device[rows.to(model.device)])
         if embeddings is None:
             return
         yield "select/rankme", effective_rank(to_float64(embeddings, "training embeddings"))

@@ -43,6 +43,8 @@ def invariance_and_uniformity(log_p: Tensor, symmetric: bool) -> tuple[Tensor, T
 class Method(base.Method[Settings]):
     """A projector whose outputs are logits of clusters; the embedding is its hidden layer, as in the authors' code."""
 
+    projector: parts.MLP
+
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__(settings, settings.codes)
         self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.codes])

@@ -17,7 +17,7 @@ from cplearn import backbones, streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.dictionary.products import counts
-from cplearn.distributed import Ranks, synchronise
+from cplearn.distributed import ALONE, Ranks, synchronise
 from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from cplearn.evaluate.protocol import Outcome
@@ -26,7 +26,7 @@ from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
 from cplearn.training import optimisers
 from cplearn.training.online import OnlineProbe
-from cplearn.views.batches import TrainingViews, local_size
+from cplearn.views import TrainingViews, local_size
 
 Log = Callable[[dict[str, float], int], None]
 """log(metrics, epoch), called once an epoch."""
@@ -81,7 +81,7 @@ class TrialTraining:
         *,
         compile: bool = False,
         data_root: Path | None = None,
-        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+        ranks: Ranks = ALONE,
     ) -> None:
         check(trial, dataset, ranks.size)
         self.trial, self.dataset, self.device, self.ranks = trial, dataset, torch.device(device), ranks
@@ -111,8 +111,7 @@ class TrialTraining:
                 self.optimizer, trial.optimizer, self.epochs, self.steps_per_epoch, trial.batch_size
             )
             if trial.evaluation.online_probe:
-                features, classes = self.model.backbone.features, dataset.n_classes
-                self.online = OnlineProbe(trial, features, classes, self.steps_per_epoch, self.device, self.model.dtype)
+                self.online = OnlineProbe(self.model, self.steps_per_epoch)
 
     @property
     def finished(self) -> bool:
@@ -157,8 +156,8 @@ class TrialTraining:
                 teacher = self._features(self.teacher, views[:1])
         loss, terms = method(Batch(features, labels, progress, teacher))
         self.scaler.scale(loss).backward()
-        self.ranks.add_up(self.model.backbone.parameters())
-        self.ranks.average(method.parameters())
+        self.ranks.reduce(self.model.backbone.parameters())
+        self.ranks.reduce(method.parameters(), mean=True)
         method.before_update(progress)
         self._update()
         method.after_update(progress)
@@ -244,13 +243,8 @@ def _on_cpu(value: Any) -> Any:
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """What a model keeps of the data that it was made for; see `Model`."""
-    return {
-        "channels": dataset.channels,
-        "image_size": dataset.image_size,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "classes": list(dataset.classes),
-    }
+    numbers = {key: getattr(dataset, key) for key in ("channels", "image_size", "mean", "std")}
+    return numbers | {"classes": list(dataset.classes)}
 
 
 def check(trial: TrialSettings, dataset: Dataset, ranks: int = 1) -> None:

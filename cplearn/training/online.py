@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cplearn import streams
 from cplearn.backbones.initialisation import initialise
 from cplearn.config.groups import OptimizerSettings
-from cplearn.config.trial import TrialSettings
+from cplearn.model import Model
 from cplearn.training import optimisers
 
 
@@ -24,19 +24,12 @@ class OnlineProbe:
     its accuracy is a sign of progress, not a result.
     """
 
-    def __init__(
-        self,
-        trial: TrialSettings,
-        features: int,
-        classes: int,
-        steps_per_epoch: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, model: Model, steps_per_epoch: int) -> None:
+        trial = model.trial
         with torch.random.fork_rng(devices=[]):
-            self.linear = nn.Linear(features, classes)
+            self.linear = nn.Linear(model.backbone.features, len(model.images["classes"]))
         initialise(self.linear, streams.generator(streams.stream(trial), "online"))
-        self.linear.to(device, dtype)
+        self.linear.to(model.device, model.dtype)
         shared = {key: getattr(trial.optimizer, key) for key in ("schedule", "warmup_epochs", "warmup_lr")}
         settings = OptimizerSettings(name="adam", lr=trial.evaluation.online_lr, **shared)
         self.optimizer = optimisers.build(settings, self.linear.parameters())

@@ -72,12 +72,6 @@ def test_none_is_the_image() -> None:
     assert torch.equal(recipe("none")(images, generator()), (images / 255).expand(2, 5, 3, 8, 8))
 
 
-def test_draws_do_not_depend_on_strength() -> None:
-    draws = [recipe("solo-cifar").sample(4, 32, generator(), strength).uniform for strength in (0.0, 0.7, 2.0)]
-    assert torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[0], draws[2])
-
-
 def test_more_strength_changes_more() -> None:
     images = bytes_of(64, 3, 32, 32)
     for name in RANDOM:
@@ -90,10 +84,10 @@ def test_more_strength_changes_more() -> None:
 def test_an_image_is_augmented_alike_in_every_batch(name: str, shape: tuple[int, ...]) -> None:
     """Several processes share the draws of a batch: each augments its part as one process would."""
     images = bytes_of(74, *shape)
-    draws = recipe(name).sample(len(images), shape[-1], generator(), 1.5)
+    draws = recipe(name).sample(len(images), shape[-1], generator())
     parts = [slice(0, 3), slice(3, 4), slice(4, 74)]
-    alone = [recipe(name).apply(images[part], draws.rows(part)) for part in parts]
-    assert torch.equal(recipe(name).apply(images, draws), torch.cat(alone, 1))
+    alone = [recipe(name).apply(images[part], draws[part], 1.5) for part in parts]
+    assert torch.equal(recipe(name).apply(images, draws, 1.5), torch.cat(alone, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,8 +98,8 @@ def test_views_are_the_transforms_in_their_order(name: str) -> None:
     for v, transforms in enumerate(recipe(name).views):
         view, used = images / 255, 0
         for transform in transforms:
-            u = draws.uniform[:, v, used : used + transform.draws(size)]
-            view = transform.apply(view, transform.parameters(u, torch.tensor(draws.strength), size))
+            u = draws[:, v, used : used + transform.draws(size)]
+            view = transform.apply(view, transform.parameters(u, torch.tensor(1.0), size))
             used += transform.draws(size)
         torch.testing.assert_close(views[v], view, rtol=0, atol=1e-6)
 
@@ -122,7 +116,7 @@ def test_an_accelerator_is_never_waited_for(name: str, channels: int) -> None:
     """On the meta device nothing has a value, so any step that needs one on the host fails."""
     draws = recipe(name).sample(4, 32, generator())
     images = bytes_of(4, channels, 32, 32).to("meta")
-    views = recipe(name).apply(images, draws._replace(uniform=draws.uniform.to("meta")))
+    views = recipe(name).apply(images, draws.to("meta"))
     assert views.shape == (2, 4, channels, 32, 32)
 
 
@@ -130,12 +124,6 @@ def test_views_can_be_trained_on() -> None:
     weight = torch.ones((), requires_grad=True)
     (weight * recipe("paper")(bytes_of(2, 3, 8, 8), generator())).sum().backward()
     assert weight.grad is not None
-
-
-@pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
-def test_bad_strength(strength: float) -> None:
-    with pytest.raises(InputError, match=r"augment\.strength must lie between 0 and 2"):
-        recipe("paper").sample(1, 8, generator(), strength)
 
 
 def test_unknown_recipe() -> None:

@@ -30,9 +30,7 @@ EVALUATORS: dict[str, Callable[[torch.Tensor], Any]] = {
     "kmeans": lambda x: kmeans(x, 3, restarts=2, seed=0).tolist(),
     "collapse": lambda x: list(collapse(x, LABELS, 5)),
     "singular_values": lambda x: singular_values(x).tolist(),
-    "clustering": lambda x: list(
-        clustering("codes", LABELS, x.argmax(1), generator=np.random.default_rng(0), shuffles=2)
-    ),
+    "clustering": lambda x: list(clustering("codes", LABELS, x.argmax(1), generator=np.random.default_rng(0))),
 }
 ON_FEATURES = [name for name in EVALUATORS if name != "clustering"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from cplearn import streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
+from cplearn.model import Model
 from cplearn.training.online import OnlineProbe
 from trials import assert_same_state, run, trial
 
@@ -30,10 +32,16 @@ def test_it_learns_and_changes_no_other_number(digits: Dataset) -> None:
     assert logs[-1]["train/online_loss"] < logs[0]["train/online_loss"]
 
 
+def model_of(settings: TrialSettings, dtype: torch.dtype = torch.float32) -> Model:
+    """What the probe asks of a model: five features, three classes."""
+    backbone, images = SimpleNamespace(features=5), {"classes": ["a", "b", "c"]}
+    return cast(Model, SimpleNamespace(trial=settings, backbone=backbone, images=images, device="cpu", dtype=dtype))
+
+
 def test_a_step_is_that_of_torch() -> None:
     """Adam on the mean cross-entropy of both views; images without a label count for nothing."""
     settings = probed(optimizer={"schedule": "constant"}, precision="float64")
-    probe = OnlineProbe(settings, 5, 3, 10, dtype=torch.float64)
+    probe = OnlineProbe(model_of(settings, torch.float64), 10)
     layer = torch.nn.Linear(5, 3).double()
     layer.load_state_dict(probe.linear.state_dict())
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
@@ -55,6 +63,6 @@ def test_a_step_is_that_of_torch() -> None:
 
 
 def test_a_batch_without_labels_is_no_accident() -> None:
-    probe = OnlineProbe(probed(), 5, 3, 10)
+    probe = OnlineProbe(model_of(probed()), 10)
     terms = probe.step(torch.randn(2, 4, 5, generator=streams.generator(0, "test")), torch.full((4,), -1))
     assert terms["online_loss"].item() == terms["online_accuracy"].item() == 0

@@ -14,7 +14,7 @@ from cplearn import augment, streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Split
 from cplearn.data.image_files import Crops, ImageFiles
-from cplearn.distributed import Ranks
+from cplearn.distributed import ALONE, Ranks
 
 Views = list[Tensor]
 """The views of a batch in [0, 1], one tensor (V*n, C, H, W) an image size: the global views, then the local crops."""
@@ -31,13 +31,7 @@ class TrainingViews:
     Of several processes, each makes the views of its part of every batch from the draws of the whole batch.
     """
 
-    def __init__(
-        self,
-        trial: TrialSettings,
-        split: Split,
-        device: torch.device,
-        ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
-    ) -> None:
+    def __init__(self, trial: TrialSettings, split: Split, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.batch_size, self.n_images, self.device = trial.batch_size, len(split.images), device
         self.dtype = torch.float64 if trial.precision == "float64" else torch.float32
         self.stream, self.strength = streams.stream(trial), trial.augment.strength
@@ -47,7 +41,7 @@ class TrainingViews:
             size = local_size(trial, split.images.shape[-1])
             scale = (trial.augment.local_scale_min, trial.augment.local_scale_max)
             recipes["local"] = augment.local_crops(recipes["views"], trial.augment.local_views, size, scale)
-        self.source = source(split.images, recipes, device, self.stream, self.strength, ranks)
+        self.source = batch_source(split.images, recipes, device, self.stream, self.strength, ranks)
         self.labels = split.labels.to(self.source.rows_on)
         self.batches_ahead = max(1, VALUES_AHEAD // (trial.batch_size * math.prod(split.images.shape[1:])))
 
@@ -61,7 +55,7 @@ class TrainingViews:
         order = torch.randperm(self.n_images, generator=streams.generator(self.stream, "order", epoch))
         n_batches = self.n_images // self.batch_size
         rows = order[: n_batches * self.batch_size].to(self.source.rows_on).split(self.batch_size)
-        generators = {name: self._generator(name, epoch) for name in self.source.recipes}
+        generators = {name: streams.generator(self.stream, name, epoch, self.device) for name in self.source.recipes}
         batches = self.source.batches([batch[self.part] for batch in rows], epoch)
         for batch, images in zip(rows, batches, strict=True):
             views = [
@@ -69,12 +63,9 @@ class TrainingViews:
             ]
             yield views, self.labels[batch].to(self.device)
 
-    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
-        return streams.generator(self.stream, purpose, epoch, self.device)
-
     def _augment(self, recipe: augment.Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
-        draws = recipe.sample(self.batch_size, images.shape[-1], generator, self.strength).rows(self.part)
-        return recipe.apply(images, draws, dtype=self.dtype).flatten(0, 1)
+        draws = recipe.sample(self.batch_size, images.shape[-1], generator)[self.part]
+        return recipe.apply(images, draws, self.strength, self.dtype).flatten(0, 1)
 
 
 def local_size(trial: TrialSettings, image_size: int) -> int:
@@ -151,13 +142,13 @@ class Files:
         return Crops(crop.boxes(uniform, self.strength, self.images.extents[rows]), crop.side(size))
 
 
-def source(
+def batch_source(
     images: Tensor | ImageFiles,
     recipes: Mapping[str, augment.Recipe],
     device: torch.device,
     stream: int,
     strength: float = 1.0,
-    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+    ranks: Ranks = ALONE,
 ) -> Memory | Files:
     """Where batches of `images` come from; `stream` and `strength` are those of crops that are cut from files.
 
