@@ -188,7 +188,8 @@ def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[st
         splits[0] = Split(pretrain.images[:labelled], pretrain.labels[:labelled])
     mean = float(facts["mean"]) if entry.mean is None else entry.mean
     std = float(facts["std"]) if entry.std is None else entry.std
-    return Dataset(name, *splits, tuple(facts["classes"]), str(facts["fingerprint"]), mean, std, source, pretrain)
+    classes, identity = tuple(facts["classes"]), str(facts["fingerprint"])
+    return Dataset(name, splits[0], splits[1], classes, identity, mean, std, source, pretrain)
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
