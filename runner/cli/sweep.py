@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,8 +64,10 @@ class TerminalObserver(Observer):
         from runner.cli.progress import Progress
 
         progress = Progress(tally)
-        live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
-        with live if out.is_terminal else nullcontext():
+        live: AbstractContextManager[object] = nullcontext()
+        if out.is_terminal:
+            live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
+        with live:
             yield [progress]
 
 

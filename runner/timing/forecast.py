@@ -123,9 +123,11 @@ class Forecast:
         if not jobs or (self.machine.is_cluster and not careful):
             return None
         seconds = CAREFUL if careful else QUICK
-        return Calibration(
-            jobs, self.machine.hardware, data_root, seconds, lambda *measured: done(self._with_timings(*measured))
-        )
+
+        def tell(measured: Mapping[TimingKey, Timing], reason: str) -> None:
+            done(self._with_timings(measured, reason))
+
+        return Calibration(jobs, self.machine.hardware, data_root, seconds, tell)
 
     def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
         """This forecast with what `start_calibration` adds to it, once it is known."""
