@@ -55,10 +55,9 @@ def build(
     specification = spec.read("sweep")
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
-    with _writing(out):
-        return [
-            _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug)) for result in results
-        ]
+    return [
+        _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug)) for result in results
+    ]
 
 
 def build_table(
@@ -82,7 +81,7 @@ def build_table(
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
     table = TableMaker(uri).make(origin)
     folder = Path(out) / "tables" / specification.table
-    with _writing(out), _drafted(folder) as draft:
+    with _drafted(folder) as draft:
         table = write_table(table, draft, origin)
     files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
     return Report(specification.table, "", "", folder, files, table)
@@ -111,39 +110,35 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, specification
             plot.write(draft / "figures")
         html = page.render(result, table, plots, draft / "figures", origin.runs_at or None)
         (draft / "report.html").write_text(html, encoding="utf-8")
-        made = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
-    _forget(folder / "figures", {path.name for path in made if path.parent.name == "figures"})
+        made = _files(draft)
+        pictures = sorted(path.name for path in made if path.parent.name == "figures")
+        _forget(folder / "figures", pictures)
+        (draft / "figures" / WRITTEN).write_text("\n".join(pictures) + "\n", encoding="utf-8")
     return Report(result.sweep, result.slug, result.parent, folder, tuple(folder / path for path in made), table)
 
 
 @contextmanager
 def _drafted(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move to `folder` once all of them are written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch)
-        yield draft
-        for path in sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file()):
-            (folder / path).parent.mkdir(exist_ok=True)
-            os.replace(draft / path, folder / path)
-
-
-@contextmanager
-def _writing(out: str | Path) -> Iterator[None]:
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            yield (draft := Path(scratch))
+            for path in _files(draft):
+                (folder / path).parent.mkdir(exist_ok=True)
+                os.replace(draft / path, folder / path)
     except OSError as error:
-        raise UserError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+        raise UserError(f"cannot write to {error.filename or folder}: {error.strerror or error}") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _forget(folder: Path, written: Collection[str]) -> None:
-    """Remove the figures that an earlier report wrote here and this one did not; what was not written here stays."""
+    """Remove the figures that an earlier report wrote here and this one does not; what was not written here stays."""
     record = folder / WRITTEN
-    earlier = record.read_text(encoding="utf-8").split("\n") if record.is_file() else []
-    for name in earlier:
+    for name in record.read_text(encoding="utf-8").split("\n") if record.is_file() else []:
         # A record that someone has edited must not lead out of the folder.
         if name and name not in written and Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
-    # Without a single figure there is no folder.
-    if folder.is_dir():
-        record.write_text("\n".join(sorted(written)) + "\n", encoding="utf-8")

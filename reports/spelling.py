@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -51,13 +52,12 @@ def number(value: float, metric: Metric, sign: str = "") -> str:
 
 def ranges(numbers: Sequence[int]) -> str:
     """Sorted whole numbers, runs of three or more shortened: 0–4, 7, 9."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    texts = []
+    # In a run of neighbours the numbers grow as their places do.
+    for _, run in itertools.groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        first, *others = [str(number) for _, number in run]
+        texts += [f"{first}–{others[-1]}"] if len(others) > 1 else [first, *others]
+    return ", ".join(texts)
 
 
 def seeds(numbers: Sequence[int]) -> str:
@@ -65,11 +65,10 @@ def seeds(numbers: Sequence[int]) -> str:
     return f"{'seed' if len(numbers) == 1 else 'seeds'} {ranges(numbers)}"
 
 
-def last_line(error: Any, most: int = REASON_LENGTH) -> str:
+def last_line(error: Any) -> str:
     """The last line of an error's text, which says what went wrong; empty where there is no text."""
-    lines = error.strip().splitlines() if isinstance(error, str) else []
-    last = lines[-1].strip().rstrip(".") if lines else ""
-    return last if len(last) <= most else last[: most - 1] + "…"
+    last = error.strip().rpartition("\n")[2].strip().rstrip(".") if isinstance(error, str) else ""
+    return last if len(last) <= REASON_LENGTH else last[: REASON_LENGTH - 1] + "…"
 
 
 def _value(item: Any, digits: int) -> str:

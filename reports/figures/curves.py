@@ -204,7 +204,7 @@ def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
     each = finished.melt(["row", "seed"], names, "metric").pivot_table("value", ["row", "metric"], "seed", sort=False)
     places = pd.MultiIndex.from_product([sorted(set(runs["row"])), names], names=["row", "metric"])
     each = each.reindex(index=places, columns=seeds).astype(float).replace([np.inf, -np.inf], np.nan)
-    summaries = statistics.summarise_each([[x for x in values if x == x] for values in each.to_numpy().tolist()])
+    summaries = [statistics.summarise([x for x in values if x == x]) for values in each.to_numpy().tolist()]
     parts = ("n", "mean", "std", "low", "high")
     rows = [[getattr(summary, part, None) for part in parts] for summary in summaries]
     numbers = pd.DataFrame(rows, places, list(parts), dtype=float).fillna({"n": 0}).astype({"n": int})

@@ -14,6 +14,7 @@ from reports.render.files import from_json
 from reports.store import SweepResult
 from reports.tables import Table, table_of_runs, table_of_sweep
 from reports.tables.spec import TableSpec, Where
+from sweeps.addresses import experiment_name, resolve, without_secrets
 from sweeps.errors import UserError, explain
 
 
@@ -32,9 +33,9 @@ class Origin:
 
     @classmethod
     def of(cls, uri: str | None, specification: TableSpec, **asked: Any) -> Origin:
-        address = store.without_secrets(store.resolve(uri))
+        address = without_secrets(resolve(uri))
         content = specification.model_dump(mode="json", exclude_defaults=True)
-        return cls(address, store.experiment_name(), store.runs_at(uri), content, **asked)
+        return cls(address, experiment_name(), store.runs_at(uri), content, **asked)
 
 
 class TableMaker:
@@ -55,7 +56,7 @@ class TableMaker:
         except ValidationError as error:
             raise UserError(f"its specification: {explain(error, list(TableSpec.model_fields))}") from None
         if not specification.per_sweep:
-            trials = store.read_trials(self.uri, origin.sweeps or None)
+            trials = store.read_trials(self.uri, origin.sweeps)
             return replace(table_of_runs(trials, specification, origin.where), runs_at=origin.runs_at)
         (sweep,) = origin.sweeps
         if sweep not in self.results:

@@ -23,8 +23,7 @@ def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
     """Mean, spread and number of values for each table row, in the order of their numbers, and metric.
 
     `runs` has a row for each trial, with the columns `row` (the table row it belongs to), `status`, and the metrics; a
-    metric without a column counts as never logged. Only finished runs count. A value that is not finite is left out
-    and so lowers `n`; it never enters a mean unseen.
+    metric without a column counts as never logged. A value that is not finite is left out and so lowers `n`.
     """
     rows = pd.Index(sorted(set(runs["row"])), name="row")
     finished = runs[runs["status"] == "FINISHED"]

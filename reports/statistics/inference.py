@@ -8,6 +8,7 @@ usual choice, is no option here: of intervals that claim 95 % it covers 74 % wit
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,33 +38,27 @@ class Number:
     method: Literal["t", "bootstrap-t"] | None
 
 
-def summarise(values: Floats) -> list[Number]:
-    """The numbers of each row of `values`, (rows, n), all finite, n >= 1."""
-    _, n = values.shape
-    means = values.mean(axis=1)
+def summarise(values: Sequence[float]) -> Number | None:
+    """The numbers of some finite values; None if there are none."""
+    n = len(values)
+    if n == 0:
+        return None
+    sample = np.array(values, dtype=float)
+    mean = float(sample.mean())
     if n == 1:
-        return [Number(float(mean), None, 1, None, None, None) for mean in means]
-    spreads = values.std(axis=1, ddof=1)
-    # Equal values differ from their mean in its last digits, and resampling those gives no number.
-    spreads = np.where(spreads <= 1e-12 * np.abs(means), 0.0, spreads)
-    if n < FEW:
-        half = stats.t.isf(LEVEL / 2, n - 1) * spreads / np.sqrt(n)
-    else:
-        varied = [np.quantile(_resampled(row), 1 - LEVEL) if s else 0.0 for row, s in zip(values, spreads, strict=True)]
-        half = np.array(varied) * spreads / np.sqrt(n)
-    method: Any = "t" if n < FEW else "bootstrap-t"
-    parts = zip(means.tolist(), spreads.tolist(), half.tolist(), strict=True)
-    return [Number(mean, std, n, mean - radius, mean + radius, method) for mean, std, radius in parts]
+        return Number(mean, None, 1, None, None, None)
+    std = float(sample.std(ddof=1))
+    if std <= 1e-12 * abs(mean):  # Equal values differ from their mean in its last digits.
+        return Number(mean, 0.0, n, mean, mean, "t" if n < FEW else "bootstrap-t")
+    width = _student(LEVEL / 2, n - 1) if n < FEW else float(np.quantile(_resampled(sample), 1 - LEVEL))
+    radius = width * std / math.sqrt(n)
+    return Number(mean, std, n, mean - radius, mean + radius, "t" if n < FEW else "bootstrap-t")
 
 
-def summarise_each(groups: Sequence[Sequence[float]]) -> list[Number | None]:
-    """The numbers of groups of any size, all finite; None for an empty one."""
-    numbers: list[Number | None] = [None] * len(groups)
-    for n in {len(values) for values in groups if values}:
-        places = [place for place, values in enumerate(groups) if len(values) == n]
-        for place, number in zip(places, summarise(np.array([groups[place] for place in places])), strict=True):
-            numbers[place] = number
-    return numbers
+@functools.cache
+def _student(tail: float, freedom: int) -> float:
+    """The point beyond which Student's distribution has so much of its mass."""
+    return float(stats.t.isf(tail, freedom))
 
 
 def p_values(differences: Floats, bootstrap: bool = False) -> Floats:
@@ -104,15 +99,6 @@ class Contest:
     seeds: int
     method: Literal["t", "bootstrap-t"] | None = None
 
-    @property
-    def comparisons(self) -> int:
-        """All pairs: which row is the best is itself chosen by the data, so counting only those with it is too few."""
-        return pairs(self.rows)
-
-
-def pairs(rows: int) -> int:
-    return rows * (rows - 1) // 2
-
 
 def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
     """Which rows are as good as the best one: those whose paired difference to it is not supported at the level 0.05,
@@ -129,11 +115,13 @@ def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
     if n < 2:
         return Contest(nobody, count, n)
     means = values.mean(axis=1) * (1 if better == "higher" else -1)
+    # Which row is the best is itself chosen by the data, so counting only pairs with it would be too few.
+    pairs = math.comb(count, 2)
     leader = int(means.argmax())
     others = [place for place in range(count) if place != leader]
     # A bootstrap p-value is at least 1 / (RESAMPLES + 1): with many rows it could support nothing, however clear.
-    bootstrap = n >= FEW and pairs(count) <= LEVEL * (RESAMPLES + 1)
-    p = holm(p_values(values[leader] - values[others], bootstrap), pairs(count))
+    bootstrap = n >= FEW and pairs <= LEVEL * (RESAMPLES + 1)
+    p = holm(p_values(values[leader] - values[others], bootstrap), pairs)
     tied = {leader, *(other for other, value in zip(others, p, strict=True) if value > LEVEL)}
     best = {places[place] for place in tied} if len(tied) < count else set()
     method: Any = "bootstrap-t" if bootstrap else "t"
@@ -143,7 +131,7 @@ def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
 def least_supported(rows: int, seeds: int) -> float:
     """The smallest difference that Student's test could support for the best of `rows`, in standard deviations of the
     paired differences."""
-    return float(stats.t.isf(LEVEL / (2 * pairs(rows)), seeds - 1) / np.sqrt(seeds))
+    return _student(LEVEL / (2 * math.comb(rows, 2)), seeds - 1) / math.sqrt(seeds)
 
 
 @functools.cache

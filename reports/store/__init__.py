@@ -5,27 +5,22 @@ run, and works on a local SQLite file and on a remote tracking server alike. Eve
 from here. This folder must not know tables and figures, nor how runs are written: their words stand in `sweeps.record`.
 """
 
-from reports.store.artifacts import artifact_reader, download_model
-from reports.store.connection import NothingThere, check, runs_at
+from reports.store.connection import NothingThere, artifact_reader, download_model, open_experiment, runs_at
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import metric_histories, read_keys, timed_runs, trial_records
-from sweeps.addresses import experiment_name, resolve, without_secrets
 
 __all__ = [
     "NothingThere",
     "SweepResult",
     "artifact_reader",
-    "check",
     "download_model",
-    "experiment_name",
     "list_sweeps",
     "metric_histories",
+    "open_experiment",
     "read_keys",
     "read_sweep",
     "read_trials",
-    "resolve",
     "runs_at",
     "timed_runs",
     "trial_records",
-    "without_secrets",
 ]

@@ -1,21 +1,25 @@
-"""The way into MLflow: a store's address, a client of it, pages of runs, and its errors as sentences."""
+"""The way into MLflow: a client of a store, pages of runs, files of runs, and errors as sentences."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import re
 import socket
 import sqlite3
+import tempfile
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote
 
 from sweeps.addresses import experiment_name, resolve, store_file, without_secrets
 from sweeps.errors import UserError
+from sweeps.record import MODEL_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,15 +32,10 @@ class NothingThere(UserError):
     """The store, or the experiment in it, does not exist."""
 
 
-def check(uri: str | None) -> None:
-    """Raise UserError if the store cannot be read, or holds no experiment."""
-    open_experiment(uri)
-
-
 def runs_at(uri: str | None) -> str:
     """The address that the page of a run of the experiment starts with; empty where the store is a file."""
     address = resolve(uri)
-    if not address.startswith(("http:", "https:")):
+    if not address.startswith("http"):
         return ""
     return f"{without_secrets(address).rstrip('/')}/#/experiments/{open_experiment(uri)[1]}/runs/"
 
@@ -50,7 +49,7 @@ def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment; raises NothingThere or UserError."""
     client = connect(uri)
     name = experiment_name()
-    with readable(uri):
+    with readable(shown(uri)):
         experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage == "deleted":
         raise NothingThere(f"no experiment {name!r} in {shown(uri)}; run a sweep first, or set MLFLOW_EXPERIMENT_NAME")
@@ -58,52 +57,85 @@ def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
 
 
 def connect(uri: str | None) -> MlflowClient:
+    """A client of a store that is there; raises NothingThere or UserError."""
     address = resolve(uri)
     if address.startswith("sqlite:"):
         _check_database(address)
-    elif address.startswith(("http:", "https:")):
+    elif address.startswith("http"):
         _check_server(address)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
-    with readable(uri):
+    with readable(shown(uri)):
         return MlflowClient(address)
 
 
 @contextmanager
-def readable(uri: str | None) -> Iterator[None]:
+def readable(what: str) -> Iterator[None]:
+    """Turn errors of MLflow, and of the files that it reads, into a UserError that `what` cannot be read."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{shown(uri)} cannot be read: {reason}") from error
+        raise UserError(f"{what} cannot be read: {reason}") from error
 
 
-def search(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+def search(client: MlflowClient, experiment: str, query: str, page_size: int = PAGE) -> Iterator[Run]:
+    """The runs that a query finds, the newest first."""
     token = None
     while True:
-        with no_garbage_collection():
-            page = client.search_runs([experiment], query, max_results=PAGE, page_token=token)
+        # A page is some 100,000 small objects at once, none of them garbage: without the collector, which looks through
+        # them again and again, reading is three times as fast.
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            page = client.search_runs([experiment], query, max_results=page_size, page_token=token)
+        finally:
+            if enabled:
+                gc.enable()
         yield from page
         token = page.token
         if not token:
             return
 
 
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """A page of runs is some 100,000 small objects at once, none of them garbage: without the collector, which looks
-    through them again and again, reading is three times as fast."""
-    enabled = gc.isenabled()
-    gc.disable()
+def artifact_reader(uri: str | None) -> Callable[[str, str], bytes | None]:
+    """A function from a run's id and the path of a file among its artifacts to the file's bytes, None if it has no such
+    file. It raises UserError if the store cannot be read."""
+    return functools.partial(read_artifact, uri, connect(uri))
+
+
+def read_artifact(uri: str | None, client: MlflowClient, run_id: str, path: str) -> bytes | None:
+    """The bytes of a file among a run's artifacts, None if it has no such file."""
+    with readable(f"{path} of run {run_id} in {shown(uri)}"), tempfile.TemporaryDirectory() as scratch:
+        if path not in {file.path for file in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}:
+            return None
+        return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
+
+
+def download_model(run_id: str) -> Path:
+    """A local folder with the model of a finished run: the store's own where that is local, else a temporary copy.
+
+    Raises LookupError with one sentence if there is no such run or it has no model.
+    """
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        raise LookupError(f"{run_id!r} is not a run id, which has 32 hexadecimal digits")
     try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        client = connect(None)
+    except UserError as error:
+        raise LookupError(str(error)) from None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = {file.path for file in client.list_artifacts(run_id)}
+    except MlflowException:
+        raise LookupError(f"no run {run_id} in {shown(None)}") from None
+    if MODEL_FOLDER not in held:
+        raise LookupError(f"run {run_id} in {shown(None)} has no model; did it finish?")
+    return Path(client.download_artifacts(run_id, MODEL_FOLDER))
 
 
 def _check_database(uri: str) -> None:
@@ -112,13 +144,17 @@ def _check_database(uri: str) -> None:
     if not path.is_file():
         raise NothingThere(f"{shown(uri)} does not exist; run a sweep first, or set MLFLOW_TRACKING_URI")
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall()
-        connection.close()
+        with closing(read_only(path)) as connection:
+            tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall()
     except sqlite3.Error as error:
         raise UserError(f"{shown(uri)} cannot be read: {error}") from None
     if not tables:
         raise NothingThere(f"{shown(uri)} is empty; run a sweep first, or set MLFLOW_TRACKING_URI")
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection to a database that it cannot change."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
 
 
 def _check_server(uri: str) -> None:

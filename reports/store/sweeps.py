@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import difflib
 import json
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.store.connection import open_experiment, readable, search, shown
-from reports.store.trials import newest, placed, record
+from reports.store.connection import open_experiment, read_artifact, readable, search, shown
+from reports.store.trials import newest, record
 from sweeps.errors import UserError
 from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+COLUMNS = ("run_id", "key", "status", "sweep", "started", "dataset", "fingerprint", "role", "label", "seed")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,10 @@ def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None)
     Raises UserError if the store cannot be read or holds no sweep.
     """
 
-    def used(run: Run) -> set[str]:
-        return set(run.data.tags.get(Tag.DATASET, "").split(", "))
+    def is_wanted(run: Run) -> bool:
+        return datasets is None or not set(datasets).isdisjoint(run.data.tags.get(Tag.DATASET, "").split(", "))
 
-    client, experiment = open_experiment(uri)
-    with readable(uri):
-        parents = _parents(client, experiment, uri)
-    return [name for name, runs in parents.items() if datasets is None or any(used(r) & set(datasets) for r in runs)]
+    return [name for name, runs in _parents(uri, *open_experiment(uri)).items() if any(map(is_wanted, runs))]
 
 
 def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
@@ -76,66 +73,70 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     Raises UserError for an unknown name or data set (with the known ones), and if the store cannot be read.
     """
     client, experiment = open_experiment(uri)
-    with readable(uri):
-        parents = _parents(client, experiment, uri)
-        if name not in parents:
-            near = difflib.get_close_matches(name, parents, 3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(parents))}")
-        declared: dict[str, tuple[str, Manifest]] = {}
-        for parent in parents[name]:
-            manifest = _manifest(client, parent.info.run_id)
-            if manifest is not None:
-                for use in manifest.datasets:
-                    declared.setdefault(use.slug, (parent.info.run_id, manifest))
-        if not declared:
-            raise UserError(f"sweep {name!r} in {shown(uri)} has no {MANIFEST_FILE}; run the sweep again to write it")
-        if unknown := sorted(set(datasets or ()) - declared.keys()):
-            raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
-        wanted = {slug: declared[slug] for slug in declared if datasets is None or slug in datasets}
-        keys = {trial.key for slug, (_, manifest) in wanted.items() for trial in manifest.trials_on(slug)}
+    known = _parents(uri, client, experiment)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
+    declared: dict[str, tuple[str, Manifest]] = {}
+    for run_id in [parent.info.run_id for parent in known[name]]:
+        # A sweep that was stopped at once has none.
+        if content := read_artifact(uri, client, run_id, MANIFEST_FILE):
+            manifest = Manifest.from_dict(json.loads(content), f"run {run_id}")
+            for dataset in manifest.datasets:
+                declared.setdefault(dataset.slug, (run_id, manifest))
+    if not declared:
+        raise UserError(f"sweep {name!r} in {shown(uri)} has no {MANIFEST_FILE}; run the sweep again to write it")
+    if unknown := sorted(set(datasets or ()) - declared.keys()):
+        raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
+    wanted = {slug: declared[slug] for slug in sorted(declared) if datasets is None or slug in datasets}
+    keys = {t.key for slug, (_, manifest) in wanted.items() for t in manifest.trials_on(slug)}
+    with readable(shown(uri)):
         runs = newest(client, experiment, keys, record)
-    return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in sorted(wanted.items())]
+    return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in wanted.items()]
 
 
-def read_trials(uri: str | None, sweeps: Collection[str] | None = None) -> pd.DataFrame:
-    """One row for each trial of the experiment, or of some sweeps: the columns of `SweepResult.runs`, axes apart.
+def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
+    """One row for each trial of some sweeps, or of the experiment: the columns of `SweepResult.runs`, axes apart.
 
     Of the whole experiment these are the trials that have a run. Of sweeps also those that were declared and have none:
     their settings are those of the same point at another seed, or if no seed has a run, unknown.
 
     Raises UserError as `read_sweep` does, and where the experiment holds no trial.
     """
-    if sweeps is not None:
+    if sweeps:
         frames = []
         for result in (result for name in sweeps for result in read_sweep(uri, name)):
-            settings = [
-                name
-                for name in map(str, result.runs)
-                if (name.startswith(PARAMS) and name != f"{PARAMS}seed") or name == Tag.NUMERICS.column
-            ]
-            same_point = result.runs.groupby("label")[settings].transform("first")
-            frames.append(
-                result.runs.drop(columns=list(result.axes)).assign(**result.runs[settings].fillna(same_point))
-            )
+            runs = result.runs
+            settings = [name for name in map(str, runs) if name.startswith(PARAMS) or name == Tag.NUMERICS.column]
+            settings = [name for name in settings if name != f"{PARAMS}seed"]
+            known = runs.groupby("label")[settings].transform("first")
+            frames.append(runs.drop(columns=list(result.axes)).assign(**runs[settings].fillna(known)))
         trials = pd.concat(frames, ignore_index=True)
         # A trial that several sweeps share is one trial.
         return trials.drop_duplicates("key", ignore_index=True)
     client, experiment = open_experiment(uri)
-    with readable(uri):
-        rows = newest(client, experiment, None, lambda run: placed(run) | record(run))
-    if not rows:
+    with readable(shown(uri)):
+        records = newest(client, experiment, None, _placed_record)
+    if not records:
         raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
-    return pd.DataFrame.from_records([{"key": key, **row} for key, row in rows.items()])
+    return pd.DataFrame.from_records([{"key": key, **record} for key, record in records.items()])
 
 
-def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str, list[Run]]:
+def _placed_record(run: Run) -> dict[str, Any]:
+    """The record of a trial with what a manifest would say of it."""
+    tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
+    return {**tags, "seed": int(run.data.params.get("seed", 0)), **record(run)}
+
+
+def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str, list[Run]]:
     """The parent runs of each sweep's name; raises UserError if there is none.
 
     The one that was worked on last comes first: a parent goes on when its sweep is invoked again.
     """
     parents: dict[str, list[Run]] = {}
-    runs = search(client, experiment, tag_is(Tag.KIND, SWEEP))
+    with readable(shown(uri)):
+        runs = list(search(client, experiment, tag_is(Tag.KIND, SWEEP)))
     for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
         parents.setdefault(run.data.tags.get(Tag.SWEEP, ""), []).append(run)
     if not parents:
@@ -143,48 +144,27 @@ def _parents(client: MlflowClient, experiment: str, uri: str | None) -> dict[str
     return parents
 
 
-def _manifest(client: MlflowClient, run_id: str) -> Manifest | None:
-    """The manifest of a parent run; None if the sweep was stopped before it was written."""
-    if MANIFEST_FILE not in {file.path for file in client.list_artifacts(run_id)}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, MANIFEST_FILE, folder)
-        return Manifest.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), f"run {run_id}")
-
-
 def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
-    use = next(use for use in manifest.datasets if use.slug == slug)
-    declared = [
-        {
-            "run_id": None,
-            "key": trial.key,
-            "status": "MISSING",
-            "sweep": None,
-            "started": None,
-            "dataset": slug,
-            "fingerprint": use.fingerprint,
-            "role": trial.role,
-            "label": trial.label,
-            "seed": trial.seed,
-            **{axis: trial.point.get(axis) for axis in manifest.axes},
-            "error": None,
-        }
-        for trial in manifest.trials_on(slug)
-    ]
-    frame = pd.DataFrame.from_records([{**trial, **runs.get(str(trial["key"]), {})} for trial in declared])
+    about = next(dataset for dataset in manifest.datasets if dataset.slug == slug)
+    declared = manifest.trials_on(slug)
+    frame = pd.DataFrame.from_records(
+        {"status": "MISSING", "fingerprint": about.fingerprint, **vars(trial), **runs.get(trial.key, {})}
+        for trial in declared
+    )
     for axis in manifest.axes:  # Beside the None of the baselines pandas would turn integers into floats.
-        frame[axis] = pd.Series([trial[axis] for trial in declared], dtype=object)
-    logged = [name for name in map(str, frame.columns) if name not in declared[0]]
+        frame[axis] = pd.Series([trial.point.get(axis) for trial in declared], dtype=object)
+    columns = [*COLUMNS, *manifest.axes, "error"]
+    logged = [name for name in map(str, frame.columns) if name not in (*columns, "point")]
     logged.sort(key=lambda name: (not name.startswith(PARAMS), not name.startswith("tags."), name))
     return SweepResult(
         sweep=manifest.sweep,
         description=manifest.description,
-        dataset=use.name,
+        dataset=about.name,
         slug=slug,
         axes=manifest.axes,
         seeds=manifest.seeds,
-        about=vars(use),
+        about=vars(about),
         parent=parent,
-        runs=frame[[*declared[0], *logged]],
+        runs=frame.reindex(columns=[*columns, *logged]),
         search=manifest.search,
     )

@@ -1,25 +1,17 @@
-"""Runs by the keys of their trials: which have finished, failed or been stopped, and what they have recorded."""
+"""Runs by the keys of their trials: how far they are, and what they have recorded."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote
 
-from reports.store.connection import (
-    NothingThere,
-    connect,
-    no_garbage_collection,
-    open_experiment,
-    readable,
-    resolve,
-    search,
-)
-from sweeps.addresses import store_file
+from reports.store.connection import NothingThere, connect, open_experiment, read_only, readable, search, shown
+from sweeps.addresses import resolve, store_file
 from sweeps.record import PARAMS, PREFIX, TRIAL, Failure, Status, Tag, TrialRecord, tag_is
 
 if TYPE_CHECKING:
@@ -33,9 +25,8 @@ LOOKUPS = 50
 
 TRIAL_RUNS = tag_is(Tag.KIND, TRIAL)
 RECORD_TAGS = (Tag.KEY, Tag.SWEEP, Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY)
-"""The tags that a `TrialRecord` is made of."""
-COLUMN_TAGS = (Tag.SWEEP, Tag.DATASET, Tag.ROLE, Tag.LABEL, Tag.FINGERPRINT, Tag.ERROR)
-"""Tags that have a column of their own name in a frame of runs."""
+OWN_COLUMNS = ("kind", "key", "sweep", "dataset", "role", "label", "fingerprint", "error")
+"""Tags `cplearn.*` that have a column of their own in a frame of runs, or need none."""
 
 
 def trial_records(
@@ -51,11 +42,15 @@ def trial_records(
         client, experiment = open_experiment(uri)
     except NothingThere:
         return {}
+
+    def make(run: Run) -> TrialRecord:
+        values = {name: run.data.metrics[name] for name in metrics if name in run.data.metrics}
+        tags = [run.data.tags.get(tag) for tag in RECORD_TAGS]
+        return _make_record(run.info.run_id, run.info.status, run.info.start_time, tags, values)
+
     records = _records_in_file(resolve(uri), experiment, keys, metrics)
-    if records is None:
-        with readable(uri):
-            records = newest(client, experiment, keys, lambda run: _trial_record(run, metrics))
-    return records
+    with readable(shown(uri)):
+        return newest(client, experiment, keys, make) if records is None else records
 
 
 def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, most: int = 200) -> list[dict[str, Any]]:
@@ -69,19 +64,15 @@ def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, mos
     except NothingThere:
         return []
     query = f"{TRIAL_RUNS} AND attributes.status = 'FINISHED' AND params.`method.name` = '{method}'"
-    query += f" AND {tag_is(Tag.FINGERPRINT, fingerprint)}" if fingerprint else ""
-    with readable(uri), no_garbage_collection():
-        return [_timed(run) for run in client.search_runs([experiment], query, max_results=most)]
-
-
-def _timed(run: Run) -> dict[str, Any]:
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    return {
-        "params": dict(run.data.params),
-        "tags": _short_tags(run),
-        "metrics": dict(run.data.metrics),
-        "data": json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
-    }
+    if fingerprint:
+        query += f" AND {tag_is(Tag.FINGERPRINT, fingerprint)}"
+    timed = []
+    with readable(shown(uri)):
+        for run in islice(search(client, experiment, query, most), most):
+            inputs = run.inputs.dataset_inputs if run.inputs else []
+            data = json.loads(inputs[0].dataset.profile or "{}") if inputs else {}
+            timed.append({"params": run.data.params, "tags": _tags(run), "metrics": run.data.metrics, "data": data})
+    return timed
 
 
 def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dict[str, dict[int, float]]:
@@ -93,7 +84,7 @@ def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dic
     if not records:
         return {}
     client = connect(uri)
-    with readable(uri):
+    with readable(shown(uri)):
         return {
             key: {point.step: point.value for point in client.get_metric_history(record.run_id, metric)}
             for key, record in records.items()
@@ -101,37 +92,27 @@ def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dic
 
 
 def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """For each of the keys that has a run, the record of the one that counts: `run_id`, `status`, `params.*`, `tags.*`,
-    and each metric under its name. Raises UserError if the store cannot be read."""
+    """For each of the keys that has a run, the `record` of the one that counts. Raises UserError if the store cannot be
+    read."""
     client, experiment = open_experiment(uri)
-    with readable(uri):
+    with readable(shown(uri)):
         return newest(client, experiment, keys, record)
 
 
 def record(run: Run) -> dict[str, Any]:
-    """All that a run says, as a row of the frames of `SweepResult`, but for its place in a sweep."""
-    tags = _short_tags(run)
-    apart = {tag.short for tag in (Tag.KIND, Tag.KEY, *COLUMN_TAGS)}
+    """The columns of a run in a frame of runs: `run_id`, `status`, `params.*`, `tags.*`, each metric, and more."""
+    tags = _tags(run)
     return {
         "run_id": run.info.run_id,
         "status": run.info.status,
+        "sweep": tags.get("sweep"),
         "started": _iso(run.info.start_time),
-        **{tag.short: tags.get(tag.short) for tag in (Tag.SWEEP, Tag.FINGERPRINT, Tag.ERROR)},
+        "fingerprint": tags.get("fingerprint"),
+        "error": tags.get("error"),
         **{f"{PARAMS}{name}": text for name, text in run.data.params.items()},
-        **{f"tags.{name}": text for name, text in tags.items() if name not in apart},
+        **{f"tags.{name}": text for name, text in tags.items() if name not in OWN_COLUMNS},
         **run.data.metrics,
     }
-
-
-def placed(run: Run) -> dict[str, Any]:
-    """What a manifest would say of a trial."""
-    tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
-    return {**tags, "seed": int(run.data.params.get("seed", 0))}
-
-
-def _short_tags(run: Run) -> dict[str, str]:
-    """Our own tags without their prefix, those of other versions of this program too."""
-    return {tag.removeprefix(PREFIX): text for tag, text in run.data.tags.items() if tag.startswith(PREFIX)}
 
 
 def newest(
@@ -153,22 +134,11 @@ def newest(
     return {key: kept for key, (_, kept) in best.items()}
 
 
-def _trial_record(run: Run, metrics: Collection[str]) -> TrialRecord:
-    tags = (run.data.tags.get(tag, "") for tag in RECORD_TAGS)
-    values = {name: run.data.metrics[name] for name in metrics if name in run.data.metrics}
-    return _make_record(run.info.run_id, run.info.status, run.info.start_time, *tags, metrics=values)
-
-
 def _make_record(
-    run_id: str,
-    status: str,
-    start: int,
-    key: str,
-    *texts: str | None,
-    metrics: Mapping[str, float],
+    run_id: str, status: str, start: int, tags: Sequence[str | None], metrics: Mapping[str, float]
 ) -> TrialRecord:
     """A record from a run's start in milliseconds and its `RECORD_TAGS`."""
-    sweep, failure, error, stopped_by = (text or "" for text in texts)
+    key, sweep, failure, error, stopped_by = (text or "" for text in tags)
     return TrialRecord(
         key, run_id, cast(Status, status), sweep, _iso(start), cast(Failure, failure), error, stopped_by, metrics
     )
@@ -204,7 +174,7 @@ def _records_in_file(
     """
     asked = {"experiment": int(experiment), "keys": None if keys is None else json.dumps(list(keys))}
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(store_file(uri)))}?mode=ro", uri=True)) as connection:
+        with closing(read_only(store_file(uri))) as connection:
             rows = {row[3]: row for row in connection.execute(runs, asked)}
             values: dict[str, dict[str, float]] = {row[0]: {} for row in rows.values()}
             if metrics:
@@ -213,7 +183,12 @@ def _records_in_file(
                     values[run_id][name] = float(value)
     except (sqlite3.Error, ValueError):
         return None
-    return {key: _make_record(*row, metrics=values[row[0]]) for key, row in rows.items()}
+    return {key: _make_record(*row[:3], row[3:], values[row[0]]) for key, row in rows.items()}
+
+
+def _tags(run: Run) -> dict[str, str]:
+    """Our own tags without their prefix, those of other versions of this program too."""
+    return {tag.removeprefix(PREFIX): text for tag, text in run.data.tags.items() if tag.startswith(PREFIX)}
 
 
 def _iso(milliseconds: int) -> str:

@@ -5,16 +5,14 @@ module. Rendering, figures and `build` may import it. It must not know how a tab
 """
 
 from reports.tables.grid import table_of_runs
-from reports.tables.model import STATES, UNDEFINED, Cell, Column, Row, Source, Table
+from reports.tables.model import STATES, Cell, Column, Row, Table
 from reports.tables.sweep import number_rows, table_of_sweep
 
 __all__ = [
     "STATES",
-    "UNDEFINED",
     "Cell",
     "Column",
     "Row",
-    "Source",
     "Table",
     "number_rows",
     "table_of_runs",

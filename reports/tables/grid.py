@@ -6,31 +6,19 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 
 import pandas as pd
 
-from reports import spelling
 from reports.metrics import Metric
-from reports.tables import fill, spec, words
-from reports.tables.model import UNDEFINED, Candidate, Cell, Choice, Column, Row, Source, Table
+from reports.tables import fill, model, spec, words
+from reports.tables.model import UNDEFINED, Cell, Choice, Column, Row, Table, Trial, Values
 from reports.tables.spec import AXES, METRIC, Dimension, TableSpec, Where, matches
-from reports.tables.trials import Trial, Values, from_runs, metric_values
 from reports.tables.words import Subject
 from sweeps.errors import UserError
-from sweeps.record import VALIDATION
 
-
-@dataclass(frozen=True)
-class Name:
-    """The place of a row that has a name instead of values along the dimensions."""
-
-    text: str
-
-
-Place = tuple[Hashable, ...]
-"""Values along the dimensions of the rows, or of the columns; of a row with a name only that."""
+Place = str | tuple[Hashable, ...]
+"""Values along the dimensions of the rows, or of the columns; of a row that has a name instead, that."""
 
 
 def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> Table:
@@ -42,7 +30,8 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
     column tells, since a mean over different settings would mean nothing.
     """
     wanted: Where = {**table.where, **(where or {})}
-    trials = from_runs(runs)
+    # A trial without any setting has no place.
+    trials = [trial for trial in model.read_trials(runs) if trial.settings.keys() - {"dataset", *model.EXTRA}]
     grid = Grid(table, [trial for trial in trials if matches(trial.settings, wanted)])
     if not any(trial.is_finished for trials_there in grid.cells.values() for trial in trials_there):
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
@@ -50,8 +39,9 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
             f"table {table.table!r}: none of the {len(trials)} trials found has finished and matches its rows"
             + (f" and {asked}" if asked else "")
         )
-    values = metric_values(runs, [*table.shown, *([table.select.by] if table.select else [])])
-    grid.choose(values)
+    values = model.metric_values(runs, [*table.shown, *([table.select.by] if table.select else [])])
+    if table.select:
+        grid.choose(table.select, values)
     grid.check_agreement()
     return grid.table(Subject(name=table.table, title=f"Table {table.table}", about=table.title), values)
 
@@ -59,7 +49,8 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
 class Grid:
     """Trials where the rows and columns of a specification cross.
 
-    `cells` maps the places of a row and of a column to the trials there, `choices` to the choice that was made there.
+    `cells` maps the places of a row and of a column to the trials there, `choices` to the choice that was made there;
+    `row_texts` and `column_texts` have the places in order, with the text of each value.
     """
 
     def __init__(self, table: TableSpec, trials: Sequence[Trial]) -> None:
@@ -73,39 +64,32 @@ class Grid:
         self.choices: dict[tuple[Place, Place], Choice] = {}
         self.cells: dict[tuple[Place, Place], list[Trial]] = {}
         for trial in trials:
-            rows = [(Name(trial.name),)] if trial.name else _places(self.rows, trial)
+            rows = [trial.name] if trial.name else _places(self.rows, trial)
             for place in itertools.product(rows, _places(self.columns, trial)):
                 self.cells.setdefault(place, []).append(trial)
-        self.row_places = _ordered(self.rows, [row for row, _ in self.cells])
-        self.column_places = _ordered(self.columns, [column for _, column in self.cells])
-        self.row_texts = _texts(self.rows, self.row_places)
-        self.column_texts = _texts(self.columns, self.column_places)
+        self.row_texts = _texts(self.rows, [row for row, _ in self.cells])
+        self.column_texts = _texts(self.columns, [column for _, column in self.cells])
 
-    def choose(self, values: Values) -> None:
-        """Keep in each cell the trials with the best value of the setting that the specification wants chosen."""
-        if (select := self.spec.select) is None:
-            return
+    def choose(self, select: spec.Selection, values: Values) -> None:
+        """Keep in each cell the trials with the best value of the setting that is to be chosen."""
         for place, trials in self.cells.items():
-            if choice := _candidates(trials, select, self.label(place)):
-                self.choices[place] = choice = fill.choose(choice, values)
-                spelled = [spelling.values([trial.settings.get(select.over)])[0] for trial in trials]
-                self.cells[place] = [t for t, value in zip(trials, spelled, strict=True) if value == choice.chosen]
+            if choice := fill.choose(trials, select, self.label(place), values):
+                self.choices[place] = choice
+                self.cells[place] = [trial for trial in trials if trial.spelled(select.over) == choice.chosen]
 
     def check_agreement(self) -> None:
         """Raise UserError if trials of one cell differ in more than the seed. A setting that one of them lacks is
         younger than that trial, which then has its default."""
         for place, trials in self.cells.items():
-            differing: dict[str, list[str]] = {}
-            for key in dict.fromkeys(key for trial in trials for key in trial.settings if key != "seed"):
-                spelled = {_json(trial.settings[key]) for trial in trials if key in trial.settings}
-                if len(spelled) > 1:
-                    differing[key] = sorted(spelled)
-            if differing:
-                key, texts = next(iter(differing.items()))
-                others = len(differing) - 1
-                further = f" and {others} more setting{'s' if others > 1 else ''}" if others else ""
-                results = [trial.settings[key] for trial in trials if trial.is_finished and key in trial.settings]
-                example = _json(results[-1]) if results else texts[-1]
+            spelled: dict[str, set[str]] = {}
+            for key, value in (item for trial in trials for item in trial.settings.items()):
+                spelled.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
+            if differing := [key for key, texts in spelled.items() if len(texts) > 1 and key != "seed"]:
+                key, *others = differing
+                further = f" and {len(others)} more setting{'s' if len(others) > 1 else ''}" if others else ""
+                texts = sorted(spelled[key])
+                finished = [trial.settings[key] for trial in trials if trial.is_finished and key in trial.settings]
+                example = json.dumps(finished[-1], sort_keys=True) if finished else texts[-1]
                 raise UserError(
                     f"table {self.spec.table!r}: {self.label(place)} has trials that differ in {key} "
                     f"({', '.join(texts)}){further}; say which count, for instance --where {key}={example} or "
@@ -119,16 +103,17 @@ class Grid:
         if not shown:
             raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_blocks = self.spec.rows[0].key == METRIC
-        heads = list(self._column_heads([None] if in_blocks else list(shown.values())))
-        seeds = [len(subject.seeds) or self._most_trials(at) for at, _, _ in heads]
-        blocks: list[Metric | None] = [*shown.values()] if in_blocks else [None]
+        metrics: list[Metric | None] = [*shown.values()]
+        heads = [(at, metric) for at in self.column_texts for metric in ([None] if in_blocks else metrics)]
+        most = {at: max(len(trials) for (_, column), trials in self.cells.items() if column == at) for at, _ in heads}
         rows: list[Row] = []
         baselines: list[Row] = []
-        for block in blocks:
-            for place in self.row_places:
-                row = self._row(place, block, [(at, metric) for at, metric, _ in heads], seeds)
+        for block in metrics if in_blocks else [None]:
+            for place in self.row_texts:
+                cells = [self._cell(place, at, metric or block, len(subject.seeds) or most[at]) for at, metric in heads]
                 # A baseline within a block stands in it.
-                (baselines if self._is_baseline(place) and not in_blocks else rows).append(row)
+                group = baselines if self._is_baseline(place) and not in_blocks else rows
+                group.append(self._row(place, block, cells))
         cells = [cell for row in (*baselines, *rows) for cell in row.cells]
         n = max(cell.expected for cell in cells)
         published = [cell for cell in cells if cell.published is not None]
@@ -139,7 +124,7 @@ class Grid:
             n=n,
             title=subject.title,
             headings=tuple(dimension.title for dimension in self.rows) or ("",),
-            columns=tuple(column for _, _, column in heads),
+            columns=tuple(self._column(at, metric) for at, metric in heads),
             baselines=tuple(baselines),
             rows=tuple(rows),
             caption=tuple(words.caption(self.spec, subject, shown, n, published)),
@@ -151,87 +136,67 @@ class Grid:
         )
         table = fill.fill(empty, values)
         # A row of a block whose metric is not defined for it says nothing: raw pixels have no codes.
-        table = dataclasses.replace(table, rows=tuple(r for r in table.rows if not (r.block and _is_undefined(r))))
+        says = [{cell.mean for cell in row.cells if cell.metric} - {UNDEFINED} for row in table.rows]
+        kept = tuple(row for row, means in zip(table.rows, says, strict=True) if means or not row.block)
+        table = dataclasses.replace(table, rows=kept)
         return dataclasses.replace(table, notes=(*words.notes(table, self.reasons, values), *subject.notes))
 
     def label(self, place: tuple[Place, Place]) -> str:
         """The name of a cell."""
-        return ", ".join([*self._spelled(place[0], self.row_texts), *self._spelled(place[1], self.column_texts)])
+        return ", ".join([*self.row_texts[place[0]], *self.column_texts[place[1]]])
 
-    def _spelled(self, place: Place, texts: Sequence[Mapping[Hashable, str]]) -> list[str]:
-        if place and isinstance(place[0], Name):
-            return [place[0].text]
-        return [spelled[value] for spelled, value in zip(texts, place, strict=True)]
+    def _column(self, place: Place, metric: Metric | None) -> Column:
+        """The headings of a column, which has no metric where the rows are in blocks of metrics."""
+        texts = self.column_texts[place]
+        full = [dimension.labelled(text) for dimension, text in zip(self.columns, texts, strict=True)]
+        if metric:
+            return Column(metric.name, ", ".join([*full, metric.heading]), (*full, metric.group), metric.short)
+        innermost = self.columns[-1]
+        short = "" if innermost.key == "dataset" else texts[-1]
+        groups = (*full[:-1], innermost.title if short else full[-1])
+        return Column(", ".join(full), ", ".join(full), groups, short)
 
-    def _column_heads(self, metrics: Sequence[Metric | None]) -> Iterator[tuple[Place, Metric | None, Column]]:
-        """Each column with its place, its metric unless the rows are in blocks of metrics, and its heading."""
-        for place in self.column_places:
-            texts = self._spelled(place, self.column_texts)
-            full = [
-                text if dimension.explains_itself else f"{dimension.title} = {text}"
-                for dimension, text in zip(self.columns, texts, strict=True)
-            ]
-            for metric in metrics:
-                if metric:
-                    heading = ", ".join([*full, metric.heading])
-                    yield place, metric, Column(metric.name, heading, (*full, metric.group), metric.short)
-                    continue
-                short = "" if self.columns[-1].key == "dataset" else texts[-1]
-                groups = (*full[:-1], self.columns[-1].title if short else full[-1])
-                yield place, None, Column(", ".join(full), ", ".join(full), groups, short)
-
-    def _row(
-        self, place: Place, block: Metric | None, columns: Sequence[tuple[Place, Metric | None]], seeds: Sequence[int]
-    ) -> Row:
-        name = place[0].text if place and isinstance(place[0], Name) else ""
-        texts = self._spelled(place, self.row_texts)
-        cells = [
-            self._cell(place, at, metric or block, expected)
-            for (at, metric), expected in zip(columns, seeds, strict=True)
-        ]
+    def _row(self, place: Place, block: Metric | None, cells: list[Cell]) -> Row:
+        texts = self.row_texts[place]
         shared = cells[0].sources if all(cell.sources == cells[0].sources for cell in cells) else ()
-        full = [
-            text if dimension.explains_itself else f"{dimension.title} = {text}"
-            for dimension, text in zip(self.rows, texts, strict=False)
-        ]
+        full = texts
+        if not isinstance(place, str):
+            full = [dimension.labelled(text) for dimension, text in zip(self.rows, texts, strict=True)]
         heading = block.heading if block else ""
-        label = name or ", ".join(full) or heading
-        return Row(tuple(texts) or (heading,), label, None, tuple(cells), shared, heading)
+        return Row(tuple(texts) or (heading,), ", ".join(full) or heading, None, tuple(cells), shared, heading)
 
     def _cell(self, row: Place, column: Place, metric: Metric | None, expected: int) -> Cell:
         assert metric is not None
         trials = self.cells.get((row, column), ())
         if not trials and not self._applies(row, column):
             return Cell()
-        data = [
-            text
-            for dimension, text in zip(self.rows, self._spelled(row, self.row_texts), strict=False)
-            if dimension.key == "dataset"
-        ]
-        group = self.published
-        settings = {key: value for key, value in self.spec.where.items() if not isinstance(value, list)}
-        for dimension, value in zip((*self.rows, *self.columns), (*row, *column), strict=False):
-            settings |= dimension.definition(value) if group else {}
+        contest = None
+        if not self._is_baseline(row):
+            texts = zip(self.rows, self.row_texts[row], strict=False)
+            data = [text for dimension, text in texts if dimension.key == "dataset"]
+            contest = "; ".join([metric.name, *self.column_texts[column], *data])
+        published, comparable = None, True
+        if self.published:
+            settings = {key: value for key, value in self.spec.where.items() if not isinstance(value, list)}
+            for dimension, value in zip((*self.rows, *self.columns), (*row, *column), strict=True):
+                settings |= dimension.definition(value)
+            published = self.published.find(settings, metric.name)
+            comparable = all(matches(trial.settings, self.published.setting) for trial in trials)
         choice = self.choices.get((row, column))
         return Cell(
             metric.name,
             tuple(sorted((trial.source for trial in trials), key=lambda source: source.seed)),
-            None
-            if self._is_baseline(row)
-            else "; ".join([metric.name, *self._spelled(column, self.column_texts), *data]),
-            expected=expected,
-            published=group.find(settings, metric.name) if group else None,
-            comparable=group is None or all(matches(trial.settings, group.setting) for trial in trials),
+            contest,
+            expected,
+            published,
+            comparable,
             mean="no choice" if choice and choice.chosen is None else "",
         )
 
     def _is_baseline(self, place: Place) -> bool:
-        if place and isinstance(place[0], Name):
-            return place[0].text in self.spec.baselines
+        if isinstance(place, str):
+            return place in self.spec.baselines
         return any(d.cases and value in self.spec.baselines for d, value in zip(self.rows, place, strict=True))
-
-    def _most_trials(self, column: Place) -> int:
-        return max((len(trials) for (_, at), trials in self.cells.items() if at == column), default=0)
 
     def _applies(self, row: Place, column: Place) -> bool:
         """Whether a cell without trials could have one: a method without a dictionary has no dictionary's size."""
@@ -242,50 +207,19 @@ class Grid:
         )
 
 
-def _places(dimensions: Sequence[Dimension], trial: Trial) -> list[Place]:
+def _places(dimensions: Sequence[Dimension], trial: Trial) -> list[tuple[Hashable, ...]]:
     """Where a trial stands along dimensions; nowhere if it is none of the cases."""
     return list(itertools.product(*(dimension.values(trial.settings) for dimension in dimensions)))
 
 
-def _ordered(dimensions: Sequence[Dimension], places: Sequence[Place]) -> list[Place]:
-    """Distinct places, those with a name first, then by the ranks of their values."""
-
-    def rank(place: Place) -> list[tuple[object, ...]]:
-        if place and isinstance(place[0], Name):
-            return []
-        return [dimension.rank(value) for dimension, value in zip(dimensions, place, strict=True)]
-
-    return sorted(dict.fromkeys(places), key=rank)
-
-
-def _texts(dimensions: Sequence[Dimension], places: Sequence[Place]) -> list[dict[Hashable, str]]:
-    """For each dimension the text of each value along it."""
-    valued = [place for place in places if not (place and isinstance(place[0], Name))]
-    return [d.texts(list(dict.fromkeys(place[at] for place in valued))) for at, d in enumerate(dimensions)]
-
-
-def _candidates(trials: Sequence[Trial], select: spec.Selection, where: str) -> Choice | None:
-    """The choice to be made among the trials of a cell; None where they agree."""
-    groups: dict[str, list[Source]] = {}
-    values = {}
-    for trial in trials:
-        value = trial.settings.get(select.over)
-        (spelled,) = spelling.values([value])
-        values[spelled] = value
-        groups.setdefault(spelled, []).append(trial.source)
-    if len(groups) < 2:
-        return None
-    ranked = sorted(groups, key=lambda text: (not isinstance(values[text], int | float), values[text], text))
-    candidates = tuple(Candidate(text, tuple(sorted(groups[text], key=lambda s: s.seed))) for text in ranked)
-    barred = ""
-    if select.by.startswith(VALIDATION) and any(t.settings.get("method.name") == "supervised" for t in trials):
-        barred = "since a supervised backbone was trained on the labels of the validation split"
-    return Choice(where, select.over, select.by, select.better, candidates, None, barred)
-
-
-def _is_undefined(row: Row) -> bool:
-    return {cell.mean for cell in row.cells if cell.metric} <= {UNDEFINED}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
+def _texts(dimensions: Sequence[Dimension], places: Sequence[Place]) -> dict[Place, list[str]]:
+    """The text of each value of each place; places with a name first, then by the ranks of their values."""
+    distinct = dict.fromkeys(places)
+    named = [place for place in distinct if isinstance(place, str)]
+    valued = [place for place in distinct if not isinstance(place, str)]
+    valued.sort(key=lambda place: [d.rank(value) for d, value in zip(dimensions, place, strict=True)])
+    spelled = [d.texts(list(dict.fromkeys(place[at] for place in valued))) for at, d in enumerate(dimensions)]
+    return {
+        **{place: [place] for place in named},
+        **{place: [texts[value] for texts, value in zip(spelled, place, strict=True)] for place in valued},
+    }

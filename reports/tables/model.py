@@ -1,12 +1,18 @@
-"""A table as data: where each number stands, which trials are behind it, and how it is printed."""
+"""A table as data: its trials, where each number stands, which trials are behind it, and how it is printed."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
+
+from reports import spelling
 from reports.metrics import Metric
 from reports.statistics.inference import Number
+from sweeps.record import BASELINE, PARAMS, Tag, param_value
 
 STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "running", "MISSING": "missing"}
 """How a trial without a result is called; in a cell without any result stands the first of these that applies."""
@@ -33,8 +39,7 @@ class Cell:
     cell's column. `published` is the number printed elsewhere for it, `comparable` whether for the same setting.
 
     `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
-    number of seeds behind the number where that is to be said, else None. `difference` is ours minus the published.
-    `number` holds the same at full precision, in the metric's own unit.
+    number of seeds where that is to be said. `difference` is ours minus the published. `number` has full precision.
     """
 
     metric: str = ""
@@ -54,10 +59,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `heading` in full; in LaTeX and HTML `short`, under the headings `groups` that neighbours share.
-
-    `name` is the metric's in a table whose columns are metrics.
-    """
+    """A column: `heading` in full; in LaTeX and HTML `short`, under the headings `groups` that neighbours share. `name`
+    is the metric's in a table whose columns are metrics."""
 
     name: str
     heading: str
@@ -67,11 +70,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
-
-    `head` has the value of each heading; a baseline's name stands alone and spans them. `label` says the same in one
-    text. Rows of one `block` stand under its name. `sources` are the trials behind the row where all cells share them,
-    else empty; then `n` is the number of those with a result where that is fewer than the table's but not none.
+    """One row of a table: `head` has the value of each heading; a baseline's name stands alone and spans them. `label`
+    says the same in one text. Rows of one `block` stand under its name. `sources` are the trials behind the row where
+    all cells share them, `n` then the number of those with a result where that is fewer than the table's but not none.
     """
 
     head: tuple[str, ...]
@@ -113,13 +114,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Table:
-    """A table over `n` seeds.
-
-    `headings` are those of the row heads. Baselines come before the other rows. `caption`, `statistics` and `notes` are
-    sentences, `origin` says what the numbers were made with. `metrics` says how each metric is shown. `spec` is the
-    hash of the specification; `slug` names the data set's folder, empty for a table over several. `runs_at` is the
-    address on a tracking server that a run's page starts with.
-    """
+    """A table over `n` seeds: baselines come before the other rows, `headings` are those of the row heads. `caption`,
+    `statistics` and `notes` are sentences, `origin` says what the numbers were made with. `spec` is the hash of the
+    specification; `slug` names the data set's folder, empty for a table over several. `runs_at` is the address on a
+    tracking server that a run's page starts with."""
 
     sweep: str
     dataset: str
@@ -142,3 +140,60 @@ class Table:
     @property
     def all_rows(self) -> tuple[Row, ...]:
         return (*self.baselines, *self.rows)
+
+
+Values = Mapping[str, Mapping[str, float]]
+"""Run id to the metrics of the run."""
+
+
+EXTRA = ("data fingerprint", "numerics")
+"""What trials must agree in beside their settings."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with its settings as values, and the last line of its error as `reason`. `name` is that of its row where
+    no dimension places it, such as a baseline of a sweep."""
+
+    source: Source
+    settings: Mapping[str, Any]
+    reason: str
+    name: str
+
+    @property
+    def is_finished(self) -> bool:
+        return self.source.status == FINISHED
+
+    def spelled(self, setting: str) -> str:
+        """The value of a setting as text."""
+        return spelling.values([self.settings.get(setting)])[0]
+
+
+def metric_values(runs: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """These metrics of every finished run; what a run has not logged is not a number."""
+    finished = runs[runs["status"] == FINISHED]
+    records: Any = finished.reindex(columns=list(names)).astype(float).to_dict("records")
+    return dict(zip(finished["run_id"], records, strict=True))
+
+
+def read_trials(runs: pd.DataFrame, axes: Sequence[str] | None = None) -> list[Trial]:
+    """The trials of a frame, in its order; in a sweep with the values of its axes. Baselines of a sweep have a name,
+    all trials of a sweep without axes too."""
+    if axes is None:
+        names = pd.Series("", runs.index)
+    else:
+        names = runs["label"].where((runs["role"] == BASELINE) | (not axes), "")
+    params = [name for name in map(str, runs.columns) if name.startswith(PARAMS)]
+    fixed = ["seed", "key", "run_id", "status", "error", "dataset", "fingerprint", Tag.NUMERICS.column]
+    frame = runs.reindex(columns=[*fixed, *params, *(axes or ())])
+    parsed = functools.cache(param_value)  # Thousands of trials have few different texts.
+    trials = []
+    for name, row in zip(names, frame.to_numpy(dtype=object).tolist(), strict=True):
+        seed, key, run_id, status, error, dataset, *extra = row[: len(fixed)]
+        texts = zip(params, row[len(fixed) :], strict=False)
+        settings = {param.removeprefix(PARAMS): parsed(text) for param, text in texts if isinstance(text, str)}
+        settings |= {"dataset": dataset, **dict(zip(EXTRA, extra, strict=True))}
+        settings |= zip(axes or (), row[len(fixed) + len(params) :], strict=True)
+        source = Source(int(seed), key, run_id if isinstance(run_id, str) else None, status)
+        trials.append(Trial(source, settings, spelling.last_line(error), name))
+    return trials

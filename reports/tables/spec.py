@@ -11,7 +11,7 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,7 +37,6 @@ SHOWN_AS = {
     "simclr": "SimCLR",
     "supervised": "Supervised",
     "swav": "SwAV",
-    "untrained": "untrained",
     "vicreg": "VICReg",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -55,9 +54,6 @@ Where = dict[str, Scalar | list[Scalar]]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Strict = TypeVar("Strict", bound=_Strict)
 
 
 class Shown(_Strict):
@@ -111,10 +107,9 @@ class Dimension(_Strict):
     def title(self) -> str:
         return self.heading or (spelling.headings([self.key])[0] if self.key else "")
 
-    @property
-    def explains_itself(self) -> bool:
-        """Whether a reader understands a value without the title before it."""
-        return self.cases is not None or self.key in EXPLAIN_THEMSELVES
+    def labelled(self, text: str) -> str:
+        """The text of a value, after the title unless a reader understands it without."""
+        return text if self.cases or self.key in EXPLAIN_THEMSELVES else f"{self.title} = {text}"
 
     def values(self, settings: Mapping[str, Any]) -> list[Hashable]:
         """The values along the dimension of a trial with these settings."""
@@ -139,24 +134,22 @@ class Dimension(_Strict):
 
     def texts(self, values: Sequence[Hashable]) -> dict[Hashable, str]:
         """How each of the values is printed."""
-        return {value: self._text(value) for value in values}
+        return {value: self.names.get(str(value), self._text(value)) for value in values}
 
     def _text(self, value: Hashable) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
-            plain = f"{value:,}"
-        else:
-            (plain,) = spelling.values([value])
+            return f"{value:,}"
+        (text,) = spelling.values([value])
         if isinstance(value, str) and self.key in EXPLAIN_THEMSELVES:
-            plain = SHOWN_AS.get(value, plain.removeprefix("folder-") if self.key == "dataset" else plain)
-        return self.names.get(str(value), plain)
+            return SHOWN_AS.get(text) or (text.removeprefix("folder-") if self.key == "dataset" else text)
+        return text
 
 
 class Axis(Dimension):
     """A dimension that a sweep declares: its values are printed as they are, in the order of the trials."""
 
-    @property
-    def explains_itself(self) -> bool:
-        return False
+    def labelled(self, text: str) -> str:
+        return f"{self.title} = {text}"
 
     def rank(self, value: Hashable) -> tuple[Any, ...]:
         return ()
@@ -197,12 +190,9 @@ class Selection(_Strict):
         return self
 
 
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _keyed(value: object) -> object:
-    return {"key": value} if isinstance(value, str) else value
+def _word_as(field: str) -> BeforeValidator:
+    """A word alone is short for a group of keys that has only this one."""
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
 class TableSpec(_Strict):
@@ -211,9 +201,9 @@ class TableSpec(_Strict):
     table: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; goes to results/tables/<name>/.")
     title: str = Field(description="A sentence for the caption.")
     where: Where = Field(default_factory=dict, description="Only runs with these settings; a list: any of them.")
-    rows: list[Annotated[Dimension, BeforeValidator(_keyed)]] = Field(min_length=1, description="Outermost first.")
-    columns: list[Annotated[Dimension, BeforeValidator(_keyed)]] = Field(min_length=1, description="Outermost first.")
-    metrics: list[Annotated[Shown, BeforeValidator(_named)]] = Field(min_length=1, description="In order.")
+    rows: list[Annotated[Dimension, _word_as("key")]] = Field(min_length=1, description="Outermost first.")
+    columns: list[Annotated[Dimension, _word_as("key")]] = Field(min_length=1, description="Outermost first.")
+    metrics: list[Annotated[Shown, _word_as("name")]] = Field(min_length=1, description="In order.")
     essential: list[list[str]] = Field(
         default_factory=list, description="Metrics that stay where space is scarce, in groups that stay or go together."
     )
@@ -292,7 +282,15 @@ def read(name: str) -> TableSpec:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no table {name!r}; {nearest(name, names())}, or a path to a YAML file of your own")
-    return _validated(TableSpec, path, load(path, "a table's specification"))
+    content = load(path, "a table's specification")
+    try:
+        return TableSpec.model_validate(content)
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+        parts: dict[str, type[_Strict]] = {"rows": Dimension, "columns": Dimension, "metrics": Shown}
+        parts["select"] = Selection
+        part = parts.get(str(place[0]), TableSpec) if len(place) > 1 else TableSpec
+        raise UserError(f"{path}: {explain(error, list(part.model_fields))}") from None
 
 
 def published(name: str) -> Published:
@@ -300,15 +298,4 @@ def published(name: str) -> Published:
     groups = load(PUBLISHED, "published numbers")
     if name not in groups:
         raise UserError(f"published: {name}: no such group in {PUBLISHED.name}; {nearest(name, list(groups))}")
-    return _validated(Published, PUBLISHED, groups[name])
-
-
-def _validated(kind: type[Strict], path: Path, content: Any) -> Strict:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        place = error.errors()[0]["loc"]
-        groups: dict[str, type[_Strict]] = {"rows": Dimension, "columns": Dimension, "metrics": Shown}
-        groups["select"] = Selection
-        owner = groups.get(str(place[0]), kind) if len(place) > 1 else kind
-        raise UserError(f"{path}: {explain(error, list(owner.model_fields))}") from None
+    return Published.model_validate(groups[name])

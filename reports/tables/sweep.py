@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,9 +14,8 @@ from reports.statistics import aggregate
 from reports.store import SweepResult
 from reports.tables import spec
 from reports.tables.grid import Grid
-from reports.tables.model import FINISHED, Table
+from reports.tables.model import FINISHED, Table, metric_values, read_trials
 from reports.tables.spec import Axis, Shown, TableSpec
-from reports.tables.trials import from_sweep, metric_values
 from reports.tables.words import Subject
 from sweeps.record import BASELINE, PARAMS, TIME, UNSEEN, Tag
 
@@ -36,7 +35,7 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
     runs = runs[runs["row"] < runs["row"].nunique() - max(0, suggested - MOST_SUGGESTED)]
     runs = runs.sort_values(["row", "seed"], kind="stable")
     own = specification(result, table)
-    grid = Grid(own, from_sweep(runs, list(result.axes)))
+    grid = Grid(own, read_trials(runs, list(result.axes)))
     made = grid.table(_subject(result, suggested), metric_values(runs, list(own.shown)))
     return dataclasses.replace(made, spec=table.hash)
 
@@ -49,44 +48,44 @@ def specification(result: SweepResult, table: TableSpec) -> TableSpec:
     better: dict[str, Any] = {"maximize": "higher", "minimize": "lower"}
     objectives = [
         Shown(name=name) if name in METRICS else Shown(name=name, heading=name, better=better[direction])
-        for name, direction in _objectives(result).items()
+        for name, direction in (result.search["objectives"] if result.search else {}).items()
     ]
-    return TableSpec.model_construct(
-        **{
-            **dict(table),
-            "rows": rows or [Axis(key="label", heading="trial")],
-            "metrics": [*objectives, *table.metrics],
-            "baselines": list(dict.fromkeys(result.runs.loc[result.runs["role"] == BASELINE, "label"])),
-        }
-    )
+    changes = {
+        "rows": rows or [Axis(key="label", heading="trial")],
+        "metrics": [*objectives, *table.metrics],
+        "baselines": _baselines(result.runs),
+    }
+    return TableSpec.model_construct(**{**dict(table), **changes})
 
 
 def number_rows(result: SweepResult) -> pd.DataFrame:
     """The runs with a column `row`, the table row of each trial: baselines first, in the order of the manifest, then
     points, in the order of the axes' values, or those of a search the best first."""
     runs = result.runs
-    names = list(dict.fromkeys(runs.loc[runs["role"] == BASELINE, "label"]))
+    names = _baselines(runs)
     orders = [{repr(value): place for place, value in enumerate(values)} for values in result.axes.values()]
-
-    def place(role: str, label: str, point: Sequence[Any]) -> tuple[Any, ...]:
-        if role == BASELINE:
-            return 0, names.index(label)
-        # The text tells apart values that the axis does not list.
-        spelled = map(repr, point)
-        return 1, *((order.get(value, len(order)), value) for order, value in zip(orders, spelled, strict=True))
-
     points = runs[list(result.axes)].to_numpy(dtype=object).tolist()
-    places = list(map(place, runs["role"], runs["label"], points))
+    places: list[tuple[Any, ...]] = []
+    for role, label, point in zip(runs["role"], runs["label"], points, strict=True):
+        # The text tells apart values that the axis does not list.
+        along = zip(orders, map(repr, point), strict=True)
+        ranks = [(order.get(text, len(order)), text) for order, text in along]
+        places.append((0, names.index(label)) if role == BASELINE else (1, *ranks))
     rank = {place: row for row, place in enumerate(sorted(set(places)))}
     numbered = runs.assign(row=[rank[place] for place in places])
     if not result.search:
         return numbered
-    objectives = _objectives(result)
+    objectives: dict[str, str] = result.search["objectives"]
     summary = aggregate.summarise(numbered, list(objectives))
     first = sum(kind == 0 for kind, *_ in rank)
     means = summary.mean.where(summary.n == len(result.seeds)).iloc[first:]
     best = {row: first + number for number, row in enumerate(aggregate.best_first(means, objectives))}
     return numbered.assign(row=numbered["row"].map(lambda row: best.get(row, row)))
+
+
+def _baselines(runs: pd.DataFrame) -> list[str]:
+    """The names of the baselines, in the order of the manifest."""
+    return list(dict.fromkeys(runs.loc[runs["role"] == BASELINE, "label"]))
 
 
 def shared_settings(result: SweepResult) -> dict[str, str]:
@@ -103,11 +102,6 @@ def commits(runs: pd.DataFrame) -> pd.Series:
         return pd.Series(dtype=object)
     edited = runs.reindex(columns=[Tag.GIT_EDITED.column])[Tag.GIT_EDITED.column]
     return runs[Tag.GIT_COMMIT.column] + edited.map({"true": " with uncommitted edits"}).fillna("")
-
-
-def _objectives(result: SweepResult) -> Mapping[str, str]:
-    """What a search has aimed at, metric to direction; of another sweep nothing."""
-    return result.search["objectives"] if result.search else {}
 
 
 def _subject(result: SweepResult, suggested: int) -> Subject:
@@ -127,7 +121,7 @@ def _subject(result: SweepResult, suggested: int) -> Subject:
         seeds=tuple(result.seeds),
         dataset=dataset,
         slug=result.slug,
-        chosen=tuple(_chosen(_objectives(result), measured)) if result.search else (),
+        chosen=tuple(_chosen(result.search["objectives"], measured)) if result.search else (),
         compared=f"Baselines{fewer} are not compared with the rest." if has_points else "",
         notes=(cut,) if suggested > MOST_SUGGESTED else (),
         origin=tuple(_origin(result)),
@@ -137,11 +131,9 @@ def _subject(result: SweepResult, suggested: int) -> Subject:
 def _chosen(objectives: Mapping[str, str], measured: str) -> Iterator[str]:
     aims = " and ".join(f"{direction} {name}" for name, direction in objectives.items())
     yield f"Points were suggested by Optuna (TPE) to {aims}, and stand best first by that."
-    if seen := [name for name in objectives if not name.startswith((*UNSEEN, TIME))]:
-        yield (
-            f"The search has seen the test split ({', '.join(seen)}), so the best rows are too good; other metrics are "
-            f"those {measured}."
-        )
+    if seen := ", ".join(name for name in objectives if not name.startswith((*UNSEEN, TIME))):
+        too_good = "so the best rows are too good; other metrics are those"
+        yield f"The search has seen the test split ({seen}), {too_good} {measured}."
     else:
         yield f"All other metrics are those {measured}; no point was suggested by them."
 

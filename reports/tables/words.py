@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reports import spelling
 from reports.metrics import Metric
 from reports.tables import fill, spec
-from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Table
+from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Table, Values
 from reports.tables.spec import TableSpec
-from reports.tables.trials import Values
 
 MOST_LABELS = 12
 """Rows that one note names."""
@@ -19,13 +17,10 @@ MOST_LABELS = 12
 
 @dataclass(frozen=True)
 class Subject:
-    """What a table is about, beside its specification.
-
-    `about` is the first sentence of the caption and `measured` says on which data and after how many epochs. `seeds`
-    were asked for; where that is not known, each column has those of its fullest cell. `chosen` and `compared` are
-    sentences on how rows were chosen and which of them compete, in place of the specification's. `notes` follow the
-    others; `origin` says what the numbers were made with.
-    """
+    """What a table is about, beside its specification: `about` is the first sentence of the caption, `measured` says on
+    which data and after how many epochs. `seeds` were asked for; where that is not known, each column has those of its
+    fullest cell. `chosen` and `compared` say how rows were chosen and which of them compete, in place of the
+    specification's sentences. `notes` follow the others; `origin` says what the numbers were made with."""
 
     name: str
     title: str
@@ -78,7 +73,7 @@ def caption(
 def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[str]:
     """What is chosen and what is missing, each once; `reasons` maps keys of trials to why they have no result."""
     cells = [cell for row in table.all_rows for cell in row.cells if cell.metric]
-    if any(cell.n for cell in cells) or any(row.n for row in table.all_rows):
+    if any(place.n for place in (*cells, *table.all_rows)):
         same = {cell.expected for cell in cells} == {table.n}
         yield f"(n=k): a mean over k seeds{f' instead of {table.n}' if same else ', fewer than its column has'}."
     if any(cell.mean == UNDEFINED for cell in cells):
@@ -94,22 +89,22 @@ def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[
 
 
 def _choices(table: Table) -> Iterator[str]:
+    made = []
     for choice in table.choices:
         (what,) = spelling.headings([choice.over])
         if choice.chosen is None:
             yield f"{choice.where}: no choice of {what}, {choice.barred or f'as no run has {choice.criterion}'}."
+        else:
+            made.append(f"{choice.where}: {choice.chosen}")
         if choice.tied:
             yield f"{choice.where}: {what} = {', '.join(choice.tied)} would do as well by {choice.criterion}."
-    for (over, criterion), group in itertools.groupby(table.choices, lambda choice: (choice.over, choice.criterion)):
-        if made := [f"{choice.where}: {choice.chosen}" for choice in group if choice.chosen is not None]:
-            yield f"{spelling.headings([over])[0]} chosen by {criterion}: {'; '.join(made)}."
+    if made:
+        yield f"{what} chosen by {choice.criterion}: {'; '.join(made)}."
 
 
 def _absent(table: Table, reasons: Mapping[str, str]) -> Iterator[tuple[str, str, list[int]]]:
-    """Where trials have no result, in which state they are and why, and their seeds.
-
-    A trial stands in a cell of each metric; it is named at the first.
-    """
+    """Where trials have no result, in which state they are and why, and their seeds; a trial that stands in several
+    cells is named at the first."""
     named: set[str] = set()
     for row in table.all_rows:
         cells = zip(table.columns, row.cells, strict=True)
@@ -129,7 +124,7 @@ def _infinite(table: Table, values: Values) -> Iterator[tuple[str, str, list[int
     for place, column in enumerate(table.columns):
         for row in table.all_rows:
             cell = row.cells[place]
-            finite = fill.finite_values(cell.sources, cell.metric, values) if cell.number else {}
+            finite = fill.finite_values(cell.sources, cell.metric, values)
             seeds = [source.seed for source in cell.sources if source.status == FINISHED and source.seed not in finite]
             if finite and seeds:
                 yield _where(row, column), f"no finite {table.metrics[cell.metric].heading}", seeds

@@ -40,10 +40,11 @@ def report(
         from cplearn.data.catalogue import slug
         from reports import build, store
         from reports.render import terminal
+        from sweeps.addresses import resolve
         from sweeps.errors import UserError
         from sweeps.loading import parse_override
 
-        uri = store.resolve(tracking_uri)
+        uri = resolve(tracking_uri)
         if table:
             if name or dataset:
                 raise UserError(
@@ -77,9 +78,10 @@ def verify(
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
     with plain_errors():
         from reports import provenance, store
+        from sweeps.addresses import resolve
 
-        uri = store.resolve(tracking_uri)
-        store.check(uri)
+        uri = resolve(tracking_uri)
+        store.open_experiment(uri)  # Whether there is one.
         checked = provenance.verify(uri, path)
         for table in checked:
             for sentence in table.drift:
@@ -100,9 +102,10 @@ def trace(
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
     with plain_errors():
-        from reports import provenance, store
+        from reports import provenance
+        from sweeps.addresses import resolve
 
-        for cell in provenance.trace(store.resolve(tracking_uri), path, words):
+        for cell in provenance.trace(resolve(tracking_uri), path, words):
             show(provenance.to_text(cell))
 
 
@@ -113,10 +116,10 @@ def ui(
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
     with plain_errors():
         from cplearn.errors import InputError
-        from reports import store
         from runner.tracking.database import check_store
+        from sweeps.addresses import resolve
 
-        uri = store.resolve(tracking_uri)
+        uri = resolve(tracking_uri)
         check_store(uri)
         try:
             socket.create_server(("127.0.0.1", port)).close()

@@ -31,6 +31,7 @@ from runner.planning.survey import Searched, Surveyed, survey
 from runner.timing import Forecast, Machine, ProgressEstimate, forecast
 from runner.tracking.database import check_store
 from runner.tracking.tracker import Tracker, log_report
+from sweeps.addresses import resolve
 from sweeps.errors import UserError
 from sweeps.loading import find
 from sweeps.spec import Sweep, read_sweep
@@ -61,7 +62,7 @@ class SweepRun:
         self.plan = make_plan(sweep, options.data_root, self.resources.processes)
         if options.retry_failed and sweep.search:
             raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
-        self.uri = store.resolve(options.tracking_uri)
+        self.uri = resolve(options.tracking_uri)
         check_folder("--results", options.results)
         if "://" not in options.checkpoints:
             check_folder("--checkpoints", Path(options.checkpoints))

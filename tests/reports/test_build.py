@@ -16,6 +16,7 @@ from rich.console import Console
 
 from reports import build, provenance, store
 from reports.render import terminal
+from reports.store.trials import LOOKUPS
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, sqlite, trial_metrics
 from support import mlflow_server, needs, run_cli
 from sweeps.errors import UserError
@@ -73,7 +74,8 @@ def reports(written: Writer, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def finished_runs(uri: str, keys: Collection[str] | None = None) -> dict[str, str]:
-    return {key: run.run_id for key, run in store.trial_records(uri, keys).items() if run.status == "FINISHED"}
+    records = store.trial_records(uri, keys)
+    return {key: record.run_id for key, record in records.items() if record.status == "FINISHED"}
 
 
 def test_finished_trials_are_found_by_key(written: Writer) -> None:
@@ -85,7 +87,8 @@ def test_finished_trials_are_found_by_key(written: Writer) -> None:
     assert not found.keys() & {"digits/β=2.5/1", "digits/β=5/1", "digits/lr=1e38/0"}
     few = {"digits/β=1/0", "digits/β=2.5/1"}
     assert finished_runs(written.uri, few) == {"digits/β=1/0": found["digits/β=1/0"]}
-    assert finished_runs(written.uri, [*found, "another"]) == found
+    many = [*found, *(f"other-{number}" for number in range(LOOKUPS))]
+    assert finished_runs(written.uri, many) == found
 
 
 def test_a_sweep_is_read_as_its_newest_manifest_declares_it(written: Writer) -> None:
@@ -269,7 +272,7 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(prepare: Any, message
 
 
 def test_a_store_that_does_not_exist_yet_has_no_finished_trials(tmp_path: Path) -> None:
-    assert store.trial_records(sqlite(tmp_path)) == {}
+    assert finished_runs(sqlite(tmp_path)) == {}
     assert not list(tmp_path.iterdir())
 
 

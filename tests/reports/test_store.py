@@ -14,6 +14,7 @@ from runner.machine.hardware import describe
 from runner.planning.plan import SCHEMA, make_plan
 from runner.tracking.tracker import Tracker
 from stores import empty_store, sqlite
+from sweeps.addresses import without_secrets
 from sweeps.record import HARDWARE, LOSS, Tag, TrialRecord
 from sweeps.spec import read_sweep
 
@@ -120,4 +121,4 @@ def test_metrics_of_each_epoch_and_times_are_read(uri: str, tracker: Tracker) ->
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(address: str, shown: str) -> None:
-    assert store.without_secrets(address) == shown
+    assert without_secrets(address) == shown

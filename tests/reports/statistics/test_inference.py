@@ -13,7 +13,7 @@ from reports.statistics.inference import contest, holm, p_values, summarise
 
 
 def test_four_values_make_two_numbers() -> None:
-    both = summarise(np.array([[0.5, 0.7], [0.2, 0.2]]))
+    both = [number for values in ([0.5, 0.7], [0.2, 0.2]) if (number := summarise(values))]
     # The standard deviation of (a, b) is |a - b| / √2, and the 97.5 % point of Student's t with one degree is 12.706.
     assert (both[0].mean, both[0].std, both[0].n, both[0].method) == (
         pytest.approx(0.6),
@@ -26,14 +26,14 @@ def test_four_values_make_two_numbers() -> None:
 
 
 def test_one_value_has_neither_spread_nor_interval() -> None:
-    (number,) = summarise(np.array([[0.5]]))
-    assert number == statistics.Number(0.5, None, 1, None, None, None)
+    assert summarise([]) is None
+    assert summarise([0.5]) == statistics.Number(0.5, None, 1, None, None, None)
 
 
 @pytest.mark.parametrize(("n", "method"), [(3, "t"), (9, "t"), (10, "bootstrap-t"), (20, "bootstrap-t")])
 def test_an_interval_covers_the_mean_as_often_as_it_says(n: int, method: str) -> None:
     values = np.random.default_rng(0).normal(size=(400, n))
-    numbers = summarise(values)
+    numbers = [number for row in values if (number := summarise(row.tolist()))]
     assert {number.method for number in numbers} == {method}
     covered = np.mean([number.low <= 0 <= number.high for number in numbers])  # type: ignore[operator]
     # 0.95 within three standard errors; the percentile bootstrap covers 0.74 at n = 3 and 0.90 at n = 10.
@@ -69,7 +69,6 @@ CLEAR = [[0.90, 0.91, 0.92], [0.50, 0.511, 0.519], [0.10, 0.109, 0.121]]
 def test_a_clear_winner_is_best_alone_and_the_direction_counts() -> None:
     assert contest(CLEAR, "higher").best == (True, False, False)
     assert contest(CLEAR, "lower").best == (False, False, True)
-    assert contest(CLEAR, "higher").comparisons == 3
 
 
 def test_rows_that_cannot_be_told_apart_are_best_together() -> None:
@@ -123,5 +122,6 @@ def test_many_rows_over_many_seeds_still_have_a_best() -> None:
 @pytest.mark.parametrize("n", [3, 12])
 def test_equal_values_have_an_interval_of_one_point(n: int) -> None:
     """Though their mean differs from them in its last digits."""
-    (number,) = statistics.summarise(np.full((1, n), 0.1 + 0.2 + 1 / 3))
+    number = summarise([0.1 + 0.2 + 1 / 3] * n)
+    assert number is not None
     assert (number.std, number.low, number.high) == (0, number.mean, number.mean)
