@@ -47,7 +47,7 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
     def below(metric: str, limit: Any, sentence: str) -> tuple[str, ...]:
         """The sentence, with the means of the row in it, for each row whose mean of a metric is below the limit."""
         rows = means[means[metric] < limit].rename(columns={DIMENSIONS: "dimensions"})
-        return tuple(f"{names[row]}: {sentence.format_map(mean)}" for row, mean in rows.iterrows())
+        return tuple(f"{names[row]}: {sentence.format_map(mean.to_dict())}" for row, mean in rows.iterrows())
 
     every = (
         Finding(

@@ -64,7 +64,7 @@ class Grid:
         self.choices: dict[tuple[Place, Place], Choice] = {}
         self.cells: dict[tuple[Place, Place], list[Trial]] = {}
         for trial in trials:
-            rows = [trial.name] if trial.name else _places(self.rows, trial)
+            rows: Sequence[Place] = [trial.name] if trial.name else _places(self.rows, trial)
             for place in itertools.product(rows, _places(self.columns, trial)):
                 self.cells.setdefault(place, []).append(trial)
         self.row_texts = _texts(self.rows, [row for row, _ in self.cells])
