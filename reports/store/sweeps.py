@@ -73,13 +73,13 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     Raises UserError for an unknown name or data set (with the known ones), and if the store cannot be read.
     """
     client, experiment = open_experiment(uri)
-    known = _parents(uri, client, experiment)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 3, cutoff=0.5)
+    parents = _parents(uri, client, experiment)
+    if name not in parents:
+        near = difflib.get_close_matches(name, parents, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(known))}")
+        raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(parents))}")
     declared: dict[str, tuple[str, Manifest]] = {}
-    for run_id in [parent.info.run_id for parent in known[name]]:
+    for run_id in [parent.info.run_id for parent in parents[name]]:
         # A sweep that was stopped at once has none.
         if content := read_artifact(uri, client, run_id, MANIFEST_FILE):
             manifest = Manifest.from_dict(json.loads(content), f"run {run_id}")
@@ -110,17 +110,17 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
             runs = result.runs
             settings = [name for name in map(str, runs) if name.startswith(PARAMS) or name == Tag.NUMERICS.column]
             settings = [name for name in settings if name != f"{PARAMS}seed"]
-            known = runs.groupby("label")[settings].transform("first")
-            frames.append(runs.drop(columns=list(result.axes)).assign(**runs[settings].fillna(known)))
+            same_point = runs.groupby("label")[settings].transform("first")
+            frames.append(runs.drop(columns=list(result.axes)).assign(**runs[settings].fillna(same_point)))
         trials = pd.concat(frames, ignore_index=True)
         # A trial that several sweeps share is one trial.
         return trials.drop_duplicates("key", ignore_index=True)
     client, experiment = open_experiment(uri)
     with readable(shown(uri)):
-        records = newest(client, experiment, None, _placed_record)
-    if not records:
+        rows = newest(client, experiment, None, _placed_record)
+    if not rows:
         raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
-    return pd.DataFrame.from_records([{"key": key, **record} for key, record in records.items()])
+    return pd.DataFrame.from_records([{"key": key, **row} for key, row in rows.items()])
 
 
 def _placed_record(run: Run) -> dict[str, Any]:
