@@ -108,6 +108,12 @@ def test_a_sweep_is_read_as_its_newest_manifest_declares_it(written: Writer) -> 
     assert [repr(beta) for beta in runs["method.beta"][4:13]] == [repr(beta) for beta in BETAS]
 
 
+def test_a_report_may_have_no_figures(written: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reports.figures.plots", lambda result, reader: [])
+    (report,) = build.build(written.uri, "mixed", tmp_path)
+    assert (report.folder / "report.html").is_file()
+
+
 def markdown_table(report: build.Report) -> list[list[str]]:
     lines = (report.folder / "table.md").read_text().splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" |")] for line in lines if line.startswith("|")]
