@@ -67,7 +67,8 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
         return not isinstance(value, int | float), value, text
 
     worth = {"higher": lambda score: score, "lower": lambda score: -score, "nearest 1": lambda score: -abs(score - 1)}
-    candidates, counts = [], []
+    candidates: list[Candidate] = []
+    counts: list[int] = []
     for text in sorted(groups, key=rank):
         sources = tuple(trial.source for trial in groups[text])
         scores = list(finite_values(sources, select.by, values).values())

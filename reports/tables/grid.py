@@ -104,11 +104,13 @@ class Grid:
             raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_blocks = self.spec.rows[0].key == METRIC
         metrics: list[Metric | None] = [*shown.values()]
-        heads = [(at, metric) for at in self.column_texts for metric in ([None] if in_blocks else metrics)]
+        none: list[Metric | None] = [None]
+        blocks, in_columns = (metrics, none) if in_blocks else (none, metrics)
+        heads = list(itertools.product(self.column_texts, in_columns))
         most = {at: max(len(trials) for (_, column), trials in self.cells.items() if column == at) for at, _ in heads}
         rows: list[Row] = []
         baselines: list[Row] = []
-        for block in metrics if in_blocks else [None]:
+        for block in blocks:
             for place in self.row_texts:
                 cells = [self._cell(place, at, metric or block, len(subject.seeds) or most[at]) for at, metric in heads]
                 # A baseline within a block stands in it.
