@@ -183,7 +183,10 @@ def _records_in_file(
                     values[run_id][name] = float(value)
     except (sqlite3.Error, ValueError):
         return None
-    return {key: _make_record(*row[:3], row[3:], values[row[0]]) for key, row in rows.items()}
+    return {
+        key: _make_record(run_id, status, start, tags, values[run_id])
+        for key, (run_id, status, start, *tags) in rows.items()
+    }
 
 
 def _tags(run: Run) -> dict[str, str]:
