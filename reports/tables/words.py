@@ -73,7 +73,7 @@ def caption(
 def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[str]:
     """What is chosen and what is missing, each once; `reasons` maps keys of trials to why they have no result."""
     cells = [cell for row in table.all_rows for cell in row.cells if cell.metric]
-    if any(place.n for place in (*cells, *table.all_rows)):
+    if any(cell.n for cell in cells) or any(row.n for row in table.all_rows):
         same = {cell.expected for cell in cells} == {table.n}
         yield f"(n=k): a mean over k seeds{f' instead of {table.n}' if same else ', fewer than its column has'}."
     if any(cell.mean == UNDEFINED for cell in cells):
