@@ -106,7 +106,7 @@ def trace(
         from sweeps.addresses import resolve
 
         for cell in provenance.trace(resolve(tracking_uri), path, words):
-            show(provenance.to_text(cell))
+            out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
 
 
 def ui(

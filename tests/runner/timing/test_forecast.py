@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from runner.timing.forecast import START
 HARDWARE = {"device": "cpu", "device_name": "Abacus 1", "threads": "1", "ranks": "1"}
 
 
-def expected(plan: Plan, slots: int = 2, memory: float | None = 1e12, **options: dict[str, int]) -> Forecast:
+def expected(plan: Plan, slots: int = 2, memory: float | None = 1e12, **options: Any) -> Forecast:
     return forecast(plan, plan.jobs, Machine(Resources(1, 0), slots, HARDWARE, memory), lambda *_: [], **options)
 
 
@@ -23,7 +24,7 @@ def twelve_seconds(plan: Plan) -> dict[str, Timing]:
     return {timing_key(plan.jobs[0]): Timing(1.0, 3.0, 0.5, 2.0, "finished runs", 9)}
 
 
-def with_timings(plan: Plan, slots: int, **options: dict[str, int]) -> Forecast:
+def with_timings(plan: Plan, slots: int, **options: Any) -> Forecast:
     from dataclasses import replace
 
     return replace(expected(plan, slots, **options), timings=twelve_seconds(plan))  # type: ignore[arg-type]
