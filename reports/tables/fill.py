@@ -111,7 +111,8 @@ def _contests(
     for places in entered.values():
         better = table.metrics[cells[places[0]].metric].better
         rows = [by_seed[place] for place in places]
-        seeds = sorted(max(rows, key=lambda values: len(values)))
+        largest = max(rows, key=len)
+        seeds = sorted(largest)
         if better is None or not seeds:
             continue
         values = [[row[seed] for seed in seeds] if row.keys() >= set(seeds) else None for row in rows]
