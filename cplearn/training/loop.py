@@ -46,8 +46,9 @@ def train(
     `save_to` names a folder for its files, see `TrialTraining.save`; a trial that diverged writes none.
 
     >>> from cplearn import data
-    >>> trial = TrialSettings.read({"method": "vicreg", "epochs": 1, "backbone": {"name": "resnet8-slim", "width": 4}})
-    >>> outcome = train(trial, data.load("digits"))
+    >>> small = {"epochs": 1, "train_images": 200, "test_images": 100, "backbone": {"name": "resnet8-slim", "width": 4}}
+    >>> trial = TrialSettings.read({"method": "vicreg", **small})
+    >>> outcome = train(trial, data.load(**trial.data_request()))
     >>> 0 < outcome.metrics["probe/accuracy"] <= 1
     True
     """
