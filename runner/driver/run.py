@@ -294,7 +294,7 @@ class SweepRun:
         self.failures += tally.failures
         if repeated:
             self.observer.say(
-                f"Stopped: the same failure came again and again, so {tally.left} trials were not run or not ended."
+                f"stopped: the same failure came again and again, so {tally.left} trials were not run or not ended."
             )
         elif tally.left:
             self.observer.say(
