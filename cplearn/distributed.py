@@ -55,7 +55,8 @@ class Ranks:
             return tensor
         from torch.distributed.nn.functional import all_reduce  # torch imports much for it
 
-        summed: Tensor = all_reduce(tensor)
+        # Its default group is the one of the time of that import, which a later trial of this process has left.
+        summed: Tensor = all_reduce(tensor, group=dist.group.WORLD)
         return summed
 
     def reduce(self, parameters: Iterable[nn.Parameter], mean: bool = False) -> None:

@@ -84,7 +84,7 @@ class SweepResult:
 
 def _table(path: Path) -> pd.DataFrame:
     """The cells of a table's file as rows and columns, in the order of the file."""
-    cells = pd.read_csv(path).fillna({"block": ""})
+    cells = pd.read_csv(path, dtype={"block": str}).fillna({"block": ""})
     index = ["block", "row"] if cells["block"].any() else ["row"]
     rows = list(cells[index].drop_duplicates().itertuples(index=False, name=None))
     table = cells.pivot(index=index, columns="column", values="mean")

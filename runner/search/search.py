@@ -1,8 +1,8 @@
 """The search beyond a grid: suggestions of the studies become jobs, and the results of jobs become their values.
 
 The studies lie beside the tracking store, and both survive the driver. Where they disagree after it was killed, each
-mends the other: a suggestion without a value whose trials have finished gets its value, and one with a value whose
-trials are not in the store has them run.
+mends the other: a suggestion without a value whose trials have finished gets its value, and one that has ended while
+the store does not know the end of its trials has them run.
 """
 
 from __future__ import annotations
@@ -153,11 +153,19 @@ class Search(Listener):
                 self._take_up(suggestion, records)
             elif suggestion.is_wanted:
                 self.plan.add(suggestion.jobs)
-                lost = [job for job in suggestion.jobs if state_of(records.get(job.key)) != "reused"]
-                self.mending |= {job.key for job in lost}
-                self._enqueue(lost)
+                self._mend([job for job in suggestion.jobs if state_of(records.get(job.key)) != "reused"])
             else:
-                self.plan.add(job for job in suggestion.jobs if job.key in records)
+                begun = [job for job in suggestion.jobs if job.key in records]
+                self.plan.add(begun)
+                # The driver may have died when the study knew of the end, and the store did not yet.
+                ends = [records[job.key] for job in begun]
+                if not any(record.stopped_by or record.failure == "diverged" for record in ends):
+                    self._mend([job for job in begun if state_of(records[job.key]) != "reused"])
+
+    def _mend(self, lost: list[Job]) -> None:
+        """Run what the store has lost of a suggestion that has its values already."""
+        self.mending |= {job.key for job in lost}
+        self._enqueue(lost)
 
     def _suggest(self) -> bool:
         """Ask for one more suggestion; False if there are enough."""
