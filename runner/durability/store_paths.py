@@ -18,7 +18,12 @@ def companion(uri: str, kind: str) -> Path:
         path = store_file(uri)
         return path.with_name(f"{path.name}.{kind}")
     name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn", f"{name}.{kind}")
+    return cache_folder() / f"{name}.{kind}"
+
+
+def cache_folder() -> Path:
+    """This program's folder among the user's caches; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn")
 
 
 def check_folder(option: str, folder: Path) -> None:

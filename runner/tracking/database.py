@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 from cplearn.errors import InputError
+from runner.durability.store_paths import cache_folder
 from sweeps.addresses import store_file, without_secrets
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -45,15 +49,38 @@ def check_store(uri: str) -> None:
 def make_store(uri: str) -> None:
     """Make the tables of a SQLite store that does not exist yet; one driver at a time may do so.
 
-    They are made under another name: a reader that met a file with some of its tables would try to make the rest.
+    They are made under another name: a reader that met a file with some of its tables would try to make the rest. To
+    make them takes MLflow seconds, so a copy of the empty store is kept for the next one.
     """
     path = store_file(uri)
     if not uri.startswith("sqlite") or (path.exists() and path.stat().st_size):
         return
-    from mlflow import MlflowClient
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     draft = path.with_name(f"{path.name}.making")
-    draft.unlink(missing_ok=True)  # A driver that was killed may have left one.
     scheme, options = uri.partition(":///")[0], "".join(uri.partition("?")[1:])
-    MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
+
+    def complete() -> None:
+        mlflow.MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
+
+    empty = cache_folder() / f"mlflow-{mlflow.__version__}.db"
+    try:
+        shutil.copyfile(empty, draft)
+        complete()
+    except (OSError, mlflow.MlflowException, SQLAlchemyError):
+        draft.unlink(missing_ok=True)  # A driver that was killed may have left one.
+        complete()
+        with suppress(OSError, sqlite3.Error):
+            _keep(draft, empty)
     draft.replace(path)
+
+
+def _keep(store: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    part = copy.with_name(f"{copy.name}.{os.getpid()}")
+    shutil.copyfile(store, part)
+    with closing(sqlite3.connect(part)) as connection, connection:
+        # The default experiment names the folder of artifacts; MLflow makes it anew.
+        connection.execute("DELETE FROM experiments")
+    part.replace(copy)

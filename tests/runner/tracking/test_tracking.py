@@ -73,6 +73,22 @@ def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
 
 
+@pytest.mark.parametrize("damage", [b"", b"half of a table", None])
+def test_the_kept_empty_store_serves_the_next_one_unless_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        database.make_store(f"sqlite:///{tmp_path / name}/mlflow.db")
+        (experiment,) = MlflowClient(f"sqlite:///{tmp_path / name}/mlflow.db").search_experiments()
+        assert experiment.artifact_location == f"{tmp_path / name}/mlruns/0"
+        (kept,) = (tmp_path / "cache" / "cplearn").iterdir()
+        if damage is not None:
+            kept.write_bytes(damage)
+
+
 def runs(uri: str, kind: str = "trial") -> list[Any]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("cplearn")
