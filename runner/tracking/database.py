@@ -56,21 +56,19 @@ def make_store(uri: str) -> None:
     if not uri.startswith("sqlite") or (path.exists() and path.stat().st_size):
         return
     import mlflow
-    from sqlalchemy.exc import SQLAlchemyError
 
     draft = path.with_name(f"{path.name}.making")
-    scheme, options = uri.partition(":///")[0], "".join(uri.partition("?")[1:])
-
-    def complete() -> None:
-        mlflow.MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
-
     empty = cache_folder() / f"mlflow-{mlflow.__version__}.db"
     try:
         shutil.copyfile(empty, draft)
-        complete()
-    except (OSError, mlflow.MlflowException, SQLAlchemyError):
+        with closing(sqlite3.connect(draft)) as connection:
+            is_whole = connection.execute("SELECT version_num FROM alembic_version").fetchone() is not None
+    except (OSError, sqlite3.Error):
         draft.unlink(missing_ok=True)  # A driver that was killed may have left one.
-        complete()
+        is_whole = False
+    scheme, options = uri.partition(":///")[0], "".join(uri.partition("?")[1:])
+    mlflow.MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
+    if not is_whole:
         with suppress(OSError, sqlite3.Error):
             _keep(draft, empty)
     draft.replace(path)
