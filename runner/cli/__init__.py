@@ -8,6 +8,7 @@ import gc
 import typer
 
 from runner.cli import models, plan, results, sweep, tools
+from runner.cli.options import with_sweep_options
 
 # Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
 app = typer.Typer(
@@ -17,8 +18,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Sweeps of CPLearn and other self-supervised methods: Ray Tune runs them, MLflow keeps them, tables come out.",
 )
-app.command()(sweep.sweep)
-app.command()(plan.plan)
+app.command()(with_sweep_options(sweep.sweep))
+app.command()(with_sweep_options(plan.plan, without=("retries", "stop_after", "checkpoint_every")))
 app.command()(models.train)
 app.command("import-solo")(models.import_solo)
 app.command()(models.evaluate)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli.console import fail, overridden, plain_errors, say, say_written
-from runner.cli.options import DataRoot, DatasetName, Epochs, OneSetting
+from runner.cli.options import DatasetName, Epochs, OneSetting
+from runner.driver.options import DataRoot
 
 if TYPE_CHECKING:
     from cplearn.evaluate.protocol import Outcome

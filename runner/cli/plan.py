@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.console import out
-from runner.cli.options import takes_sweep_options
 from runner.driver.options import SweepOptions
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from runner.timing import Forecast
 
 
-@takes_sweep_options
 def plan(
     options: SweepOptions,
     calibrate: Annotated[

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from runner.cli.console import FAILED, err, note, out, plain_errors, say, show
-from runner.cli.options import Results, Uri
+from runner.driver.options import Results, Uri
 
 if TYPE_CHECKING:
     from reports.build import Report

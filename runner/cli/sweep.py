@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
 from runner.cli.console import FAILED, INTERRUPTED, err, note, out, say, show, sigterm_as_interrupt
-from runner.cli.options import takes_sweep_options
 from runner.cli.results import show_reports
 from runner.driver.options import Observer, SweepOptions
 
@@ -23,19 +21,10 @@ MOST_LISTED = 10
 """Most trials with an equal failure that are named."""
 
 
-@takes_sweep_options
-def sweep(
-    options: SweepOptions,
-    retries: Annotated[int, typer.Option(help="Attempts after a lost worker or lack of memory.")] = 3,
-    stop_after: Annotated[int, typer.Option(help="Stop at so many failures that are the same; 0: never.")] = 3,
-    checkpoint_every: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
-    ] = 60,
-) -> None:
+def sweep(options: SweepOptions) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
     from runner.driver.run import SweepRun
 
-    options = dataclasses.replace(options, retries=retries, stop_after=stop_after, checkpoint_every=checkpoint_every)
     try:
         with sigterm_as_interrupt():
             run = SweepRun(options, TerminalObserver())

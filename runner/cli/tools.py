@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.cli.console import FAILED, INTERRUPTED, out, plain_errors, say, say_written, sigterm_as_interrupt
-from runner.cli.options import DataRoot, DatasetName, Results
+from runner.cli.options import DatasetName
+from runner.driver.options import DataRoot, Results
 
 
 def data(

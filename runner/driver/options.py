@@ -6,54 +6,73 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
 
 if TYPE_CHECKING:
     from runner.driver.tally import Tally
     from runner.events import Listener
 
+Results = Annotated[Path, Option("--results", metavar="DIR", help="Where tables and figures go.")]
+DataRoot = Annotated[
+    Path | None, Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
+]
+Uri = Annotated[
+    str | None, Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow store; ./mlflow.db.")
+]
+
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """The options of `cplearn sweep`, which says more about each.
+    """What a sweep is asked to do. The command line takes its options, and their order and words, from these fields.
+
+    `overrides` are values of dotted settings; a list of values makes an axis.
 
     >>> SweepOptions("beta", overrides={"epochs": 1}, seeds=3, budget="1h").checkpoints
     'checkpoints'
     """
 
-    # What to run.
-    sweep: str
-    """The sweep's name, or the path of its file."""
+    sweep: Annotated[
+        str, Argument(metavar="NAME|FILE", help="A sweep's name, beta for instance, or the path of its YAML file.")
+    ]
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Values of dotted settings; a list of values makes an axis."""
-    seeds: int | None = None
-    scale: str = "full"
-
-    # On what each trial runs.
-    cpus: float | None = None
-    gpus: float | None = None
-    ranks: int | None = None
-    compile: bool = False
-
-    # Which trials run, and for how long.
-    force: bool = False
-    """Run trials again that have finished before."""
-    retry_failed: bool = False
-    """Run trials again that have diverged."""
-    retries: int = 3
-    """Attempts after a lost worker or lack of memory."""
-    stop_after: int = 3
-    """Stop the sweep at so many failures that are the same; 0: never."""
-    budget: str | None = None
-    """Time after which to stop, `1h30m` for instance."""
-
-    # Where things are kept.
-    results: Path = Path("results")
-    checkpoints: str = "checkpoints"
-    checkpoint_every: float = 60
-    """Least seconds between two checkpoints of a trial."""
-    data_root: Path | None = None
-    tracking_uri: str | None = None
+    seeds: Annotated[int | None, Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None
+    scale: Annotated[
+        str, Option(metavar="smoke|small|full", help="A smaller version of the sweep, if the file has one.")
+    ] = "full"
+    cpus: Annotated[
+        float | None, Option("--cpus-per-trial", help="CPUs, and so threads, of each process of a trial; default: 1.")
+    ] = None
+    gpus: Annotated[
+        float | None,
+        Option("--gpus-per-trial", help="GPUs of a trial: 0.25 for instance, or 8 that share it; default: 1 if any."),
+    ] = None
+    ranks: Annotated[
+        int | None, Option("--ranks", min=1, help="Processes that share a trial on CPUs; with GPUs: one for each.")
+    ] = None
+    compile: Annotated[bool, Option("--compile", help="Run backbones through torch.compile.")] = False
+    force: Annotated[bool, Option("--force", help="Run trials again that have finished before.")] = False
+    retry_failed: Annotated[bool, Option("--retry-failed", help="Run trials again that have diverged.")] = False
+    budget: Annotated[
+        str | None,
+        Option(
+            metavar="TIME",
+            help="Stop after 90m, 4h, 1h30m or 2d, with one seed everywhere before more; exit status 0, and the same "
+            "command goes on.",
+        ),
+    ] = None
+    results: Results = Path("results")
+    checkpoints: Annotated[
+        str, Option(envvar="CPLEARN_CHECKPOINTS", metavar="DIR|URI", help="Where interrupted trials are kept.")
+    ] = "checkpoints"
+    data_root: DataRoot = None
+    tracking_uri: Uri = None
+    retries: Annotated[int, Option(help="Attempts after a lost worker or lack of memory.")] = 3
+    stop_after: Annotated[int, Option(help="Stop at so many failures that are the same; 0: never.")] = 3
+    checkpoint_every: Annotated[
+        float, Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
+    ] = 60
 
 
 class Observer:
