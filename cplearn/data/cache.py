@@ -19,7 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,16 @@ class Arrays(NamedTuple):
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+
+
+class Blocks(NamedTuple):
+    """A split to be written: `labels` (n,), and its images as blocks (b, C, H, W) uint8, as suits their source.
+
+    Of a training split, images with label -1, unlabelled ones, come last.
+    """
+
+    labels: Sequence[int] | npt.NDArray[Any]
+    blocks: Iterable[np.ndarray]
 
 
 def location(root: Path, key: str) -> Path:
@@ -78,29 +88,32 @@ def scratch(root: Path, owner: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def building(root: Path, key: str, owner: str) -> Iterator[Path]:
-    """A scratch folder that becomes the cached folder `key` on success. Raises InputError if the disk refuses."""
+def write(root: Path, key: str, owner: str, classes: Sequence[str], source: str, train: Blocks, test: Blocks) -> None:
+    """Write the cached folder `key`, while its caller holds the lock `owner`; the images are never all in memory.
+
+    Raises InputError if the disk refuses, or if all training pixels are equal.
+    """
     target = location(root, key)
     try:
         with scratch(root, owner) as folder:
-            yield folder
-            try:
-                folder.rename(target)
-            except OSError:
-                if not target.exists():  # else another owner, with equal content, came first
-                    raise
+            for split, images in (("train", train), ("test", test)):
+                _write_images(folder / f"{split}-images.npy", len(images.labels), images.blocks)
+                np.save(folder / f"{split}-labels.npy", np.asarray(images.labels, np.int64))
+            facts = describe(_map(folder, "train"), _map(folder, "test"), classes, source)
+            facts["checksums"] = _checksums(folder, facts)
+            (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
+            folder.rename(target)
     except OSError as error:
-        raise InputError(
-            f"{target}: the decoded images cannot be written ({error}); free some space or set CPLEARN_DATA to another "
-            "folder"
-        ) from error
+        if not target.exists():  # else another owner, with equal content, came first
+            raise InputError(
+                f"{target}: the decoded images cannot be written ({error}); free some space or set CPLEARN_DATA to "
+                "another folder"
+            ) from error
 
 
-def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], labels: npt.ArrayLike) -> None:
-    """Write a split of `n` images that come as blocks (b, C, H, W) uint8, never all in memory."""
+def _write_images(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
     # Written, not mapped: on a full disk a write raises, where storing into a memory map would kill the process.
-    with open(folder / f"{split}-images.npy", "wb") as file:
+    with open(path, "wb") as file:
         for i, block in enumerate(blocks):
             if i == 0:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (n, *block.shape[1:])}
@@ -108,15 +121,6 @@ def write_split(folder: Path, split: str, n: int, blocks: Iterable[np.ndarray], 
             file.write(np.ascontiguousarray(block).data)
         file.flush()
         os.fsync(file.fileno())
-    np.save(folder / f"{split}-labels.npy", np.asarray(labels, np.int64))
-
-
-def write_description(folder: Path, classes: Sequence[str], source: str) -> None:
-    """Complete a folder in which both splits were written. Raises InputError if all training pixels are equal."""
-    train, test = (_map(folder, split) for split in ("train", "test"))
-    facts = describe(train, test, classes, source)
-    facts["checksums"] = checksums(folder, facts)
-    (folder / DESCRIPTION).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
@@ -127,12 +131,9 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
     try:
         facts = json.loads((folder / DESCRIPTION).read_text())
         train, test = (_map(folder, split) for split in ("train", "test"))
-        written = facts.pop("checksums", None)
-        if written is None:  # a copy of an earlier version; its fingerprint takes longer to compute, and says the same
-            intact = fingerprint(train, test, facts["classes"]) == facts["fingerprint"]
-        else:
-            intact = checksums(folder, facts) == written
-        if not intact:
+        written = facts.pop("checksums", None)  # earlier versions wrote none; then the fingerprint says the same
+        same_pixels = written is None and fingerprint(train, test, facts["classes"]) == facts["fingerprint"]
+        if not same_pixels and _checksums(folder, facts) != written:
             raise ValueError("its content does not fit its checksums")
         return assemble(name, source, train, test, facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
@@ -143,27 +144,26 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
         return None
 
 
-def checksums(folder: Path, facts: dict[str, Any]) -> dict[str, list[int]]:
+def _checksums(folder: Path, facts: dict[str, Any]) -> dict[str, list[int]]:
     """CRC-32 of every block of each array in a folder, by the name of its file, and that of the `facts` beside them.
 
     They are computed in threads, without Python's lock: about a second for 3 GB that lie in memory already.
     """
+    sums = {DESCRIPTION: [zlib.crc32(json.dumps(facts, sort_keys=True).encode())]}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        found = {DESCRIPTION: [zlib.crc32(json.dumps(facts, sort_keys=True).encode())]}
         for path in sorted(folder.glob("*.npy")):
-            content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-            starts = range(0, len(content), CHECKED_BYTES)
-            found[path.name] = list(pool.map(lambda at, of=content: zlib.crc32(of[at : at + CHECKED_BYTES]), starts))
-    return found
+            content = np.memmap(path, np.uint8, "r")
+            blocks = (content[start : start + CHECKED_BYTES] for start in range(0, len(content), CHECKED_BYTES))
+            sums[path.name] = list(pool.map(zlib.crc32, blocks))
+    return sums
 
 
 def _remove(folder: Path) -> None:
-    """Remove a damaged copy. Other processes may have it mapped: they keep their pages. Raises InputError if not."""
+    """Remove a damaged copy. Other processes may have it mapped: they keep their pages."""
     grave = folder.with_name(f"{folder.name}.damaged-{os.getpid()}")
     try:
-        folder.rename(grave)
-    except FileNotFoundError:  # another process was quicker
-        return
+        with suppress(FileNotFoundError):  # another process was quicker
+            folder.rename(grave)
     except OSError as error:
         raise InputError(f"{folder}: this decoded copy is damaged and cannot be removed ({error.strerror})") from error
     shutil.rmtree(grave, ignore_errors=True)
@@ -181,15 +181,16 @@ def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[st
     Unlabelled images are the last of `train` and have the label -1.
     """
     entry = catalogue.entry(name)
-    splits = [Split(torch.from_numpy(split.images), torch.from_numpy(split.labels)) for split in (train, test)]
-    pretrain, labelled = None, int((train.labels >= 0).sum())
+    splits = [Split(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (train, test)]
+    with_unlabelled, labelled = None, int((train.labels >= 0).sum())
     if labelled < len(train.labels):
-        pretrain = splits[0]
-        splits[0] = Split(pretrain.images[:labelled], pretrain.labels[:labelled])
+        with_unlabelled = splits[0]
+        splits[0] = Split(with_unlabelled.images[:labelled], with_unlabelled.labels[:labelled])
     mean = float(facts["mean"]) if entry.mean is None else entry.mean
     std = float(facts["std"]) if entry.std is None else entry.std
-    classes, identity = tuple(facts["classes"]), str(facts["fingerprint"])
-    return Dataset(name, splits[0], splits[1], classes, identity, mean, std, source, pretrain)
+    return Dataset(
+        name, *splits, tuple(facts["classes"]), str(facts["fingerprint"]), mean, std, source, with_unlabelled
+    )
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
@@ -221,5 +222,4 @@ def moments(images: npt.NDArray[np.uint8], source: str) -> tuple[float, float]:
 
 def _map(folder: Path, split: str) -> Arrays:
     # Copy-on-write: torch wants writable memory, and the files must not change.
-    images = np.load(folder / f"{split}-images.npy", mmap_mode="c")
-    return Arrays(images, np.load(folder / f"{split}-labels.npy"))
+    return Arrays(np.load(folder / f"{split}-images.npy", mmap_mode="c"), np.load(folder / f"{split}-labels.npy"))

@@ -6,6 +6,7 @@ byte (as Pillow does for 16-bit colour), every other mode is what Pillow convert
 
 from __future__ import annotations
 
+import hashlib
 import math
 import stat
 from collections.abc import Iterator, Sequence
@@ -45,18 +46,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def check(path: Path) -> tuple[tuple[int, int], str]:
-    """(height, width) as displayed, and the mode, of an image whose pixels are decoded once to find damage.
+def check(path: Path) -> tuple[bytes, tuple[int, int], str]:
+    """Digest of the file, (height, width) as displayed, and mode of an image that is decoded once to find damage.
 
     Raises InputError if it cannot be decoded to its end.
     """
     try:
-        with opened(path) as image:
+        with opened(path) as image, open(path, "rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
             size, mode = extent(image), image.mode
             # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
             image.draft(None, (1, 1))
             image.load()
-            return size, mode
+            return content, size, mode
     except Exception as error:  # decoders of damaged files raise almost anything
         raise unreadable(path, error) from error
 

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from cplearn.data import cache, catalogue, decode
@@ -66,10 +67,6 @@ class _Listing:
     classes: tuple[str, ...]
     splits: dict[str, list[_File]]
     ignored: tuple[str, ...]
-
-    @property
-    def files(self) -> list[_File]:
-        return [file for files in self.splits.values() for file in files]
 
     @property
     def state(self) -> str:
@@ -122,83 +119,65 @@ def read(
     owner = f"folder-{_digest(os.fsencode(path))}"
     notes = root / "cache" / f"{owner}.json"
 
-    def source(facts: _Facts) -> _Source:
-        return _Source(name, listing, facts, image_size or facts.own_size or MIXED_SIZE, root, on_demand)
+    def attempt(locked: bool) -> Dataset | None:
+        """The data set; None if something has to be read or written for it and the lock is not held."""
+        facts = _recall(notes, listing)
+        if facts is None:
+            if not locked:
+                return None
+            facts = _inspect(listing)
+            if on_demand:  # what is cached is checked after it was decoded
+                _check_unchanged(listing)
+            _remember(notes, listing, facts)
+        size = image_size or facts.own_size or MIXED_SIZE
+        if on_demand:
+            return _on_demand(name, root, listing, facts, size, locked)
+        key = f"{facts.content}-{size}"
+        dataset = cache.read(root, key, name, str(path))
+        if dataset is None and locked:
+            train, test = (_decoded(listing, files, facts.channels, size) for files in listing.splits.values())
+            cache.write(root, key, owner, listing.classes, str(path), train, test)
+            dataset = cache.read(root, key, name, str(path))
+        return dataset
 
-    facts = _recall(notes, listing)
-    dataset = source(facts).read() if facts else None
+    dataset = attempt(locked=False)
     if dataset is None:
         with cache.lock(root, owner):
-            facts = _recall(notes, listing)
-            if facts is None:
-                facts = _inspect(listing)
-                if on_demand:  # what is cached is checked after it was decoded
-                    _check_unchanged(listing)
-                _remember(notes, listing, facts)
-            dataset = source(facts).read()
-            if dataset is None:
-                source(facts).prepare(owner)
-                dataset = source(facts).read()
+            dataset = attempt(locked=True)
     assert dataset is not None
     return dataset
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The images of a folder at one size, cached or decoded on demand."""
+def _decoded(listing: _Listing, files: list[_File], channels: int, size: int) -> cache.Blocks:
+    def images() -> Iterator[np.ndarray]:
+        yield from _each(lambda file: decode.whole(listing.path / file.path, channels, size)[None], files)
+        _check_unchanged(listing)
 
-    name: str
-    listing: _Listing
-    facts: _Facts
-    size: int
-    root: Path
-    on_demand: bool
+    return cache.Blocks([file.label for file in files], images())
 
-    @property
-    def key(self) -> str:
-        return f"{self.facts.content}-{self.size}"
 
-    @property
-    def moments_file(self) -> Path:
-        return self.root / "cache" / f"{self.key}-moments.json"
-
-    def image_files(self, split: str) -> ImageFiles:
-        paths, extents = [file.path for file in self.listing.splits[split]], torch.tensor(self.facts.extents[split])
-        return ImageFiles(self.listing.path, paths, extents, self.facts.channels, self.size)
-
-    def read(self) -> Dataset | None:
-        """The data set; None if it is not decoded yet, or if its mean and deviation are not known."""
-        if not self.on_demand:
-            return cache.read(self.root, self.key, self.name, str(self.listing.path))
-        entry = catalogue.entry(self.name)
-        if entry.mean is not None and entry.std is not None:
-            mean, std = entry.mean, entry.std
-        elif self.moments_file.exists():
-            mean, std = json.loads(self.moments_file.read_text())
-        else:
-            return None
-        train, test = (
-            Split(self.image_files(split), torch.tensor([file.label for file in files]))
-            for split, files in self.listing.splits.items()
+def _on_demand(name: str, root: Path, listing: _Listing, facts: _Facts, size: int, locked: bool) -> Dataset | None:
+    """The images in their files; None if their mean and deviation are not known and the lock is not held."""
+    path = listing.path
+    train, test = (
+        Split(
+            ImageFiles(path, [file.path for file in files], torch.tensor(facts.extents[split]), facts.channels, size),
+            torch.tensor([file.label for file in files]),
         )
-        fingerprint = _digest(json.dumps(["on-demand", self.facts.content, self.size]).encode())
-        return Dataset(self.name, train, test, self.listing.classes, fingerprint, mean, std, str(self.listing.path))
-
-    def prepare(self, owner: str) -> None:
-        """Decode all images; or keep mean and deviation of some, evenly spread, as evaluation shows them."""
-        listing, channels, source = self.listing, self.facts.channels, str(self.listing.path)
-        if self.on_demand:
-            files = self.image_files("train")
-            rows = torch.linspace(0, len(files) - 1, min(len(files), SAMPLE)).round().long()
-            _write(self.moments_file, cache.moments(files[rows].numpy(), source))
-            return
-        with cache.building(self.root, self.key, owner) as folder:
-            for split, members in listing.splits.items():
-                labels = [file.label for file in members]
-                images = _each(lambda file: decode.whole(listing.path / file.path, channels, self.size)[None], members)
-                cache.write_split(folder, split, len(labels), images, labels)
-            _check_unchanged(listing)
-            cache.write_description(folder, listing.classes, source)
+        for split, files in listing.splits.items()
+    )
+    mean, std = catalogue.entry(name).mean, catalogue.entry(name).std
+    if mean is None or std is None:
+        moments_file = root / "cache" / f"{facts.content}-{size}-moments.json"
+        if not moments_file.exists():
+            if not locked:
+                return None
+            # Of some images, evenly spread, as evaluation shows them.
+            rows = torch.linspace(0, len(train.labels) - 1, min(len(train.labels), SAMPLE)).round().long()
+            _write(moments_file, cache.moments(train.images[rows].numpy(), str(path)))
+        mean, std = json.loads(moments_file.read_text())
+    fingerprint = _digest(json.dumps(["on-demand", facts.content, size]).encode())
+    return Dataset(name, train, test, listing.classes, fingerprint, mean, std, str(path))
 
 
 def _list(path: Path, test_folder: str) -> _Listing:
@@ -208,7 +187,7 @@ def _list(path: Path, test_folder: str) -> _Listing:
             f"{path}: no such folder; dataset folder:PATH reads PATH/train/<class>/* and PATH/{test_folder}/<class>/*"
         )
     ignored: list[str] = []
-    classes: dict[str, dict[str, str]] = {}
+    classes: dict[str, dict[str, str]] = {split: {} for split in folders}
     for split, folder in folders.items():
         if not (path / folder).is_dir():
             raise InputError(
@@ -216,33 +195,28 @@ def _list(path: Path, test_folder: str) -> _Listing:
                 "same classes"
             )
         inside, others = _scan(path / folder)
-        classes[split] = _by_class(path / folder, [entry.name for entry in inside])
-        ignored += [f"{folder}/{entry.name}" for entry in others]
         if not inside:
             raise InputError(f"{path / folder}: no class folders in it; put the images into one folder a class")
-    names = list(classes["train"])
-    if names != list(classes["test"]):
-        only = {"train": sorted(set(names) - set(classes["test"])), "test": sorted(set(classes["test"]) - set(names))}
-        difference = "; ".join(f"only in {split}: {', '.join(missing)}" for split, missing in only.items() if missing)
+        for entry in inside:
+            name = unicodedata.normalize("NFC", entry.name)
+            if name in classes[split]:
+                raise InputError(
+                    f"{path / folder}: two folders for the class {name!r}, in two Unicode forms; join them"
+                )
+            classes[split][name] = f"{folder}/{entry.name}"
+        ignored += [f"{folder}/{entry.name}" for entry in others]
+    names = sorted(classes["train"])
+    only = {"train": sorted(set(names) - set(classes["test"])), "test": sorted(set(classes["test"]) - set(names))}
+    difference = "; ".join(f"only in {split}: {', '.join(missing)}" for split, missing in only.items() if missing)
+    if difference:
         raise InputError(f"{path}: train and test have different classes; {difference}")
     if len(names) == 1:
         raise InputError(f"{path}: only one class, {names[0]!r}; at least two are needed")
-    splits: dict[str, list[_File]] = {split: [] for split in folders}
-    for split, files in splits.items():
-        for label, class_name in enumerate(names):
-            files += _list_class(path, f"{folders[split]}/{classes[split][class_name]}", label, ignored)
+    splits = {
+        split: [file for label, name in enumerate(names) for file in _list_class(path, by_class[name], label, ignored)]
+        for split, by_class in classes.items()
+    }
     return _Listing(path, test_folder, tuple(names), splits, tuple(ignored))
-
-
-def _by_class(folder: Path, names: list[str]) -> dict[str, str]:
-    """The folders of one split by the names of their classes, in the order of the latter."""
-    by_class: dict[str, str] = {}
-    for name in names:
-        composed = unicodedata.normalize("NFC", name)
-        if composed in by_class:
-            raise InputError(f"{folder}: two folders for the class {composed!r}, in two Unicode forms; join them")
-        by_class[composed] = name
-    return dict(sorted(by_class.items()))
 
 
 def _list_class(path: Path, folder: str, label: int, ignored: list[str]) -> list[_File]:
@@ -297,10 +271,10 @@ def _recall(notes: Path, listing: _Listing) -> _Facts | None:
 def _remember(notes: Path, listing: _Listing, facts: _Facts) -> None:
     # A file that is written twice within one tick of the file system's clock keeps its modification time, so that of
     # a file just written proves nothing.
-    if time.time_ns() - max(file.mtime_ns for file in listing.files) < SETTLED_NS:
-        return
-    with suppress(OSError):  # this only saves time
-        _write(notes, asdict(facts))
+    newest = max(file.mtime_ns for files in listing.splits.values() for file in files)
+    if time.time_ns() - newest >= SETTLED_NS:
+        with suppress(OSError):  # this only saves time
+            _write(notes, asdict(facts))
 
 
 def _write(path: Path, content: object) -> None:
@@ -318,24 +292,13 @@ def _inspect(listing: _Listing) -> _Facts:
     for split, files in listing.splits.items():
         digest.update(json.dumps([split, [file.label for file in files]]).encode())
         extents[split] = []
-        for content, extent, mode in _each(lambda file: _read_once(listing.path / file.path), files):
+        for content, extent, mode in _each(lambda file: decode.check(listing.path / file.path), files):
             digest.update(content)
             extents[split].append(extent)
             greyscale &= mode in decode.GREYSCALE
-    different = {extent for own in extents.values() for extent in own}
-    height, width = next(iter(different))
-    own_size = width if len(different) == 1 and width == height else None
+    (height, width), *others = {extent for own in extents.values() for extent in own}
+    own_size = width if width == height and not others else None
     return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size, extents)
-
-
-def _read_once(path: Path) -> tuple[bytes, tuple[int, int], str]:
-    """Digest of the content, (height, width) and mode of an image that can be decoded."""
-    try:
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-    except OSError as error:
-        raise decode.unreadable(path, error) from error
-    return content, *decode.check(path)
 
 
 def _check_unchanged(listing: _Listing) -> None:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cplearn.data import cache, decode
+from cplearn.data.cache import Blocks
 from cplearn.data.dataset import Dataset, check_size
 from cplearn.errors import InputError
 
@@ -50,21 +49,8 @@ class _File(NamedTuple):
 TINY = _File("tiny-imagenet-200.zip", SOURCES["tiny-imagenet"], "90528d7ca1a48142e341f4ef8d21d0de")
 TINY_IMAGES = {"train": 100_000, "val": 10_000}
 
-
-class _Images(NamedTuple):
-    """A split: `labels` (n,) int64, and its images as blocks (b, C, H, W) uint8, as many at once as suits their source.
-
-    Of a training split, images with label -1, unlabelled ones, come last.
-    """
-
-    labels: npt.ArrayLike
-    blocks: Iterable[np.ndarray]
-
-
-class _Content(NamedTuple):
-    train: _Images
-    test: _Images
-    classes: tuple[str, ...]
+Content = tuple[Sequence[str], Blocks, Blocks]
+"""Classes, training and test split."""
 
 
 def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
@@ -87,153 +73,141 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
 
 def _decode(name: str, root: Path, key: str, download: bool) -> None:
     readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
-    with readers.get(name, _read_cifar)(name, root, download) as content, cache.building(root, key, name) as folder:
-        for split, images in (("train", content.train), ("test", content.test)):
-            labels = np.asarray(images.labels, np.int64)
-            cache.write_split(folder, split, len(labels), images.blocks, labels)
-        cache.write_description(folder, content.classes, name)
+    with cache.scratch(root, f"{name}-archive") as scratch:
+        classes, train, test = readers.get(name, _read_cifar)(name, root, scratch, download)
+        cache.write(root, key, name, classes, name, train, test)
 
 
-@contextmanager
-def _read_svhn(name: str, root: Path, download: bool) -> Iterator[_Content]:
+# Each reader may unpack an archive into the folder `scratch`.
+
+
+def _read_svhn(name: str, root: Path, scratch: Path, download: bool) -> Content:
     from torchvision.datasets import SVHN
 
     published = {split: SVHN.split_list[split] for split in ("train", "test")}
     _fetch(name, root, [_File(file, url, md5) for url, file, md5 in published.values()], download)
     # torchvision turns the label 10 of the files into 0, the digit it stands for.
-    splits = (SVHN(root, split) for split in published)
-    train, test = (_Images(np.atleast_1d(split.labels), [split.data]) for split in splits)
-    yield _Content(train, test, tuple("0123456789"))
+    train, test = (SVHN(root, split) for split in published)
+    return "0123456789", *(Blocks(np.atleast_1d(split.labels), [split.data]) for split in (train, test))
 
 
-@contextmanager
-def _read_cifar(name: str, root: Path, download: bool) -> Iterator[_Content]:
+def _read_cifar(name: str, root: Path, scratch: Path, download: bool) -> Content:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     parts = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    with _unpacked(name, root, kind, parts, download) as folder:
-        splits = [kind(folder, train) for train in (True, False)]
-        train, test = (_Images(split.targets, [split.data.transpose(0, 3, 1, 2)]) for split in splits)
-        yield _Content(train, test, tuple(splits[0].classes))
+    folder = _unpacked(name, root, scratch, kind, parts, download)
+    train, test = (kind(folder, train) for train in (True, False))
+    return train.classes, *(Blocks(split.targets, [split.data.transpose(0, 3, 1, 2)]) for split in (train, test))
 
 
-@contextmanager
-def _read_stl10(name: str, root: Path, download: bool) -> Iterator[_Content]:
+def _read_stl10(name: str, root: Path, scratch: Path, download: bool) -> Content:
     from torchvision.datasets import STL10
 
-    with _unpacked(name, root, STL10, [*STL10.train_list, *STL10.test_list], download) as folder:
-        train, unlabelled, test = (STL10(folder, split) for split in ("train", "unlabeled", "test"))
-        # The files hold 3 GB of columns; turning them into rows needs a copy, so it is done block by block.
-        blocks = (
-            images[i : i + BLOCK] for images in (train.data, unlabelled.data) for i in range(0, len(images), BLOCK)
-        )
-        labels = np.concatenate([train.labels.astype(np.int64), np.full(len(unlabelled.data), -1)])
-        yield _Content(_Images(labels, blocks), _Images(test.labels, [test.data]), tuple(train.classes))
+    folder = _unpacked(name, root, scratch, STL10, [*STL10.train_list, *STL10.test_list], download)
+    train, unlabelled, test = (STL10(folder, split) for split in ("train", "unlabeled", "test"))
+    # The files hold 3 GB of columns; turning them into rows needs a copy, so it is done block by block.
+    blocks = (images[i : i + BLOCK] for images in (train.data, unlabelled.data) for i in range(0, len(images), BLOCK))
+    labels = np.concatenate([train.labels.astype(np.int64), np.full(len(unlabelled.data), -1)])
+    return train.classes, Blocks(labels, blocks), Blocks(test.labels, [test.data])
 
 
-@contextmanager
-def _read_tiny_imagenet(name: str, root: Path, download: bool) -> Iterator[_Content]:
-    base = TINY.name.removesuffix(".zip")
-    if (root / base).is_dir():
-        yield _tiny_content(root / base)
-        return
-    with _extracted(name, root, TINY, download) as folder:
-        yield _tiny_content(folder / base)
-
-
-def _tiny_content(folder: Path) -> _Content:
+def _read_tiny_imagenet(name: str, root: Path, scratch: Path, download: bool) -> Content:
     """train/<class>/images/*.JPEG, and val/images/*.JPEG with their classes in val/val_annotations.txt."""
+    folder = root / TINY.name.removesuffix(".zip")
+    if not folder.is_dir():
+        folder = _extract(name, root, scratch, TINY, download) / folder.name
     try:
         classes = sorted((folder / "wnids.txt").read_text().split())
-        annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
         number = {wnid: label for label, wnid in enumerate(classes)}
-        labelled: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
-        for wnid in classes:
-            paths = sorted((folder / "train" / wnid).glob("images/*.JPEG"))
-            labelled["train"] += [(path, number[wnid]) for path in paths]
-        for image, wnid in sorted(line.split("\t")[:2] for line in annotations):
-            labelled["val"].append((folder / "val" / "images" / image, number[wnid]))
+        annotations = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+        train = [
+            (path, label)
+            for wnid, label in number.items()
+            for path in sorted((folder / "train" / wnid).glob("images/*.JPEG"))
+        ]
+        test = [
+            (folder / "val" / "images" / image, number[wnid])
+            for image, wnid in sorted(line.split("\t")[:2] for line in annotations)
+        ]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not Tiny ImageNet as published ({error}); unpack {TINY.url} anew") from error
-    for split, files in labelled.items():
+    for split, files in (("train", train), ("val", test)):
         if len(files) != TINY_IMAGES[split]:
             raise InputError(
                 f"{folder / split}: {len(files):,} images instead of {TINY_IMAGES[split]:,}; delete {folder} and load "
                 f"again, or unpack {TINY.url} anew"
             )
 
-    def images(split: str) -> _Images:
-        pixels = (decode.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in labelled[split])
-        return _Images([label for _, label in labelled[split]], pixels)
+    def images(files: list[tuple[Path, int]]) -> Blocks:
+        pixels = (decode.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in files)
+        return Blocks([label for _, label in files], pixels)
 
-    return _Content(images("train"), images("val"), tuple(classes))
+    return classes, images(train), images(test)
 
 
-@contextmanager
-def _unpacked(name: str, root: Path, kind: Any, parts: list[tuple[str, str]], download: bool) -> Iterator[Path]:
+def _unpacked(name: str, root: Path, scratch: Path, kind: Any, parts: list[tuple[str, str]], download: bool) -> Path:
     """A folder with the unpacked archive of a data set of torchvision, whose `parts` (name, MD5) are as published."""
     from torchvision.datasets.utils import check_integrity
 
     unpacked = root / kind.base_folder
-    if unpacked.exists():
-        bad = [part for part, md5 in parts if not check_integrity(unpacked / part, md5)]
-        if bad:
-            raise InputError(
-                f"{unpacked}: {', '.join(bad)} missing or not as published (MD5); delete this folder and load again, "
-                f"or unpack {kind.url} anew"
-            )
-        yield root
-        return
-    with _extracted(name, root, _File(kind.filename, kind.url, kind.tgz_md5), download) as folder:
-        yield folder
+    if not unpacked.exists():
+        return _extract(name, root, scratch, _File(kind.filename, kind.url, kind.tgz_md5), download)
+    bad = [part for part, md5 in parts if not check_integrity(unpacked / part, md5)]
+    if bad:
+        raise InputError(
+            f"{unpacked}: {', '.join(bad)} missing or not as published (MD5); delete this folder and load again, or "
+            f"unpack {kind.url} anew"
+        )
+    return root
 
 
-@contextmanager
-def _extracted(name: str, root: Path, archive: _File, download: bool) -> Iterator[Path]:
-    """A scratch folder with the content of an archive, which is downloaded if need be."""
+def _extract(name: str, root: Path, scratch: Path, archive: _File, download: bool) -> Path:
+    """Extract an archive, which is downloaded if need be, into the folder `scratch`, which is returned."""
     from torchvision.datasets.utils import extract_archive
 
     _fetch(name, root, [archive], download)
-    with cache.scratch(root, f"{name}-archive") as folder:
-        try:
-            extract_archive(root / archive.name, folder)
-        except OSError as error:
-            raise InputError(f"{root / archive.name}: cannot be unpacked ({error}); free some space") from error
-        yield folder
+    try:
+        extract_archive(root / archive.name, scratch)
+    except OSError as error:
+        raise InputError(f"{root / archive.name}: cannot be unpacked ({error}); free some space") from error
+    return scratch
 
 
 def _fetch(name: str, root: Path, files: list[_File], download: bool) -> None:
     """Make sure that `files` lie in `root`, as published. Files that are there are checked and never replaced."""
     from torchvision.datasets.utils import check_integrity, download_url
 
+    def not_here(missing: list[_File], reason: str) -> InputError:
+        listed = " and ".join(f"{file.name} (from {file.url})" for file in missing)
+        return InputError(f"{name} is not in {root} and {reason}; put {listed} into {root}; nothing else was changed")
+
+    missing = []
     for file in files:
         path = root / file.name
-        if path.exists() and not check_integrity(path, file.md5):
+        if not path.exists():
+            missing.append(file)
+        elif not check_integrity(path, file.md5):
             raise InputError(
                 f"{path}: not the published file (its MD5 is not {file.md5}), perhaps an incomplete download; delete "
                 f"it and load again, or replace it by {file.url}"
             )
-    missing = [file for file in files if not (root / file.name).exists()]
     if missing and not download:
-        raise _not_here(name, root, missing, "downloading is turned off")
+        raise not_here(missing, "downloading is turned off")
     before = socket.getdefaulttimeout()
-    for i, file in enumerate(missing):
-        try:
+    # torchvision sets none, and behind a firewall that drops packets it would wait for ever.
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        while missing:
+            file = missing[0]
             # Under their final names there are only whole, verified files.
             with cache.scratch(root, name) as folder:
-                # torchvision sets none, and behind a firewall that drops packets it would wait for ever.
-                socket.setdefaulttimeout(TIMEOUT)
                 download_url(file.url, folder, file.name, file.md5)
                 (folder / file.name).rename(root / file.name)
-        except (OSError, http.client.HTTPException) as error:
-            raise _not_here(name, root, missing[i:], f"downloading it failed: {error}") from error
-        except RuntimeError as error:  # torchvision's word for a wrong checksum
-            raise _not_here(name, root, missing[i:], "what was downloaded is incomplete or altered") from error
-        finally:
-            socket.setdefaulttimeout(before)
-
-
-def _not_here(name: str, root: Path, missing: list[_File], reason: str) -> InputError:
-    files = " and ".join(f"{file.name} (from {file.url})" for file in missing)
-    return InputError(f"{name} is not in {root} and {reason}; put {files} into {root}; nothing else was changed")
+            del missing[0]
+    except (OSError, http.client.HTTPException) as error:
+        raise not_here(missing, f"downloading it failed: {error}") from error
+    except RuntimeError as error:  # torchvision's word for a wrong checksum
+        raise not_here(missing, "what was downloaded is incomplete or altered") from error
+    finally:
+        socket.setdefaulttimeout(before)

@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -19,10 +18,12 @@ def arrays(n=6, size=4, seed=0):
 
 
 def write(root, key="key", train=None, test=None, classes=CLASSES):
-    with cache.lock(root, "owner"), cache.building(root, key, "owner") as folder:
-        for split, (images, labels) in (("train", train or arrays()), ("test", test or arrays(4, seed=1))):
-            cache.write_split(folder, split, len(images), (image[None] for image in images), labels)
-        cache.write_description(folder, classes, "test images")
+    with cache.lock(root, "owner"):
+        splits = [
+            cache.Blocks(labels, (image[None] for image in images))
+            for images, labels in (train or arrays(), test or arrays(4, seed=1))
+        ]
+        cache.write(root, key, "owner", classes, "test images", *splits)
 
 
 def read(root, key="key"):
@@ -49,10 +50,14 @@ def test_a_failed_or_killed_attempt_leaves_nothing_that_counts(tmp_path):
     leftover = tmp_path / "cache" / "owner.partial" / "train-images.npy"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
-    with suppress(KeyboardInterrupt), cache.building(tmp_path, "key", "owner") as folder:
-        assert os.listdir(folder) == []
-        (folder / "train-images.npy").write_bytes(b"half")
+
+    def killed():
+        assert os.listdir(leftover.parent) == ["train-images.npy"]
+        yield arrays().images[:2]
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.write(tmp_path, "key", "owner", CLASSES, "test images", cache.Blocks([0, 1, 0], killed()), None)
     assert read(tmp_path) is None
     assert not leftover.parent.exists()
 
