@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,26 +85,25 @@ class Checkpoints:
     def discard(self, keys: Collection[str]) -> None:
         """Remove all checkpoints of the keys; raises InputError where that cannot be done."""
         try:
-            for info in self._files():
-                # A worker that was killed while it wrote has left the beginning of a file.
-                name = re.fullmatch(r"([0-9a-f]+)\.\d+\.ckpt(\.part)?", info.base_name)
-                if name and name[1] in keys:
-                    self.files.delete_file(info.path)
+            for path, _ in self._files(keys):
+                self.files.delete_file(path)
         except OSError as error:
             raise InputError(f"--checkpoints {self.place}: {_why(error)}") from None
 
     def _epochs(self, keys: Collection[str]) -> dict[str, list[int]]:
         """The epochs of each key's checkpoints, the newest first."""
         epochs: dict[str, list[int]] = {}
-        for info in self._files():
-            name = re.fullmatch(r"([0-9a-f]+)\.(\d+)\.ckpt", info.base_name)
-            if name and name[1] in keys:
-                epochs.setdefault(name[1], []).append(int(name[2]))
+        for _, (key, epoch, part) in self._files(keys):
+            if not part:
+                epochs.setdefault(key, []).append(int(epoch))
         return {key: sorted(of_key, reverse=True) for key, of_key in epochs.items()}
 
-    def _files(self) -> list[fs.FileInfo]:
-        files: list[fs.FileInfo] = self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
-        return files
+    def _files(self, keys: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The path, key and epoch of each file, and ".part" if it is the beginning that a killed worker has left."""
+        for info in self.files.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
+            name = re.fullmatch(r"([0-9a-f]+)\.(\d+)\.ckpt(\.part)?", info.base_name)
+            if name and name[1] in keys:
+                yield info.path, name.groups("")
 
     def _path(self, key: str, epoch: int) -> str:
         return f"{self.root}/{key}.{epoch:06d}.ckpt"
@@ -125,12 +124,6 @@ class Checkpoints:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        # Without this a power cut could undo the renaming.
-        folder = os.open(self.root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _read(self, key: str, epoch: int) -> State:
         """The state in a file; raises OSError if it cannot be read, or is not what was written."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -79,9 +78,7 @@ class Claims:
     def _lock(self, number: int, *, wait: bool = False) -> bool:
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
+        except (BlockingIOError, PermissionError):
             return False
         return True
 
@@ -100,17 +97,20 @@ class SharedClaims(Claims):
     def __init__(self, address: str) -> None:
         self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), without_secrets(address)
         self.held: set[str] = set()
+        self.session: tuple[Any, ...] | None = None
+        """Pid and start of the server's process for the newest connection."""
 
     def __enter__(self) -> SharedClaims:
         try:
             import psycopg2
+
+            self.driver = psycopg2
+            self._connect()
         except ImportError:
             raise InputError(
                 "a store in PostgreSQL needs its driver: pip install 'cplearn-sweeps[postgresql]'"
             ) from None
-        try:
-            self._connect()
-        except psycopg2.Error:
+        except self.driver.Error:
             # Without the server's words, which can repeat parts of the address.
             raise InputError(
                 f"the PostgreSQL server of {self.shown} cannot be reached, or it refuses the user"
@@ -121,13 +121,11 @@ class SharedClaims(Claims):
         self.connection.close()
 
     def keep(self) -> None:
-        import psycopg2
-
         try:
             self._rows("SELECT 1")
-        except psycopg2.Error:
+        except self.driver.Error:
             # While the server is away, nobody else can claim anything; the next call tries again.
-            with suppress(psycopg2.Error):
+            with suppress(self.driver.Error):
                 self._connect()
 
     def _lock(self, number: int, *, wait: bool = False) -> bool:
@@ -137,15 +135,12 @@ class SharedClaims(Claims):
         self._ask("SELECT pg_advisory_unlock(%s)", number)
 
     def _ask(self, query: str, number: int) -> Any:
-        import psycopg2
-
         try:
-            try:
+            with suppress(self.driver.Error):
                 return self._rows(query, number)[0][0]
-            except psycopg2.Error:
-                self._connect()
-                return self._rows(query, number)[0][0]
-        except psycopg2.Error:
+            self._connect()
+            return self._rows(query, number)[0][0]
+        except self.driver.Error:
             raise InputError(
                 f"the connection to the PostgreSQL server of {self.shown}, which keeps two sweeps apart, was lost; "
                 "run the same command again"
@@ -153,27 +148,22 @@ class SharedClaims(Claims):
 
     def _connect(self) -> None:
         """Open a connection, and take what was held over another one; raises InputError if some of it has gone."""
-        import psycopg2
-
-        before = getattr(self, "session", None)
-        self.connection = psycopg2.connect(
+        self.connection = self.driver.connect(
             self.address, connect_timeout=10, keepalives_idle=30, tcp_user_timeout=30000, application_name="cplearn"
         )
         self.connection.autocommit = True
         try:
-            self._take_again(before)
+            self._take_again()
         except BaseException:
             self.connection.close()
             raise
 
-    def _take_again(self, before: tuple[Any, ...] | None) -> None:
-        """Take what an earlier session, given by its pid and start, has held."""
-        session = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = "
-        if before:
+    def _take_again(self) -> None:
+        if self.session:
             # The server still has the other end of a connection that only this side has lost.
-            ended = f"SELECT pg_terminate_backend(pid) FROM ({session} %s) AS earlier WHERE backend_start = %s"
-            self._rows(ended, *before)
-        (self.session,) = self._rows(f"{session} pg_backend_pid()")
+            earlier = "FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+            self._rows(f"SELECT pg_terminate_backend(pid) {earlier}", *self.session)
+        (self.session,) = self._rows("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
         missing, deadline = [_number(key) for key in self.held], time.monotonic() + GRACE
         while missing:
             again = "SELECT key FROM unnest(%s::bigint[]) AS key WHERE NOT pg_try_advisory_lock(key)"

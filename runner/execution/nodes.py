@@ -163,14 +163,12 @@ class Nodes:
 
     def require(self, resources: Resources) -> int:
         """How many trials run at once; raises InputError if no node can hold one."""
-        nodes = self.alive()
-        slots = resources.slots(nodes)
-        if not slots and self.left_out:
-            raise InputError(f"no node is left that can hold a trial; {'; '.join(self.left_out.values())}")
-        if not slots:
-            have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise InputError(f"a trial asks for {resources}, but the nodes have {have}; ask for less")
-        return slots
+        try:
+            return resources.slots(self.alive())
+        except InputError:
+            if not self.left_out:
+                raise
+            raise InputError(f"no node is left that can hold a trial; {'; '.join(self.left_out.values())}") from None
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,51 +27,40 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
     What is measured there is what a trial would take, and leaves no threads, memory or random state behind. An
     interrupt ends the process at once. Raises what the function raises, WorkerLost if the process dies.
     """
-    others = multiprocessing.active_children()
-    with (
-        _environment({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"}),  # Torch's profiler keeps quiet.
-        ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        ) as pool,
-    ):
-        future = pool.submit(function, *arguments)
-        (worker,) = (child for child in multiprocessing.active_children() if child not in others)
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            code = _exit_code(worker)
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
-            raise WorkerLost(f"the process of {function.__name__} {how}{hint}") from None
-        except KeyboardInterrupt:
-            # The terminal interrupts both processes, and the worker ignores it.
-            worker.kill()
-            raise
-
-
-def _exit_code(worker: BaseProcess) -> int:
-    """The exit code of a dead process, which is known a moment later where the pool's thread has seen it first."""
-    worker.join()
-    for _ in range(500):
-        if worker.exitcode is not None:
-            break
-        time.sleep(0.01)
-    return worker.exitcode or 0
-
-
-@contextmanager
-def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for processes that start within the block: glibc reads its variables before any Python runs."""
-    before = {key: os.environ.get(key) for key in added}
-    os.environ.update(added)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_answer, args=(sender, function, arguments))
+    # Set while the process starts, because glibc reads its variables before any Python runs.
+    before = dict(os.environ)
+    os.environ.update({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"})  # Torch's profiler keeps quiet.
     try:
-        yield
+        worker.start()
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        os.environ.clear()
+        os.environ.update(before)
+    sender.close()
+    try:
+        result, error = receiver.recv()
+        worker.join()
+    except EOFError:
+        worker.join()
+        code = worker.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
+        raise WorkerLost(f"the process of {function.__name__} {how}{hint}") from None
+    except KeyboardInterrupt:
+        # The terminal interrupts both processes, and the worker ignores it.
+        worker.kill()
+        raise
+    if error:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sender.send((function(*arguments), None))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        sender.send((None, error))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -29,15 +31,10 @@ def describe(device: str, ranks: int = 1) -> dict[str, str]:
 @functools.cache
 def cpu() -> str:
     """The processor's model, `AMD EPYC 7763` for instance; where the system does not say, its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    try:
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        model = done.stdout.strip() if done.returncode == 0 else ""
-    except (OSError, subprocess.TimeoutExpired):
-        model = ""
-    return model or platform.processor() or platform.machine()
+    with suppress(OSError):
+        if model := re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return model[1].strip()
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return platform.processor() or platform.machine()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cplearn.errors import InputError
@@ -52,9 +52,15 @@ class Resources:
         gpus = self.gpus if self.gpus is not None else float(self.ranks) if any_gpu else 0.0
         return dataclasses.replace(self, gpus=gpus)
 
-    def slots(self, nodes: Iterable[Mapping[str, float]]) -> int:
-        """How many trials run at once on nodes that have so many `CPU` and `GPU`, once `gpus` is settled."""
+    def slots(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many trials run at once on nodes that have so many `CPU` and `GPU`, once `gpus` is settled.
+
+        Raises InputError if they cannot hold one trial.
+        """
         processes = sum(int(min(node.get(kind, 0) / need for kind, need in self.each.items()) + 1e-6) for node in nodes)
+        if processes < self.processes:
+            have = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise InputError(f"a trial asks for {self}, but the nodes have {have}; ask for less")
         return processes // self.processes
 
     def __str__(self) -> str:
@@ -72,12 +78,7 @@ def local(resources: Resources) -> tuple[Resources, int]:
 
     cpus, devices = joblib.cpu_count(), torch.cuda.device_count()
     resources = resources.settle(devices > 0)
-    slots = resources.slots([{"CPU": cpus, "GPU": devices}])
-    if not slots:
-        raise InputError(
-            f"a trial asks for {resources}, but the nodes have {cpus} CPUs and {devices} GPUs; ask for less"
-        )
-    return resources, slots
+    return resources, resources.slots([{"CPU": cpus, "GPU": devices}])
 
 
 def memory() -> float:

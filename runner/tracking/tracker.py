@@ -9,16 +9,19 @@ metric apart by run, name, step, time and value, and its time is that of the eve
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils import get_results_from_paginated_fn
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from runner.durability.pending_writes import PendingWrites
@@ -29,14 +32,7 @@ from runner.tracking.code_version import code_tags
 from runner.tracking.database import make_store
 from runner.tracking.trial_run import TrialRun
 from sweeps.addresses import experiment_name
-from sweeps.record import (
-    MANIFEST_FILE,
-    REPORT_FOLDER,
-    SWEEP,
-    TRIAL,
-    Tag,
-    tag_is,
-)
+from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, tag_is
 
 # The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
 for _name in ("mlflow", "alembic"):
@@ -45,25 +41,11 @@ for _name in ("mlflow", "alembic"):
 MOST_COMPARED = 60
 """A link that compares more trials than this would not fit into an address."""
 PAGE = 1000
-REFUSALS = {
-    "BAD_REQUEST",
-    "ENDPOINT_NOT_FOUND",
-    "FEATURE_DISABLED",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}
-"""Errors of MLflow that stay however often a write is repeated."""
 
 
 class Tracker(Listener):
-    """Writes a sweep and its trials; a `runner.events.Listener`.
-
-    Make it before any worker starts: opening a fresh SQLite store from several processes at once fails. A trial that
-    was interrupted goes on in its own run, and what that run holds already is not written again.
+    """Writes a sweep and its trials. A trial that was interrupted goes on in its own run, and what that run holds
+    already is not written again.
 
     `claim` says of a key whether no other driver runs its trial; only the runs of such keys are taken for orphans.
     `anew` gives every trial a fresh run. `about` are tags of the sweep's run. `forget` is called with a key once its
@@ -108,9 +90,8 @@ class Tracker(Listener):
 
     def _sweep_run(self) -> str:
         """The id of the sweep's run: the one of an earlier call if there is one."""
-        run = next(self._search(tag_is(Tag.SWEEP_KEY, self.plan.key)), None)
-        if run:
-            run_id = run.info.run_id
+        if runs := self._search(tag_is(Tag.SWEEP_KEY, self.plan.key)):
+            run_id = runs[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
             sweep = self.plan.sweep
@@ -134,9 +115,8 @@ class Tracker(Listener):
         for status in ("RUNNING", "KILLED"):
             for run in self._search(f"{tag_is(Tag.KIND, TRIAL)} AND attributes.status = '{status}'"):
                 key = run.data.tags.get(Tag.KEY, "")
-                if key not in keys and run.data.tags.get(Tag.PARENT) != self.parent:
-                    continue
-                if not self.claim(key):
+                is_of_sweep = key in keys or run.data.tags.get(Tag.PARENT) == self.parent
+                if not (is_of_sweep and self.claim(key)):
                     continue
                 if status == "RUNNING":
                     self.client.set_terminated(run.info.run_id, "KILLED")
@@ -144,14 +124,14 @@ class Tracker(Listener):
                     newest[key] = run
         return newest
 
-    def _search(self, query: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+    def _search(self, query: str) -> list[Run]:
+        runs: list[Run] = get_results_from_paginated_fn(
+            lambda size, token: self.client.search_runs(
+                [self.experiment], query, ViewType.ACTIVE_ONLY, size, None, token
+            ),
+            PAGE,
+        )
+        return runs
 
     def extended(self) -> None:
         """Write down that the plan has further trials."""
@@ -169,14 +149,10 @@ class Tracker(Listener):
     def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
         """Make up for epochs that the trial's checkpoint has and its run has not."""
         for epoch, when, metrics in history:
-            self._log_epoch(job, epoch, metrics, when)
+            self.epoch(job, epoch, metrics, when)
 
-    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._log_epoch(job, epoch, metrics, _now())
-
-    def _log_epoch(self, job: Job, epoch: int, metrics: Mapping[str, float], when: int) -> None:
-        run = self.runs[job.key]
-        self.writes.put(lambda: run.log_epoch(epoch, metrics, when))
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float], when: int | None = None) -> None:
+        self.writes.put(functools.partial(self.runs[job.key].log_epoch, epoch, metrics, when or _now()))
 
     def finished(
         self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
@@ -204,8 +180,7 @@ class Tracker(Listener):
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
         """The checkpoint of a trial that was stopped early stays: under another rule it may go on."""
-        run = self.runs[job.key]
-        self.writes.put(lambda: run.stop(self.plan.stopper, epoch, reason))
+        self.writes.put(functools.partial(self.runs[job.key].stop, self.plan.stopper, epoch, reason))
 
     def close(self, status: str, patience: float | None = None) -> None:
         """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.
@@ -254,7 +229,8 @@ def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path]
 def _is_transient(error: BaseException) -> bool:
     """Whether a write may succeed when it is repeated: the store is away, locked or overloaded."""
     if isinstance(error, MlflowException):
-        return error.error_code not in REFUSALS
+        status: int = error.get_http_status_code()
+        return status >= 500 or status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
     return isinstance(error, OSError)
 
 
