@@ -6,16 +6,13 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from cplearn.config.groups import KEPT_COMPONENTS
 from cplearn.errors import InputError
-from runner.planning.plan import Job
+from runner.planning.plan import Job, Plan
 from runner.planning.quantities import size
 from sweeps.record import DatasetUse
 
 
-def stored_bytes(
-    jobs: Sequence[Job], kinds: Mapping[str, Hashable], uses: Mapping[str, DatasetUse], memory: float | None
-) -> int:
-    """Bytes that the runs of these jobs leave; `kinds` says by a job's key which are alike but for their epochs, `uses`
-    has the data sets by fingerprint.
+def stored_bytes(plan: Plan, jobs: Sequence[Job], kinds: Mapping[str, Hashable], memory: float | None) -> int:
+    """Bytes that the runs of these jobs leave; `kinds` says by a job's key which are alike but for their epochs.
 
     Raises InputError if the model of one of them cannot exist in the `memory` of the machine, where that is known.
     """
@@ -23,7 +20,7 @@ def stored_bytes(
     for job in jobs:
         kind = (kinds[job.key], job.trial.epochs)
         if kind not in sizes:
-            sizes[kind] = run_bytes(job, uses[job.fingerprint])
+            sizes[kind] = run_bytes(job, plan.use_of(job))
         if memory is not None and sizes[kind] > memory:
             raise InputError(
                 f"the model of {job.dataset} {job.name} alone takes {size(sizes[kind])}, "

@@ -58,6 +58,10 @@ class Plan:
         known = {job.key for job in self.jobs}
         self.jobs.extend(job for job in jobs if job.key not in known)
 
+    def use_of(self, job: Job) -> DatasetUse:
+        """The data set of a job."""
+        return next(use for use in self.datasets if use.fingerprint == job.fingerprint)
+
     @property
     def stopper(self) -> str:
         """Who stops trials early, empty if nobody: under another name or another rule the same trial may go on."""

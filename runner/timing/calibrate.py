@@ -60,7 +60,7 @@ class Calibration(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self.jobs, self.seconds, self.done, self.stopped = jobs, seconds, done, False
-        self.request = pickle.dumps((jobs, dict(hardware), data_root, seconds))
+        self.request = pickle.dumps((jobs, hardware, data_root, seconds))
         self.process = subprocess.Popen(
             PROCESS,
             stdin=subprocess.PIPE,
@@ -82,33 +82,34 @@ class Calibration(threading.Thread):
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()
-        answers: dict[TimingKey, Timing | str] = {}
+        timings: dict[TimingKey, Timing] = {}
+        reasons: list[str] = []
         stream = io.BytesIO(output)
         with contextlib.suppress(EOFError, pickle.UnpicklingError):  # A killed process may leave half an answer.
             while True:
-                answers.update([pickle.load(stream)])
-        reasons = [answer for answer in answers.values() if isinstance(answer, str)]
-        if len(answers) < len(self.jobs):
-            reasons.append(self._missing())
+                key, answer = pickle.load(stream)
+                if isinstance(answer, Timing):
+                    timings[key] = answer
+                else:
+                    reasons.append(answer)
+        status = self.process.returncode
+        if len(timings) + len(reasons) == len(self.jobs):
+            reasons.append("")
+        elif status == -signal.SIGKILL:
+            reasons.append("its steps take too long to be timed, or memory is short")
+        elif status:
+            reasons.append(f"the process that times a few steps ended with status {status}")
+        else:
+            reasons.append(f"not all kinds can be timed in {self.seconds:g} s")
         if not self.stopped:
-            self.done(
-                {key: answer for key, answer in answers.items() if isinstance(answer, Timing)}, "".join(reasons[:1])
-            )
-
-    def _missing(self) -> str:
-        """Why there are too few answers."""
-        if self.process.returncode == -signal.SIGKILL:
-            return "its steps take too long to be timed, or memory is short"
-        if self.process.returncode:
-            return f"the process that times a few steps ended with status {self.process.returncode}"
-        return f"not all kinds can be timed in {self.seconds:g} s"
+            self.done(timings, reasons[0])
 
 
 def answer_request() -> None:
     """The process of a `Calibration`: its pickled request comes through standard input; to standard output goes a
     pickled pair of key and timing, or of key and reason, for each job."""
     jobs, hardware, data_root, seconds = pickle.load(sys.stdin.buffer)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What libraries print is no answer.
     torch.set_num_threads(int(hardware["threads"]))
     if hardware["device"] != "cpu":
@@ -122,8 +123,7 @@ def answer_request() -> None:
             answer: Timing | str = _time(job, hardware, data_root, min(3.0, seconds / 8))
         except (InputError, RuntimeError) as error:
             answer = f"a step of {job.dataset} {job.name} fails: {(str(error).splitlines() or ['no message'])[0]}"
-        pickle.dump((timing_key(job), answer), answers)
-        answers.flush()
+        answers.write(pickle.dumps((timing_key(job), answer)))
         end = min(end, time.monotonic() + 0.75 * seconds)
 
 
@@ -131,8 +131,9 @@ def _time(job: Job, hardware: Mapping[str, str], data_root: Path | None, seconds
     """The timing of a job from some of its steps and an evaluation on a part of its images, for `seconds` each."""
     dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
     training = TrialTraining(job.trial, dataset, hardware["device"], data_root=data_root)
-    steps = _steps(training, seconds) if job.trial.method.trains and job.trial.epochs else [0.0]
-    epoch = statistics.median(steps) * training.steps_per_epoch / int(hardware["ranks"])
+    epoch = 0.0
+    if job.trial.method.trains and job.trial.epochs:
+        epoch = statistics.median(_steps(training, seconds)) * training.steps_per_epoch / int(hardware["ranks"])
     evaluation = _evaluation(training, data_root, seconds)
     return Timing(epoch, evaluation, 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
 
@@ -156,10 +157,8 @@ def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) ->
     """Seconds of an evaluation: of twice as many images each time while there is time, and from there to all images by
     the power of their number that the last two have shown."""
     trial, dataset = whole.trial, whole.dataset
-    most = max(len(dataset.train.images), len(dataset.test.images))
-    images = min(max(10 * dataset.n_classes, *trial.evaluation.gmm_components, 100), most)
 
-    def measure() -> float:
+    def measure(images: int) -> float:
         part = limit(dataset, *(min(images, len(split.labels)) for split in (dataset.train, dataset.test)))
         # Nothing is trained, so neither batch nor warm-up has to fit.
         still = trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
@@ -169,15 +168,15 @@ def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) ->
         training.evaluate()
         return time.perf_counter() - start
 
-    measure()  # The first evaluation of a process imports what it computes with.
-    before = spent = 0.0
-    while True:
-        measured = measure()
-        spent += measured
-        if images >= most:
-            return measured
-        if before and spent + 2 * measured > seconds:
-            # k-NN grows with the square of the images, the rest linearly.
-            power = min(max(math.log2(measured / before), 1.0), 2.0)
-            return measured * (most / images) ** power
-        before, images = measured, min(2 * images, most)
+    most = max(len(dataset.train.images), len(dataset.test.images))
+    images = min(max(10 * dataset.n_classes, *trial.evaluation.gmm_components, 100), most)
+    measure(images)  # The first evaluation of a process imports what it computes with.
+    taken = [measure(images)]
+    while images < most and (len(taken) == 1 or sum(taken) + 2 * taken[-1] <= seconds):
+        images = min(2 * images, most)
+        taken.append(measure(images))
+    if images == most:
+        return taken[-1]
+    # k-NN grows with the square of the images, the rest linearly.
+    power = min(max(math.log2(taken[-1] / taken[-2]), 1.0), 2.0)
+    return taken[-1] * (most / images) ** power

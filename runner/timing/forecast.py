@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.machine.resources import Resources
 from runner.planning import budget
@@ -25,8 +25,7 @@ QUICK, CAREFUL = 6.0, 60.0
 """Seconds in which all kinds of trials together are timed."""
 
 History = Callable[[str, str | None], Sequence[Mapping[str, Any]]]
-"""Gives the records of finished runs of a method, on the data of a fingerprint or on any (None); see
-`reports.store.timed_runs`."""
+"""`reports.store.timed_runs`: the records of finished runs of a method, on the data of a fingerprint or on any."""
 
 
 @dataclass(frozen=True)
@@ -74,91 +73,45 @@ class Forecast:
     machine: Machine
     jobs: list[Job]
     keys: Mapping[str, TimingKey]
-    timings: Mapping[TimingKey, Timing]
     disk: int
-    reached: Mapping[str, int] = field(default_factory=dict)
-    budgeted: bool = False
+    reached: Mapping[str, int]
+    budgeted: bool
+    timings: Mapping[TimingKey, Timing] = field(default_factory=dict)
     reason: str = ""
 
-    def timing(self, job: Job) -> Timing | None:
-        return self.timings.get(self.keys[job.key])
-
-    def seconds(self, job: Job) -> float | None:
-        """Expected seconds of a job; None if unknown."""
-        timing = self.timing(job)
-        return timing.seconds(job.trial.epochs - self.reached.get(job.key, 0)) if timing else None
+    def seconds(self, job: Job, end: Literal["low", "middle", "high"] = "middle") -> float | None:
+        """Expected seconds of a job, or an end of their range; None if unknown."""
+        timing = self.timings.get(self.keys[job.key])
+        if timing is None:
+            return None
+        return timing.seconds(job.trial.epochs - self.reached.get(job.key, 0)) * getattr(timing, end, 1.0)
 
     @property
     def unknown(self) -> int:
         """How many jobs are of unknown time; they are in no sum."""
-        return sum(self.timing(job) is None for job in self.jobs)
+        return sum(self.seconds(job) is None for job in self.jobs)
 
     @property
     def wall(self) -> Interval:
         """Seconds from start to end on the slots, each of which takes the next job whenever it is free."""
 
-        def end(column: Sequence[float]) -> float:
+        def last_end(jobs: Sequence[float]) -> float:
             ends = [START] * self.machine.slots
-            for seconds in column:
+            for seconds in jobs:
                 heapq.heapreplace(ends, ends[0] + seconds)
-            return max(ends) if column else 0.0
+            return max(ends) if jobs else 0.0
 
-        return Interval(*map(end, self._columns()))
+        return self._interval(last_end)
 
     @property
     def busy(self) -> Interval:
         """Seconds of all jobs together."""
-        return Interval(*map(sum, self._columns()))
+        return self._interval(sum)
 
-    def start_calibration(
-        self, data_root: Path | None, done: Callable[[Forecast], None], *, careful: bool = False
-    ) -> Calibration | None:
-        """Time a few steps of the kinds of which nothing is known, the most frequent first, in the background, and call
-        `done` with the forecast that follows from them; `careful` takes longer, also times the kinds that only similar
-        runs tell of, and does so for a cluster too. None, and no call, where there is nothing to be timed."""
-        sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
-        counts = Counter(self.keys[job.key] for job in self.jobs)
-        examples = {self.keys[job.key]: job for job in self.jobs}
-        jobs = [examples[key] for key, _ in counts.most_common() if key not in sure]
-        if not jobs or (self.machine.is_cluster and not careful):
-            return None
-        seconds = CAREFUL if careful else QUICK
-
-        def tell(measured: Mapping[TimingKey, Timing], reason: str) -> None:
-            done(self._with_timings(measured, reason))
-
-        return Calibration(jobs, self.machine.hardware, data_root, seconds, tell)
-
-    def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
-        """This forecast with what `start_calibration` adds to it, once it is known."""
-        answers = [self]
-        if calibration := self.start_calibration(data_root, answers.append, careful=careful):
-            try:
-                calibration.join()
-            finally:
-                calibration.stop()
-        return answers[-1]
-
-    def _with_timings(self, measured: Mapping[TimingKey, Timing], reason: str) -> Forecast:
-        """This forecast with further timings; kinds that they leave out are scaled from those that they have."""
-        timings = {**self.timings, **measured}
-        uses = {use.fingerprint: use for use in self.plan.datasets}
-        jobs = {self.keys[job.key]: job for job in self.jobs}
-        timed = []
-        for key, timing in measured.items():
-            settings, use = jobs[key].trial.flat(), uses[jobs[key].fingerprint]
-            timed.append(TimedTrial(settings, use.fingerprint, vars(use), timing.epoch, timing.evaluation))
-        for key in jobs.keys() - timings.keys():
-            if scaled := timing_of(jobs[key], uses[jobs[key].fingerprint], timed):
-                timings[key] = scaled
-        return replace(self, timings=timings, reason=reason).ordered()
-
-    def ordered(self) -> Forecast:
-        """This forecast with its jobs in the order of a budget, if there is one."""
-        if not self.budgeted:
-            return self
-        sweep = self.plan.sweep
-        return replace(self, jobs=budget.order(self.jobs, sweep.seeds, sweep.axes, self.seconds))
+    def _interval(self, total: Callable[[list[float]], float]) -> Interval:
+        """What `total` makes of the low, middle and high seconds of all jobs of known time."""
+        columns = ([self.seconds(job, end) for job in self.jobs] for end in ("low", "middle", "high"))
+        return Interval(*(total([seconds for seconds in column if seconds is not None]) for column in columns))
 
     def within(self, seconds: float) -> list[Job]:
         """The jobs that end within so many seconds if every job takes its middle time; none of unknown time is among
@@ -172,6 +125,52 @@ class Forecast:
                 done.append(job)
         return done
 
+    def start_calibration(
+        self, data_root: Path | None, done: Callable[[Forecast], None], *, careful: bool = False
+    ) -> Calibration | None:
+        """Time a few steps of the kinds of which nothing is known, the most frequent first, in the background, and call
+        `done` with the forecast that follows from them; `careful` takes longer, also times the kinds that only similar
+        runs tell of, and does so for a cluster too. None, and no call, where there is nothing to be timed."""
+        sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
+        counts = Counter(self.keys[job.key] for job in self.jobs)
+        examples = {self.keys[job.key]: job for job in self.jobs}
+        jobs = [examples[key] for key, _ in counts.most_common() if key not in sure]
+        if not jobs or (self.machine.is_cluster and not careful):
+            return None
+
+        def tell(measured: Mapping[TimingKey, Timing], reason: str) -> None:
+            """Kinds that have not been measured are scaled from those that have."""
+            timed = []
+            for key, timing in measured.items():
+                data = self.plan.use_of(examples[key]).profile()
+                timed.append(TimedTrial(key, examples[key].trial, data, timing.epoch, timing.evaluation))
+            timings = {**self.timings, **measured}
+            for job in jobs:
+                scaled = timing_of(job, self.plan.use_of(job), timed) if self.keys[job.key] not in timings else None
+                if scaled:
+                    timings[self.keys[job.key]] = scaled
+            done(self._with(timings, reason))
+
+        return Calibration(jobs, self.machine.hardware, data_root, CAREFUL if careful else QUICK, tell)
+
+    def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
+        """This forecast with what `start_calibration` adds to it, once it is known."""
+        answers = [self]
+        if calibration := self.start_calibration(data_root, answers.append, careful=careful):
+            try:
+                calibration.join()
+            finally:
+                calibration.stop()
+        return answers[-1]
+
+    def _with(self, timings: Mapping[TimingKey, Timing], reason: str = "") -> Forecast:
+        """This forecast with other timings, and so with its jobs in another order if there is a budget."""
+        known = replace(self, timings=timings, reason=reason)
+        if not self.budgeted:
+            return known
+        sweep = self.plan.sweep
+        return replace(known, jobs=budget.order(self.jobs, sweep.seeds, sweep.axes, known.seconds))
+
     def __str__(self) -> str:
         """One line: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots, about 33 MB on disk.`"""
         unknown, stored = self.unknown, f"about {size(self.disk)} on disk"
@@ -181,14 +180,6 @@ class Forecast:
         slots = f"{self.machine.slots} slot{'s' if self.machine.slots > 1 else ''}"
         missing = f"; {unknown} of {len(self.jobs)} trials are of unknown time and not counted ({reason})"
         return f"Expected: {self.wall} on {slots}, {stored}{missing if unknown else ''}."
-
-    def _columns(self) -> tuple[list[float], ...]:
-        """The low, middle and high seconds of all jobs of known time."""
-        known = [(self.seconds(job), self.timing(job)) for job in self.jobs]
-        return tuple(
-            [seconds * getattr(timing, end, 1.0) for seconds, timing in known if seconds is not None]
-            for end in ("low", "middle", "high")
-        )
 
 
 def forecast(
@@ -205,17 +196,15 @@ def forecast(
     Raises InputError if the model of one of them cannot exist in the machine's memory.
     """
     keys = {job.key: timing_key(job) for job in jobs}
-    uses = {use.fingerprint: use for use in plan.datasets}
-    timings: dict[TimingKey, Timing] = {}
 
     @functools.cache
     def timed(method: str, fingerprint: str | None) -> list[TimedTrial]:
         return timed_trials(history(method, fingerprint), machine.hardware)
 
+    timings: dict[TimingKey, Timing] = {}
     for key, job in {keys[job.key]: job for job in jobs}.items():
-        for fingerprint in (job.fingerprint, None):
-            if timing := timing_of(job, uses[job.fingerprint], timed(job.trial.method.name, fingerprint)):
-                timings[key] = timing
-                break
-    disk = stored_bytes(jobs, keys, uses, machine.memory)
-    return Forecast(plan, machine, list(jobs), keys, timings, disk, reached or {}, budgeted).ordered()
+        method, use = job.trial.method.name, plan.use_of(job)
+        if timing := timing_of(job, use, timed(method, job.fingerprint)) or timing_of(job, use, timed(method, None)):
+            timings[key] = timing
+    disk = stored_bytes(plan, jobs, keys, machine.memory)
+    return Forecast(plan, machine, list(jobs), keys, disk, reached or {}, budgeted)._with(timings)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from runner.planning.plan import Job
 from runner.timing.timings import Timing, TimingKey, timing_key
 
+_Paces = dict[TimingKey | None, float]
+"""Seconds that have passed for each that was expected, by kind and of all (None)."""
+
 
 @dataclass
 class _State:
@@ -19,24 +22,12 @@ class _State:
 
     key: TimingKey
     epochs: int
-    timing: Timing | None = None
     begun: float | None = None
     heard: float = 0.0
     skipped: int = 0
     trained: int = 0
     finished: bool = False
     ended: bool = False
-
-    def work(self, unit: float) -> float:
-        """Seconds expected of this run; without a timing every epoch takes a `unit`, and so does the evaluation."""
-        epochs = self.epochs - self.skipped
-        return self.timing.seconds(epochs) if self.timing else (epochs + 1) * unit
-
-    def share(self) -> float:
-        """The part of the work that is done."""
-        whole = self.work(1.0)
-        done = self.trained * (self.timing.epoch if self.timing else 1.0)
-        return 1.0 if self.finished else done / whole if whole else 0.0
 
 
 class ProgressEstimate:
@@ -53,8 +44,8 @@ class ProgressEstimate:
         self.states: dict[str, _State] = {}
         self.running: dict[str, _State] = {}
         self.unit: float | None = None
-        self.paces: dict[TimingKey | None, float] | None = None
-        """Seconds that have passed for each that was expected, by kind and of all (None); unknown after an event."""
+        """Mean seconds of an epoch, or an evaluation, of the trials with a timing: what others are taken to need."""
+        self.paces: _Paces | None = None  # Unknown after an event.
 
     def planned(self, jobs: Sequence[Job]) -> None:
         """Trials that are to run; one that is planned again starts anew."""
@@ -66,11 +57,8 @@ class ProgressEstimate:
     def learn(self, timings: Mapping[TimingKey, Timing]) -> None:
         """Take up timings that have become known since."""
         self.timings |= timings
-        states = list(self.states.values())
-        for state in states:
-            state.timing = self.timings.get(state.key)
-        units = [state.work(0.0) / (state.epochs + 1) for state in states if state.timing]
-        self.unit = statistics.fmean(units) if units else None
+        timed = [state for state in self.states.values() if state.key in self.timings]
+        self.unit = statistics.fmean(self._work(state)[1] / (state.epochs + 1) for state in timed) if timed else None
         self.paces = None
 
     def started(self, job: Job) -> None:
@@ -99,45 +87,50 @@ class ProgressEstimate:
 
     def ends_in(self, job: Job) -> float | None:
         """Seconds until a trial would end if it took the next free slot; None as long as nothing is known."""
-        seconds = self._expected(self.states[job.key])
-        if seconds is None or len(self.running) < self.slots:
-            return seconds
-        return seconds + min(self._left(state) or 0.0 for state in self.running.values())
+        if not (paces := self._measure()):
+            return None
+        is_free = len(self.running) < self.slots
+        wait = 0.0 if is_free else min(self._left(state, paces) for state in self.running.values())
+        return wait + self._left(self.states[job.key], paces)
 
     def remaining(self) -> float | None:
         """Seconds until the last trial ends, on slots that take the next one when they are free; None if unknown."""
-        # Copies, since the display asks from a thread of its own.
-        running = [self._left(state) for state in list(self.running.values())]
-        states = list(self.states.values())
-        waiting = [self._expected(state) for state in states if state.begun is None and not state.ended]
-        ends = [seconds for seconds in running if seconds is not None]
-        if len(ends) < len(running) or None in waiting:
+        if not (paces := self._measure()):
             return None
+        # Copies, since the display asks from a thread of its own.
+        ends = [self._left(state, paces) for state in list(self.running.values())]
         ends += [0.0] * (self.slots - len(ends))
         heapq.heapify(ends)
-        for seconds in waiting:
-            heapq.heapreplace(ends, ends[0] + (seconds or 0.0))
-        return max(ends, default=0.0)
+        for state in list(self.states.values()):
+            if state.begun is None and not state.ended:
+                heapq.heapreplace(ends, ends[0] + self._left(state, paces))
+        return max(ends)
 
-    def _left(self, state: _State) -> float | None:
-        """Seconds that a running trial still needs."""
-        whole = self._expected(state)
-        return None if whole is None else max(0.0, whole * (1 - state.share()) - (self.clock() - state.heard))
+    def _work(self, state: _State) -> tuple[float, float]:
+        """Expected seconds of what is done of a trial, and of all of it."""
+        timing, epochs, unit = self.timings.get(state.key), state.epochs - state.skipped, self.unit or 1.0
+        whole = timing.seconds(epochs) if timing else (epochs + 1) * unit
+        return whole if state.finished else state.trained * (timing.epoch if timing else unit), whole
 
-    def _expected(self, state: _State) -> float | None:
-        if self.paces is None:
-            self.paces = self._measure()
-        pace = self.paces.get(state.key, self.paces.get(None))
-        return None if pace is None else pace * state.work(self.unit or 1.0)
+    def _left(self, state: _State, paces: _Paces) -> float:
+        """Seconds that a trial still needs."""
+        done, whole = self._work(state)
+        left = paces.get(state.key, paces[None]) * (whole - done)
+        return left if state.begun is None else max(0.0, left - (self.clock() - state.heard))
 
-    def _measure(self) -> dict[TimingKey | None, float]:
+    def _measure(self) -> _Paces:
+        """The paces; empty as long as nothing is known."""
+        if (paces := self.paces) is not None:
+            return paces
         # What was expected weighs as much as one trial that kept to it.
-        unit, states = self.unit or 1.0, list(self.states.values())
-        weight = statistics.fmean(state.work(unit) for state in states) if self.unit else 0.0
+        states = list(self.states.values())
+        weight = statistics.fmean(self._work(state)[1] for state in states) if self.unit else 0.0
         sums: dict[TimingKey | None, tuple[float, float]] = {None: (weight, weight)}
         for state in states:
-            if state.begun is not None and (share := state.share()):
+            done, _ = self._work(state)
+            if state.begun is not None and done:
                 for kind in (None, state.key) if state.finished else (None,):
                     passed, expected = sums.get(kind, (0.0, 0.0))
-                    sums[kind] = (passed + state.heard - state.begun, expected + share * state.work(unit))
-        return {kind: passed / expected for kind, (passed, expected) in sums.items() if expected}
+                    sums[kind] = (passed + state.heard - state.begun, expected + done)
+        self.paces = paces = {kind: passed / expected for kind, (passed, expected) in sums.items() if expected}
+        return paces

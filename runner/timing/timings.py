@@ -1,8 +1,4 @@
-"""How long one trial takes: from finished runs of the same kind, or from similar ones by the operations of a step.
-
-A trial takes `epochs * Timing.epoch + Timing.evaluation` seconds. Pure functions over records of finished runs
-(`reports.store.timed_runs`), which the caller brings.
-"""
+"""How long one trial takes: from finished runs of the same kind, or from similar ones by the operations of a step."""
 
 from __future__ import annotations
 
@@ -26,6 +22,8 @@ from sweeps.settings import nested
 
 TimingKey = NewType("TimingKey", str)
 """What decides a trial's time apart from its epochs, as text; trials of one key are of one kind."""
+
+TimingSource = Literal["finished runs", "timed steps", "similar runs"]
 
 WITHOUT_EFFECT = {"dataset", "image_size", "seed", "epochs", "optimizer.schedule", "common_random_numbers"}
 """Settings that do not decide the time of an epoch. The images do, and count by the data set's fingerprint."""
@@ -52,7 +50,7 @@ class Timing:
     evaluation: float
     low: float
     high: float
-    source: Literal["finished runs", "timed steps", "similar runs"]
+    source: TimingSource
     runs: int
 
     def seconds(self, epochs: int) -> float:
@@ -62,10 +60,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class TimedTrial:
-    """A trial whose time is known: its settings under dotted keys, the size of its data, and its seconds."""
+    """A trial whose time is known: its kind, its settings, the size of its data, and its seconds."""
 
-    settings: Mapping[str, Any]
-    fingerprint: str
+    key: TimingKey
+    trial: TrialSettings
     data: Mapping[str, int]
     epoch: float
     evaluation: float
@@ -73,100 +71,82 @@ class TimedTrial:
 
 def timing_key(job: Job) -> TimingKey:
     """The kind of a job."""
-    return _key(job.fingerprint, job.trial.flat())
+    return _key(job.trial, job.fingerprint)
 
 
-def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of dotted settings those that decide a trial's time: all but plain float numbers and those `WITHOUT_EFFECT`.
-
-    >>> deciding_settings({"batch_size": 64, "optimizer.lr": 0.1, "optimizer.clip": None, "seed": 3})
-    {'batch_size': 64}
-    """
+def _key(trial: TrialSettings, fingerprint: str) -> TimingKey:
     # None stands for a number that is not used, or for a default that the images decide.
-    return {
+    deciding = {
         key: value
-        for key, value in settings.items()
+        for key, value in trial.flat().items()
         if key not in WITHOUT_EFFECT and value is not None and not isinstance(value, float)
     }
+    return TimingKey(json.dumps([fingerprint, deciding], sort_keys=True))
 
 
 def timed_trials(records: Iterable[Mapping[str, Any]], hardware: Mapping[str, str]) -> list[TimedTrial]:
-    """The finished runs among `records` on the same hardware: of `hardware`, every tag that is given must be equal."""
+    """The finished runs among `records` (see `reports.store.timed_runs`) on hardware with all of these tags."""
     trials = []
     for record in records:
-        # Older runs: without a number of ranks they had one, and the time of a pack is no trial's time.
-        metrics, tags = record["metrics"], {"ranks": "1", "pack_width": "1", **record["tags"]}
-        alike = all(tags.get(key) == text for key, text in {**hardware, "pack_width": "1"}.items())
-        if alike and {TRAIN_SECONDS, EVALUATION_SECONDS} <= metrics.keys():
-            settings = {key: param_value(text) for key, text in record["params"].items()}
-            epoch = metrics[TRAIN_SECONDS] / max(settings.get("epochs", 0), 1)
-            fingerprint = tags.get("fingerprint", "")
-            trials.append(TimedTrial(settings, fingerprint, record["data"], epoch, metrics[EVALUATION_SECONDS]))
+        metrics, tags = record["metrics"], record["tags"]
+        if not (hardware.items() <= tags.items() and {TRAIN_SECONDS, EVALUATION_SECONDS} <= metrics.keys()):
+            continue
+        try:
+            trial = TrialSettings.read(nested({key: param_value(text) for key, text in record["params"].items()}))
+        except InputError:
+            continue  # Another version of this program made the run.
+        epoch = metrics[TRAIN_SECONDS] / max(trial.epochs, 1)
+        key = _key(trial, tags["fingerprint"])
+        trials.append(TimedTrial(key, trial, record["data"], epoch, metrics[EVALUATION_SECONDS]))
     return trials
 
 
-def timing_of(job: Job, use: DatasetUse, trials: Iterable[TimedTrial]) -> Timing | None:
+def timing_of(job: Job, use: DatasetUse, trials: Sequence[TimedTrial]) -> Timing | None:
     """The time of a job by trials of its kind, else by others of its backbone, scaled by operations and images; None if
     there are none."""
-    wanted = deciding_settings(job.trial.flat())
-    same: list[tuple[float, float]] = []
-    similar: dict[str, TimedTrial] = {}
-    for trial in trials:
-        deciding = deciding_settings(trial.settings)
-        # A setting that a run of an older version lacks is taken to be equal.
-        equal = deciding.keys() <= wanted.keys() and all(
-            deciding.get(key, wanted[key]) == wanted[key] for key in wanted
-        )
-        if equal and trial.fingerprint == job.fingerprint:
-            same.append((trial.epoch, trial.evaluation))
-        elif deciding.get("backbone.name") == job.trial.backbone.name:
-            similar.setdefault(_key(trial.fingerprint, trial.settings), trial)
-    if not same:
+    key = timing_key(job)
+    source: TimingSource = "finished runs"
+    low, high = 1 / FEW_RUNS, FEW_RUNS
+    seconds = [(trial.epoch, trial.evaluation) for trial in trials if trial.key == key]
+    if len(seconds) >= 3:
+        ends = np.percentile([10 * epoch + evaluation for epoch, evaluation in seconds], [10, 50, 90])
+        low, high = min(float(ends[0] / ends[1]), 1 / LEAST_RANGE), max(float(ends[2] / ends[1]), LEAST_RANGE)
+    elif not seconds:
+        source, low, high = "similar runs", 1 / SIMILAR_RUNS, SIMILAR_RUNS
+        similar: dict[TimingKey, TimedTrial] = {}
+        for trial in trials:
+            if trial.data and trial.trial.backbone.name == job.trial.backbone.name:
+                similar.setdefault(trial.key, trial)
         scaled = [_scaled(trial, job.trial, use) for trial in list(similar.values())[:MOST_SIMILAR]]
         seconds = [pair for pair in scaled if pair is not None]
-        return _timing(seconds, 1 / SIMILAR_RUNS, SIMILAR_RUNS, "similar runs") if seconds else None
-    low, high = 1 / FEW_RUNS, FEW_RUNS
-    if len(same) >= 3:
-        ends = np.percentile([10 * epoch + evaluation for epoch, evaluation in same], [10, 50, 90])
-        low, _, high = (float(end / ends[1]) for end in ends) if ends[1] else (1.0, 1.0, 1.0)
-    return _timing(same, min(low, 1 / LEAST_RANGE), max(high, LEAST_RANGE), "finished runs")
-
-
-def _key(fingerprint: str, settings: Mapping[str, Any]) -> TimingKey:
-    return TimingKey(json.dumps([fingerprint, deciding_settings(settings)], sort_keys=True))
-
-
-def _timing(
-    seconds: Sequence[tuple[float, float]], low: float, high: float, source: Literal["finished runs", "similar runs"]
-) -> Timing:
+    if not seconds:
+        return None
     epoch, evaluation = (statistics.median(values) for values in zip(*seconds, strict=True))
     return Timing(epoch, evaluation, low, high, source, len(seconds))
 
 
 def _scaled(other: TimedTrial, trial: TrialSettings, use: DatasetUse) -> tuple[float, float] | None:
     """Seconds of an epoch and an evaluation of `trial` from those of another; None where they do not compare."""
+    images = other.data["train_images"] + other.data["test_images"]
+    evaluation = other.evaluation * (use.train_images + use.test_images) / images
+    if not trial.method.trains:
+        return 0.0, evaluation
     try:
-        reference, data = TrialSettings.read(nested(dict(other.settings))), other.data
-        images = data["train_images"], data["test_images"]
-        evaluation = other.evaluation * (use.train_images + use.test_images) / sum(images)
-        if not trial.method.trains:
-            return 0.0, evaluation
-        work = step_operations(trial, use.channels, use.image_size) * use.train_images
-        other_work = step_operations(reference, data["channels"], data["image_size"]) * images[0]
-    except (InputError, KeyError):
-        return None  # The run was made by another version of this program, or its data has another shape.
+        work, other_work = (
+            _step_operations(json.dumps(settings.canonical()), data["channels"], data["image_size"])
+            * data["train_images"]
+            for settings, data in ((trial, use.profile()), (other.trial, other.data))
+        )
+    except InputError:
+        return None  # A step of few images is not possible, or the data has another shape.
     return (other.epoch * work / other_work, evaluation) if other_work else None
 
 
-def step_operations(trial: TrialSettings, channels: int, image_size: int) -> int:
-    """Floating-point operations of a training step on a few images of this shape, as torch counts them."""
-    few = {**trial.canonical(), "batch_size": OPERATION_IMAGES, "train_images": None, "test_images": None, "seed": 0}
-    return _operations(json.dumps(few, sort_keys=True), channels, image_size)
-
-
 @functools.lru_cache(maxsize=256)
-def _operations(settings: str, channels: int, image_size: int) -> int:
+def _step_operations(settings: str, channels: int, image_size: int) -> int:
+    """Floating-point operations of a training step on a few images of this shape, as torch counts them."""
+    few = {"batch_size": OPERATION_IMAGES, "train_images": None, "test_images": None}
     n = 2 * OPERATION_IMAGES
     split = Split(torch.zeros(n, channels, image_size, image_size, dtype=torch.uint8), torch.arange(n) % 2)
     dataset = Dataset("shape", split, split, ("0", "1"), "shape", 0.5, 0.5, "made up")
-    return operations(TrialSettings.read(json.loads(settings)), dataset)
+    return operations(TrialSettings.read({**json.loads(settings), **few}), dataset)

@@ -60,7 +60,7 @@ class TrialRun:
             Tag.ATTEMPT: uuid.uuid4().hex,
         } | code_tags()
         self.params = [Param(key, param_text(value)) for key, value in job.trial.flat().items()]
-        self.dataset = _input(next(use for use in plan.datasets if use.fingerprint == job.fingerprint))
+        self.dataset = _input(plan.use_of(job))
         self.outdated_tags = [tag for tag in END_TAGS if before and tag in before.data.tags]
         self.is_complete = before is not None and WALL_SECONDS in before.data.metrics
         self.tried = False

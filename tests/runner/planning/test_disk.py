@@ -27,7 +27,7 @@ def test_a_run_is_as_large_as_its_files(plan: Plan, tmp_path: Path) -> None:
 def test_a_model_that_cannot_exist_is_named(plan: Plan) -> None:
     use, job = plan.datasets[0], plan.jobs[0]
     with pytest.raises(InputError, match=r"the model of digits .* alone takes .* kB, this machine has 10 bytes"):
-        stored_bytes([job], {job.key: 0}, {use.fingerprint: use}, memory=10)
+        stored_bytes(plan, [job], {job.key: 0}, memory=10)
     backbone = job.trial.backbone.model_copy(update={"width": 10**18})
     large = dataclasses.replace(job, trial=job.trial.model_copy(update={"backbone": backbone}))
     with pytest.raises(InputError, match=r"backbone\.width 1000000000000000000 is too large"):
