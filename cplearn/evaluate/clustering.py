@@ -38,16 +38,20 @@ def clustering(
     >>> dict(clustering("codes", labels, codes, generator=np.random.default_rng(0)))["codes/ami"]
     1.0
     """
+    from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
 
-    classes, clusters = _compact(labels), _compact(assignments)
+    # Numbered from 0 without gaps, so that the cost depends on the clusters in use alone.
+    classes, clusters = (np.unique(to_indices(x), return_inverse=True)[1] for x in (labels, assignments))
     if len(classes) != len(clusters):
         raise ValueError(f"{prefix}: {len(clusters)} assignments for {len(classes)} labels")
     yield f"{prefix}/nmi", float(normalized_mutual_info_score(classes, clusters))
     yield f"{prefix}/nmi_chance", _shuffled_nmi(classes, clusters, generator)
     yield f"{prefix}/ami", float(adjusted_mutual_info_score(classes, clusters))
     yield f"{prefix}/ari", float(adjusted_rand_score(classes, clusters))
-    yield f"{prefix}/accuracy", _matched_accuracy(classes, clusters)
+    table = contingency_matrix(classes, clusters)
+    yield f"{prefix}/accuracy", float(table[linear_sum_assignment(table, maximize=True)].sum() / len(classes))
     yield f"{prefix}/clusters", float(clusters.max() + 1)
 
 
@@ -71,11 +75,6 @@ def kmeans(features: Array, n_clusters: int, *, restarts: int, seed: int) -> np.
         return model.fit(x).labels_.astype(np.int64)
 
 
-def _compact(values: Array) -> np.ndarray:
-    """Renumber (n,) from 0 in the order of the values, without gaps: the cost then depends on clusters in use alone."""
-    return np.unique(to_indices(values), return_inverse=True)[1]
-
-
 def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.random.Generator) -> float:
     """Mean NMI of permuted clusters, many times faster than by scikit-learn.
 
@@ -94,11 +93,3 @@ def _shuffled_nmi(classes: np.ndarray, clusters: np.ndarray, generator: np.rando
     cells = classes * (clusters.max() + 1)
     joint = np.mean([s(cells + generator.permutation(clusters)) for _ in range(SHUFFLES)])
     return float(max(0.0, 2 * (joint - marginals + s_n) / (2 * s_n - marginals)))
-
-
-def _matched_accuracy(classes: np.ndarray, clusters: np.ndarray) -> float:
-    from scipy.optimize import linear_sum_assignment
-
-    shape = (classes.max() + 1, clusters.max() + 1)
-    table = np.bincount(classes * shape[1] + clusters, minlength=shape[0] * shape[1]).reshape(shape)
-    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(classes))

@@ -1,15 +1,22 @@
-"""Diagnostics of the four collapses: representation, dimensional, cluster and intra-cluster."""
+"""Diagnostics of the four collapses, and criteria without labels by which a setting such as β may be chosen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cplearn.evaluate.inputs import RESOLUTION, Array, standardise, to_float64, to_indices
 
 RANKME_EPSILON = 1e-7
+LIDAR_DELTA = 1e-4
+MIXTURE_SAMPLES, MIXTURE_REPEATS = 10_000, 10
+MIXTURE_FLOOR = 1e-6
+"""Added to every variance of a mixture: the entropy of collapsed embeddings is low, not minus infinity."""
+TINY = np.finfo(np.float64).tiny
 
 
 def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tuple[str, float]]:
@@ -18,12 +25,10 @@ def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tu
     Yields, each after collapse/, with the collapse in which it goes to its first value:
     codes_used -- 1 to n_codes (cluster): codes that at least one image has.
     code_perplexity -- 1 to n_codes (cluster): exponential of the entropy of the codes' usage.
+    intra_cluster_variance -- 0 to about 1 (intra-cluster): see `intra_cluster_variance`; left out where that is None.
     effective_rank -- 1 to f (dimensional): see `effective_rank`.
-    alpha_req -- large to about 1 or less (dimensional): see `alpha_req`. Not yielded if fewer than 2 eigenvalues are
-        there to be fitted.
+    alpha_req -- large to about 1 or less (dimensional): see `alpha_req`; left out where that is None.
     offdiag_covariance -- 1 to 0 (dimensional): see `offdiag_correlation`.
-    intra_cluster_variance -- 0 to about 1 (intra-cluster): see `intra_cluster_variance`. Not yielded if no two images
-        have the same code.
     embedding_std -- 0 to 1 (representation): mean standard deviation of the dimensions of L2-normalised embeddings,
         times sqrt(f) (Chen & He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1).
 
@@ -35,21 +40,20 @@ def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tu
     (2.0, 4.0)
     """
     z = to_float64(embeddings, "embeddings")
-    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), TINY)
     counts, codes = code_counts(assignments, n_codes), to_indices(assignments)
     if len(z) != len(codes):
         raise ValueError(f"{len(codes)} assignments for {len(z)} embeddings")
-    yield "collapse/codes_used", float((counts > 0).sum())
-    yield "collapse/code_perplexity", perplexity(counts)
-    within = intra_cluster_variance(unit, codes)
-    if within is not None:
-        yield "collapse/intra_cluster_variance", within
-    yield "collapse/effective_rank", effective_rank(z)
-    slope = alpha_req(z)
-    if slope is not None:
-        yield "collapse/alpha_req", slope
-    yield "collapse/offdiag_covariance", offdiag_correlation(z)
-    yield "collapse/embedding_std", float(unit.std(0).mean() * math.sqrt(z.shape[1]))
+    results = {
+        "codes_used": float((counts > 0).sum()),
+        "code_perplexity": perplexity(counts),
+        "intra_cluster_variance": intra_cluster_variance(unit, codes),
+        "effective_rank": effective_rank(z),
+        "alpha_req": alpha_req(z),
+        "offdiag_covariance": offdiag_correlation(z),
+        "embedding_std": float(unit.std(0).mean() * math.sqrt(z.shape[1])),
+    }
+    yield from ((f"collapse/{name}", value) for name, value in results.items() if value is not None)
 
 
 def code_counts(assignments: Array, n_codes: int) -> np.ndarray:
@@ -81,8 +85,7 @@ def singular_values(embeddings: Array) -> np.ndarray:
 
 def perplexity(counts: np.ndarray) -> float:
     """exp(-Σ p log p) of the frequencies p of `counts`: the number of codes that, used alike, have this entropy."""
-    p = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
+    return _exponential_entropy(counts[counts > 0] / counts.sum())
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
@@ -94,14 +97,9 @@ def effective_rank(embeddings: np.ndarray) -> float:
     >>> round(effective_rank(np.ones((5, 4))), 3), round(effective_rank(np.eye(4)), 3)
     (1.0, 4.0)
     """
-    n, f = embeddings.shape
-    gram = embeddings.T @ embeddings if f <= n else embeddings @ embeddings.T
     # Squaring costs the σ below 1e-8 of the largest, which ε hides anyhow; it is many times faster than the SVD.
-    sigma = np.sqrt(np.linalg.eigvalsh(gram).clip(min=0))
-    if sigma.sum() == 0:
-        return 0.0
-    p = sigma / sigma.sum() + RANKME_EPSILON
-    return float(np.exp(-(p * np.log(p)).sum()))
+    sigma = np.sqrt(_gram_eigenvalues(embeddings).clip(min=0))
+    return _exponential_entropy(sigma / sigma.sum() + RANKME_EPSILON) if sigma.sum() else 0.0
 
 
 def alpha_req(embeddings: np.ndarray) -> float | None:
@@ -116,9 +114,7 @@ def alpha_req(embeddings: np.ndarray) -> float | None:
     """
     n, f = embeddings.shape
     last = min(100, n - 1, f)
-    centred = embeddings - embeddings.mean(0)
-    gram = centred.T @ centred if f <= n else centred @ centred.T
-    values = np.linalg.eigvalsh(gram)[::-1]
+    values = _gram_eigenvalues(embeddings - embeddings.mean(0))[::-1]
     if last < 2 or values[0] <= RESOLUTION**2 * (embeddings**2).sum():
         return None
     rank = np.arange(11 if last >= 40 else 1, last + 1)
@@ -148,8 +144,7 @@ def intra_cluster_variance(unit: np.ndarray, codes: np.ndarray) -> float | None:
 
     Both are unbiased: squared distances to the code's mean, summed over all images, over n - (codes in use); squared
     distances to the mean over n - 1. So random codes give 1 on average, however many there are, and an image alone in
-    its code, which says nothing about the variance within, has no influence. 0 if the total variance is 0; None if no
-    two images have the same code.
+    its code has no influence. 0 if the total variance is 0; None if no two images have the same code.
     """
     n = len(unit)
     order = np.argsort(codes, kind="stable")
@@ -163,3 +158,104 @@ def intra_cluster_variance(unit: np.ndarray, codes: np.ndarray) -> float | None:
     means = np.add.reduceat(centred, first, axis=0) / counts[:, None]
     within = ((centred - np.repeat(means, counts, axis=0)) ** 2).sum() / (n - len(counts))
     return float(within / total)
+
+
+def mixture_entropy(embeddings: Array, components: Sequence[int], *, seed: int) -> Iterator[tuple[str, float]]:
+    """Differential entropy in nats of mixtures with diagonal covariances, fitted to embeddings (n, f) by EM.
+
+    The paper's measure of intra-cluster collapse: -E[log p(x)] by Monte Carlo with 10,000 samples of the mixture, ten
+    times. For each k of `components` yields `gmm/entropy_<k>`, the mean of the ten estimates, and
+    `gmm/entropy_<k>_std`, their standard deviation: the error of the Monte Carlo, not of the fit, which is one (k-means
+    start, at most 100 iterations). Embeddings are scaled to length sqrt(f) first, since the entropy of methods whose
+    embeddings differ in scale could not be compared (our choice; the paper names no scaling).
+
+    The fit depends on `seed` alone. Raises NonFiniteFeatures, and ValueError if there are fewer images than components.
+
+    >>> draw = np.random.default_rng(0)
+    >>> round(dict(mixture_entropy(draw.normal(size=(500, 2)), [1], seed=0))["gmm/entropy_1"], 1)
+    2.8
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    z = to_float64(embeddings, "embeddings")
+    z = z * (math.sqrt(z.shape[1]) / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), TINY))
+    for k in components:
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, k])))
+        mixture = GaussianMixture(k, covariance_type="diag", reg_covar=MIXTURE_FLOOR, random_state=random)
+        # Threads of the k-means start would add up in the order in which they finish.
+        with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            mixture.fit(z)
+        estimates = [-mixture.score(mixture.sample(MIXTURE_SAMPLES)[0]) for _ in range(MIXTURE_REPEATS)]
+        yield f"gmm/entropy_{k}", float(np.mean(estimates))
+        yield f"gmm/entropy_{k}_std", float(np.std(estimates, ddof=1))
+
+
+def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
+    """How much the codes of two views of an image say about each other; first, second: (n,) codes of the same images.
+
+    Yields `select/view_information`: the mutual information of both codes in nats, less what it would be by chance
+    for codes used as often (expected mutual information of the permutation model). It is at most the entropy of the
+    codes, so few codes in use (cluster collapse) keep it low, and so do views that disagree. 0 for codes that ignore
+    the image, and for a single one.
+    `select/view_ami`: the same over its largest value, between 0 and 1. A handful of codes that never disagree reach
+    1 as well: it measures agreement alone, and does not see cluster collapse.
+
+    Raises ValueError if the lengths differ.
+
+    >>> codes = np.array([0, 0, 1, 1])
+    >>> {name: round(value, 3) for name, value in view_agreement(codes, codes)}
+    {'select/view_information': 0.462, 'select/view_ami': 1.0}
+    """
+    from sklearn.metrics import mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+    a, b = to_indices(first), to_indices(second)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} codes for two views of the same images")
+    table = contingency_matrix(a, b, sparse=True, dtype=np.int64)
+    by_chance = expected_mutual_information(table, len(a))
+    information = float(mutual_info_score(None, None, contingency=table) - by_chance)
+    # As scikit-learn's adjusted_mutual_info_score, without computing the expectation, the costly part, once more.
+    entropies = [math.log(perplexity(np.unique(codes, return_counts=True)[1])) for codes in (a, b)]
+    most = sum(entropies) / 2 - by_chance
+    yield "select/view_information", information
+    yield "select/view_ami", information / most if most > RESOLUTION else 0.0
+
+
+def lidar(embeddings: np.ndarray) -> float:
+    """LiDAR of embeddings (n, q, f), q augmented views of each of n images; between 1 and f.
+
+    Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures", ICLR 2024, Eqs.
+    1-5: the effective rank of Σ_w^(-1/2) Σ_b Σ_w^(-1/2), with Σ_b the covariance of the images' means and Σ_w that of
+    the views about their image's mean (divided by n and by nq), plus δ = 1e-4 on its diagonal; exp(-Σ p_i log p_i),
+    p_i = λ_i / Σ λ + ε, ε = 1e-7. Unlike RankMe it counts only directions in which images differ more than the views
+    of one image do. The embeddings are first divided by the root mean square of their entries, so that δ means the same
+    for every method (our choice: the paper takes them as they are). 0 if all images are alike.
+
+    Raises NonFiniteFeatures; ValueError if there is one view only.
+    """
+    import scipy.linalg
+
+    n, q, f = embeddings.shape
+    if q < 2:
+        raise ValueError("LiDAR needs at least two views of each image")
+    z = to_float64(embeddings.reshape(n * q, f), "embeddings of augmented views").reshape(n, q, f)
+    z = z / (np.sqrt((z**2).mean()) or 1.0)
+    means = z.mean(1)
+    about, within = means - means.mean(0), (z - means[:, None]).reshape(n * q, f)
+    between_views = within.T @ within / (n * q) + LIDAR_DELTA * np.eye(f)
+    # The generalised eigenvalues are those of the whitened matrix.
+    values = scipy.linalg.eigh(about.T @ about / n, between_views, eigvals_only=True).clip(min=0)
+    alike = values.sum() <= RESOLUTION**2 / LIDAR_DELTA
+    return 0.0 if alike else _exponential_entropy(values / values.sum() + RANKME_EPSILON)
+
+
+def _exponential_entropy(p: np.ndarray) -> float:
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def _gram_eigenvalues(x: np.ndarray) -> np.ndarray:
+    """The eigenvalues of XᵀX, ascending; of XXᵀ, which has the same ones but for zeros, where that is smaller."""
+    return np.linalg.eigvalsh(x.T @ x if x.shape[1] <= len(x) else x @ x.T)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,10 +23,8 @@ THUMBNAIL = 32
 """Longest side of a kept image in pixels."""
 
 
-def figure_arrays(
-    split: Split, test: Tensor, embeddings: Tensor | None, codes: Tensor | None, kept: int, seed: int
-) -> Arrays:
-    """What figures need to know of the n images of the test split; features (n, F), embeddings (n, f), codes (n,).
+def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | None, kept: int, seed: int) -> Arrays:
+    """What figures need to know of the n images of the test split: features (n, F), embeddings (n, f) and codes (n,).
 
     labels, codes -- of all n test images, int32.
     kept -- (m,) int32, the images whose vectors are kept: `kept` of them, evenly spaced, fewer if their embeddings
@@ -49,22 +45,25 @@ def figure_arrays(
     shown -- (at most 144,) int32, all images that these arrays and `code_images` name, ascending.
     thumbnails -- (as many, C, h, w) uint8, those images, made smaller where they have more than 32 pixels a side.
     """
-    arrays = {"labels": split.labels.numpy().astype(np.int32)}
-    if codes is not None:
-        arrays["codes"] = codes.numpy().astype(np.int32)
-    if codes is not None and embeddings is not None:
-        arrays |= _code_images(embeddings.double().numpy(), codes.numpy())
-    width = 1 if embeddings is None else embeddings.shape[1]
-    rows = evenly_spaced(len(test), min(kept, KEPT_BYTES // (2 * width)))
+    arrays, width = {"labels": split.labels.numpy().astype(np.int32)}, 1
+    if embedded is not None:
+        embeddings, codes = (x.numpy() for x in (embedded[0].double(), embedded[1]))
+        arrays |= {"codes": codes.astype(np.int32)} | _code_images(embeddings, codes)
+        width = embeddings.shape[1]
+    rows = evenly_spaced(len(test), min(kept, KEPT_BYTES // (2 * width))).numpy()
     if not len(rows):
         return arrays
-    arrays["kept"] = rows.numpy().astype(np.int32)
+    arrays["kept"] = rows.astype(np.int32)
     arrays |= _half_precision("features", _principal_components(test[rows].double().numpy(), seed))
-    if embeddings is not None:
-        arrays |= _half_precision("embeddings", embeddings[rows].double().numpy())
+    if embedded is not None:
+        arrays |= _half_precision("embeddings", embeddings[rows])
     arrays |= _neighbours(test, split.labels)
-    named = [arrays[name] for name in ("code_images", "queries", "neighbours") if name in arrays]
-    return arrays | _thumbnails(split, named)
+    shown = np.unique(
+        np.concatenate([arrays[x].ravel() for x in ("code_images", "queries", "neighbours") if x in arrays])
+    )
+    shown = shown[shown >= 0]
+    images = split.images[torch.from_numpy(shown).long()]
+    return arrays | {"shown": shown, "thumbnails": resized(images, min(THUMBNAIL, images.shape[-1])).numpy()}
 
 
 def _principal_components(vectors: np.ndarray, seed: int) -> np.ndarray:
@@ -108,10 +107,3 @@ def _neighbours(test: Tensor, labels: Tensor) -> Arrays:
     nearest = order[:, : min(SHOWN - 1, len(test) - 1)].numpy()
     neighbours[:, : nearest.shape[1]] = nearest
     return {"queries": queries.numpy().astype(np.int32), "neighbours": neighbours}
-
-
-def _thumbnails(split: Split, named: Sequence[np.ndarray]) -> Arrays:
-    shown = np.unique(np.concatenate([rows.ravel() for rows in named]))
-    shown = shown[shown >= 0]
-    images = split.images[torch.from_numpy(shown).long()]
-    return {"shown": shown, "thumbnails": resized(images, min(THUMBNAIL, images.shape[-1])).numpy()}

@@ -1,4 +1,4 @@
-"""Linear probes: a linear classifier on frozen features, fitted by L-BFGS, by SGD or by Adam."""
+"""Classifiers on frozen features: linear ones, fitted by L-BFGS, SGD or Adam, and k nearest neighbours."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ MAX_ITERATIONS = 2000
 """Most iterations of L-BFGS. Some two hundred are enough for the features of a backbone; raw pixels, thousands of
 correlated features, take far more."""
 TOP = 5
+EPOCHS = 100
+"""Epochs of SGD and Adam."""
+SIMILARITIES = 2**25
+"""Most similarities held at once, 128 MiB in float32: the matrix of all test and training images may not fit."""
 
 
 def linear_probe(
@@ -60,7 +64,6 @@ class Protocol:
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     batch_size: int
     decay: tuple[int, ...] = ()
-    epochs: int = 100
 
 
 PROTOCOLS = {
@@ -84,15 +87,10 @@ def gradient_probe(
 ) -> Iterator[tuple[str, float]]:
     """Train a linear classifier by one of `PROTOCOLS`; its accuracies are those after the last epoch.
 
-    train: (n, F), test: (m, F), labels (n,) and (m,) in 0..classes-1. Weights (as `torch.nn.Linear` draws them) and
-    orders of batches come from the CPU generator alone. `augmented` gives the features (n, F) of the training images as
-    they are augmented in an epoch, counted from 0, to be fitted in place of `train`.
-
-    sgd -- solo-learn's linear evaluation: SGD at 0.1 with momentum 0.9, no weight decay, batches of 256, 100 epochs,
-        rate over 10 after 60 and 80; features neither normalised nor standardised; incomplete batches dropped. It
-        augments the training images anew in every epoch (random resized crop and flip); `augmented` is for that.
-    adam -- our closest reading of the paper's own probe, whose optimiser could not be read: Adam at 1e-3, batches of
-        64, 100 epochs, as the backbone is trained.
+    train: (n, F), test: (m, F), labels (n,) and (m,) in 0..classes-1; features are neither normalised nor standardised.
+    Weights (as `torch.nn.Linear` draws them) and orders of batches come from the CPU generator alone; incomplete
+    batches are dropped. `augmented` gives the features (n, F) of the training images as they are augmented in an epoch,
+    counted from 0, to be fitted in place of `train`; solo-learn crops and flips them anew in every epoch.
 
     Yields `probe_<name>/accuracy` (test), `probe_<name>/train_accuracy` and, with more than 5 classes,
     `probe_<name>/top5` (test).
@@ -106,7 +104,7 @@ def gradient_probe(
     optimizer = protocol.optimizer([weight, bias])
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(protocol.decay))
     batch = min(protocol.batch_size, n)
-    for epoch in range(protocol.epochs):
+    for epoch in range(EPOCHS):
         seen = train if augmented is None else augmented(epoch)
         order = torch.randperm(n, generator=generator).to(device)
         for rows in order[: n - n % batch].split(batch):
@@ -126,3 +124,63 @@ def gradient_probe(
 def _top(scores: Tensor, labels: Tensor, k: int) -> float:
     """Part of the images (n, classes) whose label is among the k highest scores."""
     return float((scores.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean())
+
+
+def knn(
+    train: Array,
+    train_labels: Array,
+    test: Array,
+    test_labels: Array,
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Iterator[tuple[str, float]]:
+    """Weighted vote of the nearest training images by cosine similarity s; a vote counts exp(s / temperature).
+
+    Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.4.
+    train: (n, F), test: (m, F) on one device, labels from 0. Yields `knn/accuracy`. All training images vote where
+    there are fewer than `neighbours`. Among equally near images the first ones are the neighbours; among classes with
+    equal votes the lowest wins. The similarity to a feature vector of zeros is 0.
+
+    >>> train, test = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    >>> dict(knn(train, torch.tensor([0, 1]), test, torch.tensor([0, 1]), neighbours=1))
+    {'knn/accuracy': 1.0}
+    """
+    x_train, x_test = _unit(finite(train, "training features")), _unit(finite(test, "test features"))
+    labels, truth = (torch.as_tensor(x, device=x_train.device) for x in (train_labels, test_labels))
+    if len(x_train) != len(labels) or len(x_test) != len(truth):
+        raise ValueError(f"{len(labels)} and {len(truth)} labels for {len(x_train)} and {len(x_test)} images")
+    k = min(neighbours, len(x_train))
+    predicted = []
+    for block in x_test.split(max(1, SIMILARITIES // len(x_train))):
+        similarity, index = _nearest(block @ x_train.T, k)
+        # Relative to the nearest: the same order of votes, and no overflow at a low temperature.
+        weight = ((similarity - similarity.amax(1, keepdim=True)).double() / temperature).exp()
+        votes = weight.new_zeros(len(weight), int(labels.max()) + 1)
+        # One neighbour of each image at a time: a GPU would add those of an image in no fixed order.
+        for voted, weights in zip(labels[index].T, weight.T, strict=True):
+            votes.scatter_add_(1, voted[:, None], weights[:, None])
+        predicted.append(votes.argmax(1))
+    yield "knn/accuracy", float((torch.cat(predicted) == truth).double().mean())
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows (n, F) of length 1 or 0, in float32 at least; the length is taken in float64, whose range is wider."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return F.normalize(features.double(), dim=1, eps=torch.finfo(torch.float64).tiny).to(dtype)
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of (b, n), the earliest among equals; values and columns, each (b, k)."""
+    values, index = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    contested = (values[:, k - 1] == values[:, -1]) & (values.shape[1] > k)
+    values, index = values[:, :k], index[:, :k]
+    if contested.any():
+        # topk leaves open which of the equals at the border it takes.
+        rows, border = similarity[contested], values[contested, -1:]
+        nearer, equal = rows > border, rows == border
+        room = k - nearer.sum(1, keepdim=True)
+        taken = nearer | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+        index[contested] = taken.nonzero()[:, 1].view(-1, k)
+        values = similarity.gather(1, index)
+    return values, index

@@ -21,14 +21,20 @@ from cplearn import data, streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, catalogue
 from cplearn.evaluate.clustering import clustering, kmeans
-from cplearn.evaluate.collapse import alpha_req, code_counts, collapse, effective_rank, singular_values
+from cplearn.evaluate.collapse import (
+    alpha_req,
+    code_counts,
+    collapse,
+    effective_rank,
+    lidar,
+    mixture_entropy,
+    singular_values,
+    view_agreement,
+)
 from cplearn.evaluate.features import augmented_features, evenly_spaced, features, view_embeddings
 from cplearn.evaluate.figure_arrays import figure_arrays
 from cplearn.evaluate.inputs import NonFiniteFeatures, to_float64
-from cplearn.evaluate.knn import knn
-from cplearn.evaluate.mixture import mixture_entropy
-from cplearn.evaluate.probe import PROTOCOLS, gradient_probe, linear_probe
-from cplearn.evaluate.selection import lidar, view_agreement
+from cplearn.evaluate.probe import PROTOCOLS, gradient_probe, knn, linear_probe
 from cplearn.model import Model
 
 SPECTRUM_IMAGES = 10_000
@@ -69,13 +75,11 @@ def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Out
     `features`. A model whose features are not finite has failed. scikit-learn is held to torch's number of threads, so
     that trials side by side do not fight for the cores.
     """
-    start, outcome = time.perf_counter(), Outcome()
+    start = time.perf_counter()
     try:
         with threadpoolctl.threadpool_limits(torch.get_num_threads()):
             evaluation = _Evaluation(model, dataset)
-            outcome.metrics.update(evaluation.metrics())
-            outcome.diagnostics.update(evaluation.diagnostics())
-            outcome.arrays.update(evaluation.arrays())
+            outcome = Outcome(dict(evaluation.metrics()), evaluation.diagnostics(), evaluation.arrays())
             for other in transfer:
                 outcome.metrics.update(_transfer(model, other))
     except NonFiniteFeatures as error:
@@ -93,10 +97,8 @@ class _Evaluation:
         # Probes that learn by gradient steps do so on the device; all else is measured on the CPU.
         self.train_on_device, self.test_on_device = (features(model, s.images) for s in (dataset.train, dataset.test))
         self.train, self.test = self.train_on_device.cpu(), self.test_on_device.cpu()
-        self.embeddings: Tensor | None = None
-        self.codes: Tensor | None = None
-        if (embeddings := model.embeddings(self.test_on_device)) is not None:
-            self.embeddings, self.codes = embeddings.cpu(), model.codes(embeddings).cpu()
+        embeddings = model.embeddings(self.test_on_device)
+        self.embedded = None if embeddings is None else (embeddings.cpu(), model.codes(embeddings).cpu())
 
     def metrics(self) -> Metrics:
         settings, labels, seed = self.settings, self.dataset.test.labels, self.trial.seed
@@ -105,20 +107,23 @@ class _Evaluation:
         yield from self._validation()
         clusters = kmeans(self.test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=seed)
         yield from clustering("kmeans", labels, clusters, generator=chance)
-        if self.embeddings is not None and self.codes is not None:
-            yield from clustering("codes", labels, self.codes, generator=chance)
-            yield from collapse(self.embeddings, self.codes, self.model.method.n_codes)
-            yield from mixture_entropy(self.embeddings, settings.gmm_components, seed=seed)
+        if self.embedded is not None:
+            embeddings, codes = self.embedded
+            yield from clustering("codes", labels, codes, generator=chance)
+            yield from collapse(embeddings, codes, self.model.method.n_codes)
+            yield from mixture_entropy(embeddings, settings.gmm_components, seed=seed)
         yield from self._selection()
 
-    def diagnostics(self) -> Iterator[tuple[str, list[float]]]:
-        if self.embeddings is not None and self.codes is not None:
-            yield "singular_values", singular_values(self.embeddings).tolist()
-            yield "code_counts", code_counts(self.codes, self.model.method.n_codes).tolist()
+    def diagnostics(self) -> dict[str, list[float]]:
+        if self.embedded is None:
+            return {}
+        embeddings, codes = self.embedded
+        counts = code_counts(codes, self.model.method.n_codes)
+        return {"singular_values": singular_values(embeddings).tolist(), "code_counts": counts.tolist()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept, seed = self.settings.kept_images, self.trial.seed
-        return figure_arrays(self.dataset.test, self.test, self.embeddings, self.codes, kept, seed)
+        return figure_arrays(self.dataset.test, self.test, self.embedded, kept, seed)
 
     def _probes(self) -> Metrics:
         """Classifiers on the features of the training split, scored on the test split."""
@@ -146,12 +151,9 @@ class _Evaluation:
         order = torch.from_numpy(streams.numpy_generator(self.trial.seed, "validation").permutation(n))
         held_out = max(1, round(self.settings.validation * n))
         test, fit = order[:held_out], order[held_out:]
-        if not self.settings.validation or len(labels[fit].unique()) < 2:
-            return
-        splits = self.train[fit], labels[fit], self.train[test], labels[test]
-        probe = dict(linear_probe(*splits, c=self.settings.probe_c))
-        yield "validation/accuracy", probe["probe/accuracy"]
-        yield "validation/knn_accuracy", dict(_knn(self.trial, *splits))["knn/accuracy"]
+        if self.settings.validation and len(labels[fit].unique()) > 1:
+            results = dict(_classifiers(self.trial, self.train[fit], labels[fit], self.train[test], labels[test]))
+            yield from ((f"validation/{name}", results[name]) for name in ("accuracy", "knn_accuracy"))
 
     def _selection(self) -> Metrics:
         """Criteria without labels, on training images."""
@@ -177,10 +179,15 @@ def _knn(trial: TrialSettings, *splits: Tensor) -> Metrics:
     return knn(*splits, neighbours=settings.knn_neighbours, temperature=settings.knn_temperature)
 
 
+def _classifiers(trial: TrialSettings, *splits: Tensor) -> Metrics:
+    """The linear probe's metrics, without their prefix, and `knn_accuracy`."""
+    for name, value in linear_probe(*splits, c=trial.evaluation.probe_c):
+        yield name.removeprefix("probe/"), value
+    yield "knn_accuracy", dict(_knn(trial, *splits))["knn/accuracy"]
+
+
 def _transfer(model: Model, other: Dataset) -> Metrics:
     """Linear probe and k-NN on another data set."""
     train, test = (features(model, split.images).cpu() for split in (other.train, other.test))
-    splits, prefix = (train, other.train.labels, test, other.test.labels), f"transfer/{catalogue.slug(other.name)}"
-    for name, value in linear_probe(*splits, c=model.trial.evaluation.probe_c):
-        yield f"{prefix}/{name.removeprefix('probe/')}", value
-    yield f"{prefix}/knn_accuracy", dict(_knn(model.trial, *splits))["knn/accuracy"]
+    for name, value in _classifiers(model.trial, train, other.train.labels, test, other.test.labels):
+        yield f"transfer/{catalogue.slug(other.name)}/{name}", value

@@ -54,10 +54,10 @@ def test_arrays_are_what_figures_need(digits: Dataset, tmp_path: Path) -> None:
 def test_what_is_kept_is_bounded(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     features, embeddings, codes = torch.randn(96, 4, generator=draw), torch.randn(96, 16), torch.zeros(96).long()
-    assert len(figure_arrays(digits.test, features, embeddings, codes, 2000, 0)["kept"]) == 96
+    assert len(figure_arrays(digits.test, features, (embeddings, codes), 2000, 0)["kept"]) == 96
     monkeypatch.setattr(module, "KEPT_BYTES", 16 * 2 * 10)
-    assert len(figure_arrays(digits.test, features, embeddings, codes, 2000, 0)["embeddings"]) == 10
-    none_kept = figure_arrays(digits.test, features, embeddings, codes, 0, 0)
+    assert len(figure_arrays(digits.test, features, (embeddings, codes), 2000, 0)["embeddings"]) == 10
+    none_kept = figure_arrays(digits.test, features, (embeddings, codes), 0, 0)
     assert none_kept.keys() == {"labels", "codes", "top_codes", "code_images"}
 
 
@@ -65,7 +65,7 @@ def test_huge_or_constant_features_fit_into_half_precision() -> None:
     labels = torch.zeros(20, dtype=torch.int64)
     split = Split(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels)
     for features in (1e30 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.ones(20, 4)):
-        arrays = figure_arrays(split, features, None, None, 20, 0)
+        arrays = figure_arrays(split, features, None, 20, 0)
         assert np.isfinite(arrays["features"]).all()
 
 
@@ -74,12 +74,12 @@ def test_neighbours_are_the_nearest_by_cosine_and_their_images_are_kept() -> Non
     features = torch.stack([angles.cos(), angles.sin()], 1) * torch.arange(1, 10)[:, None]
     images = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64) * 20
     split = Split(images, torch.tensor([5, 5, 5, 2, 2, 2, 2, 2, 2]))
-    arrays = figure_arrays(split, features, None, None, 9, 0)
+    arrays = figure_arrays(split, features, None, 9, 0)
     assert arrays["queries"].tolist() == [3, 0], "the first image of each class"
     assert arrays["neighbours"].tolist() == [[4, 5, 6, 7, 8, 2, 1], [1, 2, 3, 4, 5, 6, 7]]
     assert arrays["shown"].tolist() == list(range(9))
     assert arrays["thumbnails"].shape == (9, 3, 32, 32)
     assert arrays["thumbnails"][:, 0, 5, 7].tolist() == [20 * image for image in range(9)]
-    few = figure_arrays(Split(images[:3], split.labels[:3]), features[:3], None, None, 3, 0)
+    few = figure_arrays(Split(images[:3], split.labels[:3]), features[:3], None, 3, 0)
     assert few["neighbours"].tolist() == [[1, 2, -1, -1, -1, -1, -1]]
     assert few["shown"].tolist() == [0, 1, 2]

@@ -12,8 +12,7 @@ import torch
 from cplearn.evaluate.clustering import clustering, kmeans
 from cplearn.evaluate.collapse import collapse, singular_values
 from cplearn.evaluate.inputs import NonFiniteFeatures, finite, standardise, to_indices
-from cplearn.evaluate.knn import knn
-from cplearn.evaluate.probe import linear_probe
+from cplearn.evaluate.probe import knn, linear_probe
 
 LABELS = torch.arange(12) % 3
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cplearn.evaluate.knn import _nearest, knn
+from cplearn.evaluate.probe import _nearest, knn
 
 
 def naive(train: np.ndarray, y: np.ndarray, test: np.ndarray, k: int, temperature: float) -> list[int]:
@@ -32,7 +32,7 @@ def accuracy(*args: object, **options: float) -> float:
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.5), (60, 0.1)])
 @pytest.mark.parametrize("block", [2**25, 60 * 7])
 def test_agrees_with_a_loop(k: int, temperature: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cplearn.evaluate.knn.SIMILARITIES", block)
+    monkeypatch.setattr("cplearn.evaluate.probe.SIMILARITIES", block)
     generator = np.random.default_rng(0)
     train, test, y = generator.normal(size=(60, 5)), generator.normal(size=(40, 5)), generator.integers(0, 4, 60)
     expected = naive(train, y, test, k, temperature)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from cplearn.evaluate.collapse import mixture_entropy
 from cplearn.evaluate.inputs import NonFiniteFeatures
-from cplearn.evaluate.mixture import mixture_entropy
 
 N, F = 600, 32
 
@@ -52,7 +52,7 @@ def test_names_and_seeds() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 components cannot be fitted to 10 embeddings"):
+    with pytest.raises(ValueError, match="n_components = 20, n_samples = 10"):
         entropies(clusters(1.0)[:10], [20])
     with pytest.raises(NonFiniteFeatures, match="1 of 10 rows"):
         entropies(np.where(np.eye(10) * np.arange(10) == 9, np.inf, 1.0), [2])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
+from cplearn.evaluate.collapse import lidar, view_agreement
 from cplearn.evaluate.inputs import NonFiniteFeatures
-from cplearn.evaluate.selection import lidar, view_agreement
 
 N = 2000
 
