@@ -36,7 +36,7 @@ class TrainingViews:
         self.dtype = torch.float64 if trial.precision == "float64" else torch.float32
         self.stream, self.strength = streams.stream(trial), trial.augment.strength
         self.part = ranks.part(trial.batch_size) if trial.method.trains else slice(None)
-        recipes = {"views": augment.recipe(trial.augment.recipe)}
+        recipes = {"views": augment.recipe(trial.augment.recipe).with_crop_scale(trial.augment.crop_scale_min)}
         if trial.augment.local_views:
             size = local_size(trial, split.images.shape[-1])
             scale = (trial.augment.local_scale_min, trial.augment.local_scale_max)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
@@ -38,6 +38,17 @@ class Recipe:
 
     name: str
     views: tuple[tuple[Transform, ...], ...]
+
+    def with_crop_scale(self, smallest: float | None) -> Recipe:
+        """This recipe, its random resized crops of at least this part of an image's area; None changes nothing."""
+        if smallest is None:
+            return self
+
+        def changed(transform: Transform) -> Transform:
+            is_crop = isinstance(transform, RandomResizedCrop)
+            return replace(transform, scale=(smallest, transform.scale[1])) if is_crop else transform
+
+        return Recipe(self.name, tuple(tuple(map(changed, transforms)) for transforms in self.views))
 
     @property
     def crops(self) -> tuple[RandomResizedCrop, ...]:
@@ -143,6 +154,21 @@ _SOLO = (
     Grayscale(p=0.2),
 )
 
+# The symmetric views with which solo-learn trains SimCLR and SwAV on CIFAR, and those of its VICReg.
+_SOLO_SYMMETRIC = (
+    RandomResizedCrop(scale=(0.08, 1.0), interpolation="bicubic"),
+    ColourJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+    Grayscale(p=0.2),
+    GaussianBlur(radius=6, sigma=(0.1, 2.0), p=0.5),
+    HorizontalFlip(0.5),
+)
+_SOLO_VICREG = (
+    RandomResizedCrop(scale=(0.2, 1.0), interpolation="bicubic"),
+    *_SOLO[1:],
+    Solarise(p=0.1),
+    HorizontalFlip(0.5),
+)
+
 # DINO's two global views (Caron et al. 2021): the first is always blurred, the second seldom, but it may be solarised.
 # The window of the blur ends at three standard deviations or more.
 _IMAGENET = (
@@ -171,6 +197,8 @@ _RECIPES = {
         Recipe("paper", ((*_PAPER, HorizontalFlip(0.5)),) * 2),
         Recipe("paper-noflip", (_PAPER,) * 2),
         Recipe("solo-cifar", ((*_SOLO, HorizontalFlip(0.5)), (*_SOLO, Solarise(p=0.2), HorizontalFlip(0.5)))),
+        Recipe("solo-cifar-symmetric", (_SOLO_SYMMETRIC,) * 2),
+        Recipe("solo-cifar-vicreg", (_SOLO_VICREG,) * 2),
         Recipe(
             "imagenet",
             (

@@ -66,10 +66,22 @@ class BackboneSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    recipe: Literal["digits", "paper", "paper-noflip", "solo-cifar", "imagenet", "none"] = Field(
+    recipe: Literal[
+        "digits",
         "paper",
-        description="Named list of transforms: digits, paper, paper-noflip, solo-cifar, imagenet or none; the default "
-        "depends on the data set.",
+        "paper-noflip",
+        "solo-cifar",
+        "solo-cifar-symmetric",
+        "solo-cifar-vicreg",
+        "imagenet",
+        "none",
+    ] = Field("paper", description="Named list of transforms; the default depends on the data set.")
+    crop_scale_min: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Smallest area of a view's random resized crop, as a part of the image's; default: the recipe's "
+        "(DINO with local crops: 0.4).",
     )
     strength: float = Field(
         1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
@@ -88,7 +100,12 @@ class AugmentSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_local(self) -> AugmentSettings:
+    def _check_crops(self) -> AugmentSettings:
+        if self.crop_scale_min is not None and not self.recipe.startswith(("solo-cifar", "imagenet")):
+            raise InputError(
+                f"augment.crop_scale_min: recipe {self.recipe!r} has no random resized crop; leave it out",
+                key="augment.crop_scale_min",
+            )
         if self.local_scale_min > self.local_scale_max:
             raise InputError(
                 f"augment.local_scale_min {self.local_scale_min:g} is larger than local_scale_max "

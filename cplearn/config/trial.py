@@ -51,6 +51,11 @@ class TrialSettings(Settings):
     test_images: Whole | None = Field(
         None, ge=2, description="Use so many of the test images, evenly from every class; default: all."
     )
+    normalisation: Literal["scalar", "channels"] = Field(
+        "scalar",
+        description="Mean and deviation that normalise pixels: one for all channels (authors' small-scale code), or of "
+        "each channel of the training images (solo-learn).",
+    )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
     backbone: BackboneSettings = Field(
         BackboneSettings(), description="Network whose features are kept; default depends on the data set."
@@ -116,6 +121,12 @@ class TrialSettings(Settings):
                     key="augment.local_views",
                 )
             self.method.check_batch(self.batch_size)
+        if self.normalisation == "channels" and self.decode == "on-demand":
+            raise InputError(
+                "normalisation 'channels' needs all pixels of the training images, and decode on-demand reads them one "
+                "by one; set decode cached",
+                key="normalisation",
+            )
         if self.optimizer.warmup_epochs > self.epochs and self.method.trains and self.epochs:
             raise InputError(
                 f"optimizer.warmup_epochs {self.optimizer.warmup_epochs:g} is longer than epochs {self.epochs}",

@@ -43,8 +43,19 @@ class Settings(MethodSettings):
         1e-8, gt=0, lt=1, description="Probability that the temperature leaves to each code but the aligned one."
     )
     temperature: float | None = Field(None, gt=0, description="Temperature τ; by default its closed form.")
+    batch_parts: Whole = Field(
+        1,
+        ge=1,
+        description="Equal parts of the batch that are each matched to the prior; authors' code: one for each device.",
+    )
 
     def check_batch(self, batch_size: int) -> None:
+        if batch_size % self.batch_parts or batch_size == self.batch_parts:
+            raise InputError(
+                f"method.batch_parts {self.batch_parts}: a batch of {batch_size} images has no so many equal parts of "
+                "two or more images; choose a divisor of batch_size",
+                key="method.batch_parts",
+            )
         if self.temperature is None and self.epsilon * (self.codes - 1) >= 0.5:
             # The logarithm needs ε(c-1) < 1; from 1/2 on, the aligned code is less likely than all others together.
             raise InputError(
@@ -88,11 +99,21 @@ class Method(base.Method[Settings]):
         self.linear = nn.Linear(inputs.features, length, bias=False)
         self.norm = nn.BatchNorm1d(length)
         self.register_buffer("dictionary", rademacher(codes, length, inputs.generator))
-        self.tau = settings.temperature or temperature(length, inputs.batch_size, codes, settings.epsilon)
+        images = inputs.batch_size // settings.batch_parts
+        self.tau = settings.temperature or temperature(length, images, codes, settings.epsilon)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        h = parts.each_view(self.embed, batch.features) / self.tau
+        normed = parts.each_view(lambda view: self.norm(self.linear(view)), batch.features)
+        results = [self._loss(part) for part in normed.chunk(self.settings.batch_parts, dim=1)]
+        if len(results) == 1:
+            return results[0]
+        terms = {name: torch.stack([part[name] for _, part in results]).mean() for name in results[0][1]}
+        return torch.stack([loss for loss, _ in results]).mean(), terms
+
+    def _loss(self, normed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of images that are matched to the prior together; normed: (V, n, f)."""
         how = self.settings
+        h = embedding(normed, how.form) / self.tau
         return dictionary_loss(h, self.dictionary, how.beta, prior=how.prior, symmetric=how.symmetric)
 
     def embed(self, features: Tensor) -> Tensor:

@@ -25,9 +25,11 @@ class Settings(MethodSettings):
     multi_crop = True
 
     name: str = Field("self_classifier", description="Self-Classifier, with one classifier.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's two hidden layers (published: 4096).")
+    hidden_dim: Whole = Field(
+        256, ge=1, description="Width of the projector's two hidden layers (published: one of 4096)."
+    )
     embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    codes: Whole = Field(100, ge=2, description="Classes of the classifier (published: 15 classifiers of 1000).")
+    codes: Whole = Field(100, ge=2, description="Classes of the classifier (published: four of 1000 to 8000).")
     row_temperature: float = Field(0.1, gt=0, description="Temperature of the softmax over classes (published: 0.1).")
     column_temperature: float = Field(
         0.05, gt=0, description="Temperature of the softmax over the images of the batch (published: 0.05)."

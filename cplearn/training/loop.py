@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cplearn import backbones, streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
+from cplearn.data.cache import moments
 from cplearn.dictionary.products import counts
 from cplearn.distributed import ALONE, Ranks, synchronise
 from cplearn.errors import InputError
@@ -94,7 +95,9 @@ class TrialTraining:
         self.steps_per_epoch = len(split.images) // trial.batch_size
         self.transfer = protocol.load_transfer(trial, dataset.image_size, data_root)
 
-        self.model = Model(trial, describe(dataset)).to(self.device).to(memory_format=torch.channels_last)
+        self.model = (
+            Model(trial, describe(dataset, trial.normalisation)).to(self.device).to(memory_format=torch.channels_last)
+        )
         for network in filter(None, (self.model.backbone, self.model.teacher)):
             synchronise(network, ranks, trial.batch_size)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
@@ -242,9 +245,16 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
+def describe(dataset: Dataset, normalisation: str = "scalar") -> dict[str, Any]:
     """What a model keeps of the data that it was made for; see `Model`."""
-    numbers = {key: getattr(dataset, key) for key in ("channels", "image_size", "mean", "std")}
+    mean: float | list[float] = dataset.mean
+    std: float | list[float] = dataset.std
+    if normalisation == "channels":
+        images = dataset.train.images
+        assert isinstance(images, Tensor), "a trial whose images are decoded on demand is refused"
+        each = [moments(images[:, k].numpy(), dataset.source) for k in range(dataset.channels)]
+        mean, std = [mean for mean, _ in each], [std for _, std in each]
+    numbers = {"channels": dataset.channels, "image_size": dataset.image_size, "mean": mean, "std": std}
     return numbers | {"classes": list(dataset.classes)}
 
 

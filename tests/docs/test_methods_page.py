@@ -13,6 +13,7 @@ import method_checks
 from cplearn import methods
 from cplearn.config import trial as config
 from cplearn.data import Dataset
+from sweeps.record import param_value
 
 
 @pytest.fixture
@@ -44,6 +45,24 @@ def test_the_example_passes_its_test_and_those_of_every_method(example: dict, di
 
 def test_both_tables_have_every_method(root: Path) -> None:
     document = (root / "docs" / "methods.md").read_text()
-    equations, numbers = (re.findall(r"^\| `(\w+)` \|", part, flags=re.M) for part in document.split("## Digits"))
+    sections = document.split("\n## ")
+    equations, numbers = (re.findall(r"^\| `(\w+)` \|", sections[k], flags=re.M) for k in (0, 2))
     assert sorted(equations) == methods.names()
     assert sorted(numbers) == method_checks.TRAINED
+
+
+def test_the_deviations_name_defaults_that_are_true(root: Path) -> None:
+    """A setting in the third column is the default of each method in the first."""
+    document = (root / "docs" / "methods.md").read_text()
+    table = document.partition("## Deviations")[2].partition("\n\nBatchNorm")[0]
+    checked = set()
+    for line in table.splitlines():
+        if not line.startswith("| `") and not line.startswith("| all"):
+            continue
+        names, _, here, _ = (cell.strip() for cell in line.strip("|").split(" | "))
+        for name in re.findall(r"`(\w+)`", names) or ["cplearn"]:
+            defaults = config.TrialSettings.read({"method": name}).flat()
+            for key, value in re.findall(r"`([a-z_.]+)=([^`]+)`", here):
+                assert defaults[key] == param_value(value), (name, key)
+                checked.add(key)
+    assert {"method.batch_parts", "method.prior", "method.off_diagonal", "normalisation"} <= checked

@@ -138,3 +138,21 @@ def test_codes_are_the_arg_max_of_the_logits() -> None:
     model = build(settings()).eval()
     h = model.embed(features()[0])
     assert torch.equal(model.codes(h), (h @ model.dictionary.double().T).argmax(-1))
+
+
+def test_parts_of_a_batch_are_matched_to_the_prior_each_on_its_own() -> None:
+    """As on several devices in the authors' code, with BatchNorm over all of them."""
+    settings = method.Settings(codes=C, embedding_dim=F, batch_parts=2, form="tanh")
+    built = build(settings)
+    assert built.tau == method.temperature(F, N // 2, C, settings.epsilon)
+    loss, terms = built(batch_of(features()))
+    h = torch.stack([torch.tanh(built.norm(built.linear(view))) for view in features()]) / built.tau
+    parts = [
+        method.dictionary_loss(part, built.dictionary, 1.0, prior="reverse", symmetric=True)
+        for part in (h[:, : N // 2], h[:, N // 2 :])
+    ]
+    torch.testing.assert_close(loss, (parts[0][0] + parts[1][0]) / 2)
+    for name, value in terms.items():
+        torch.testing.assert_close(value, (parts[0][1][name] + parts[1][1][name]) / 2)
+    with pytest.raises(InputError, match="batch_parts 5"):
+        method.Settings(batch_parts=5).check_batch(64)

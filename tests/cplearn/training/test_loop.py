@@ -45,6 +45,17 @@ def test_training_learns(digits: Dataset) -> None:
     assert log[-1]["train/loss"] < log[0]["train/loss"]
 
 
+def test_channels_are_normalised_for_themselves_if_asked(digits: Dataset) -> None:
+    images = torch.cat([digits.train.images, digits.train.images // 2, 255 - digits.train.images // 3], 1)
+    coloured = dataclasses.replace(digits, train=dataclasses.replace(digits.train, images=images))
+    model = TrialTraining(trial(normalisation="channels"), coloured).model
+    normalised = model.prepare(images).double()
+    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalised.std((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-6, rtol=0)
+    scalar = TrialTraining(trial(), coloured).model.prepare(images)
+    assert scalar.mean((0, 2, 3)).abs().max() > 0.1
+
+
 def test_no_global_random_state_is_used(digits: Dataset) -> None:
     state = torch.get_rng_state()
     trained, _ = run(trial(evaluation={"online_probe": True}), digits)
