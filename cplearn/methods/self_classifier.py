@@ -26,7 +26,7 @@ class Settings(MethodSettings):
 
     name: str = Field("self_classifier", description="Self-Classifier, with one classifier.")
     hidden_dim: Whole = Field(
-        256, ge=1, description="Width of the projector's two hidden layers (published: one of 4096)."
+        256, ge=1, description="Width of the projector's two hidden layers (published: one, 4096)."
     )
     embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
     codes: Whole = Field(100, ge=2, description="Classes of the classifier (published: four of 1000 to 8000).")

@@ -1,6 +1,6 @@
 """The presets that claim a published configuration, arm by arm against the published values.
 
-Values are those of the authors' and of solo-learn's files; what the presets change on purpose stands in docs/methods.md.
+Values are those of the authors' and of solo-learn's files; docs/methods.md says what is changed on purpose.
 """
 
 from __future__ import annotations
