@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,13 +23,21 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     >>> product(torch.ones(1, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[3.0, 7.0]]
     """
-    b = b.detach()
-    single = a.device.type == "cpu" and a.dtype == torch.float32
-    if _linear is None or not single or not torch.backends.mkldnn.enabled:
-        return a @ b.T
-    if a.requires_grad and torch.is_grad_enabled():
-        return _Product.apply(a, b)
-    return _onednn(a, b)
+    if _linear is None or a.device.type != "cpu" or a.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
+        return a @ b.detach().T
+    return _Product.apply(a, b.detach())
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(b)
+        return _linear(a, b, None, "none", [], None)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (b,) = ctx.saved_tensors
+        return product(gradients[0], b.T), None
 
 
 def _operator() -> Any:
@@ -43,29 +51,9 @@ def _operator() -> Any:
 _linear = _operator()
 
 
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    return _linear(a, b, None, "none", [], None)
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(b)
-        return _onednn(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (b,) = ctx.saved_tensors
-        return _onednn(gradients[0], b.T), None
-
-
 def counts() -> dict[Any, Callable[..., int]]:
     """How many operations `product` costs where PyTorch does not know it; for `torch.utils.flop_counter`."""
-
-    def of_linear(x: Sequence[int], weight: Sequence[int], *others: Any, **options: Any) -> int:
-        return 2 * math.prod(x) * weight[0]
-
-    return {} if _linear is None else {_linear: of_linear}
+    return {} if _linear is None else {_linear: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}
 
 
 def main() -> None:
