@@ -14,7 +14,6 @@ from sweeps.errors import explain
 Scalar = bool | int | float | str | None
 
 MOST_TRIALS = 1_000_000
-"""Most trials that one sweep may have."""
 
 
 class Range(BaseModel):
@@ -42,7 +41,6 @@ class Range(BaseModel):
         return self
 
     def draw(self, generator: random.Random) -> Scalar:
-        """One value; `generator` is the only source of randomness."""
         if self.uniform:
             return generator.uniform(*self.uniform)
         if self.log_uniform:
@@ -177,8 +175,6 @@ def read_axis(key: str, values: Any) -> list[Scalar] | Range:
     """An axis as written in a file or an override; raises ValueError with one sentence."""
     if key == "seed":
         raise ValueError("write seeds under 'seeds', not as an axis")
-    if isinstance(values, Range):
-        return values
     if isinstance(values, Mapping):
         try:
             return Range.model_validate(values)
@@ -196,4 +192,3 @@ FILE_KEYS = (
     *(f"search.{key}" for key in SearchSettings.model_fields),
     *(f"scheduler.{key}" for key in SchedulerSettings.model_fields),
 )
-"""The keys of a sweep file, for hints at what an unknown one should have been."""

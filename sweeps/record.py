@@ -1,25 +1,25 @@
 """What a run says of itself: the names of its tags, metrics and files, a sweep's manifest, and the state of a trial.
 
 `runner.tracking` writes runs in these words and `reports.store` reads them; both import them from here, so that neither
-can ask for what the other does not write. Nothing here imports MLflow, which keeps the runs.
+can ask for what the other does not write.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sweeps.errors import UserError
+from pydantic import TypeAdapter, ValidationError
+
+from sweeps.errors import UserError, explain
 
 SWEEP, TRIAL, BASELINE = "sweep", "trial", "baseline"
 """A run is of kind SWEEP or TRIAL; a trial has the role TRIAL, or BASELINE where others are compared with it."""
 
-
-PREFIX = "cplearn."
-"""The beginning of our own tags."""
+PREFIX = "cplearn."  # The beginning of our own tags.
 
 
 class Tag(StrEnum):
@@ -67,12 +67,12 @@ class Tag(StrEnum):
 
     @property
     def short(self) -> str:
-        """The name without its prefix, `git_commit` for instance."""
+        """Without the prefix, `git_commit` for instance."""
         return self.removeprefix(PREFIX)
 
     @property
     def column(self) -> str:
-        """The column of this tag in the frames that `reports.store` makes of runs, `tags.git_commit` for instance."""
+        """Its column in the frames of `reports.store`, `tags.git_commit` for instance."""
         return f"tags.{self.short}"
 
 
@@ -95,11 +95,8 @@ TRAIN, VALIDATION, SELECT, TIME = "train/", "validation/", "select/", "time/"
 """The beginnings of metrics that say nothing of the test data: of each epoch of training, on a part of the training
 data that is held out, of the training data without labels, and of time."""
 
-UNSEEN = (VALIDATION, SELECT, TRAIN)
-"""A setting may be chosen by metrics that begin so: none has seen the test data."""
-
-LOSS = "train/loss"
-"""The metric that every epoch of a training has."""
+UNSEEN = (VALIDATION, SELECT, TRAIN)  # A setting may be chosen by these: none has seen the test data.
+LOSS = "train/loss"  # Every epoch of a training has it.
 
 TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"
 """Seconds of training, of evaluation and of both; the last is written with the final metrics."""
@@ -110,8 +107,7 @@ MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "report"
 MODEL_FOLDER, DIAGNOSTICS_FILE, ARRAYS_FILE = "model", "diagnostics.json", "evaluation.npz"
 """Artifacts of a trial's run: the trained model, and what figures need beside the metrics."""
 
-PARAMS = "params."
-"""The beginning of the columns of settings in the frames that `reports.store` makes of runs."""
+PARAMS = "params."  # So begin the columns of settings in the frames of `reports.store`.
 
 
 def param_text(value: Any) -> str:
@@ -184,10 +180,6 @@ class Manifest:
     trials: list[ManifestTrial]
     search: dict[str, Any] | None = None
 
-    def trials_on(self, slug: str) -> list[ManifestTrial]:
-        """The trials on the data set of that short name."""
-        return [trial for trial in self.trials if trial.dataset == slug]
-
     def to_dict(self) -> dict[str, Any]:
         """A document of plain values, for JSON."""
         document = {"version": MANIFEST_VERSION, **asdict(self)}
@@ -204,12 +196,10 @@ class Manifest:
                 f"{MANIFEST_VERSION}; use the version of the program that wrote it"
             )
         try:
-            content = {item.name: document[item.name] for item in fields(cls) if item.name != "search"}
-            content["datasets"] = [DatasetUse(**dataset) for dataset in document["datasets"]]
-            content["trials"] = [ManifestTrial(**trial) for trial in document["trials"]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"the manifest of {whose} is damaged ({error}); run the sweep again to write it") from None
-        return cls(**content, search=document.get("search"))
+            return TypeAdapter(cls).validate_python(document)
+        except ValidationError as error:
+            damage = explain(error, [])
+            raise UserError(f"the manifest of {whose} is damaged ({damage}); run the sweep again to write it") from None
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
@@ -217,10 +207,10 @@ Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]
 
 Failure = Literal["", "diverged", "exception", "lost", "memory"]
 """Why a run has failed: the loss is no longer finite, the trial has raised an exception, its worker or node was lost,
-memory did not suffice. Empty where it has not failed."""
+memory did not suffice. Empty if it has not."""
 
 TrialState = Literal["new", "reused", "resumable", "failed", "running", "stopped", "diverged"]
-STATES: tuple[TrialState, ...] = ("new", "reused", "resumable", "failed", "running", "stopped", "diverged")
+STATES: tuple[TrialState, ...] = get_args(TrialState)
 LEFT_ALONE: tuple[TrialState, ...] = ("reused", "stopped", "diverged")
 """Trials in these states are not run; all others are."""
 

@@ -5,6 +5,7 @@ This package knows no trainer: what a trial's settings may be is said by a `Sche
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +191,7 @@ def _space(file: SweepFile, arm: ArmSettings, datasets: list[str | None], reader
         raise UserError(f"{path}: a search needs axes, for instance method.beta: {{log_uniform: [0.01, 10]}}")
     if data := next((key for key in axes if key in DATA_KEYS), None):
         raise UserError(f"{path}: {data!r} changes the data, so its values cannot be compared; it cannot be searched")
-    space = Space(axes, datasets, arm, reader)
+    space = Space(axes, datasets, functools.partial(reader.trial, arm))
     count, trials = space.points(), file.search.trials
     if count <= trials:
         raise UserError(

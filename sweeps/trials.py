@@ -21,14 +21,14 @@ ARM = "arm"
 class Schema:
     """What the settings of a trial may be; the trainer says it.
 
-    `read` takes nested settings, checks them and returns them as an object that this package never looks into. It
-    raises ValueError with one sentence, and with the dotted name of the setting as its attribute `key` where there is
-    one. `flat` gives the settings of such an object by dotted name. `list_keys` are the settings that are lists.
+    `read` makes an object, unknown to this package, of nested settings. It raises ValueError with one sentence, and
+    with the dotted name of the setting, if there is one, as its attribute `key`. `flat` gives the settings of such an
+    object by dotted name. `list_keys` are the settings that are lists.
     """
 
     read: Callable[[Mapping[str, Any]], Any]
     flat: Callable[[Any], Mapping[str, Any]]
-    list_keys: Collection[str] = ()
+    list_keys: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,19 @@ class Reader:
 class Space:
     """What a search chooses from: the axes of a sweep, on each of its data sets.
 
-    A data set is None where the settings name it.
+    A data set is None where the settings name it. `trial` makes the trial of a point, a data set and a seed; it raises
+    UserError where the point has settings that do not go together.
     """
 
     axes: dict[str, list[Scalar] | Range]
     datasets: list[str | None]
-    arm: ArmSettings = field(repr=False)
-    reader: Reader = field(repr=False)
-
-    def trial(self, point: Mapping[str, Scalar], dataset: str | None, seed: int) -> SweepTrial:
-        """The trial at a point; raises UserError where the point has settings that do not go together."""
-        return self.reader.trial(self.arm, point, dataset, seed)
+    trial: Callable[[Mapping[str, Scalar], str | None, int], SweepTrial] = field(repr=False)
 
     def points(self) -> float:
         """How many points there are."""
         return math.prod(axis.size() if isinstance(axis, Range) else len(axis) for axis in self.axes.values())
 
     def draw(self, generator: random.Random) -> dict[str, Scalar]:
-        """A random point; `generator` is the only source of randomness."""
         return {
             key: axis.draw(generator) if isinstance(axis, Range) else generator.choice(axis)
             for key, axis in self.axes.items()

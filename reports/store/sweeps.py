@@ -90,7 +90,7 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     if unknown := sorted(set(datasets or ()) - declared.keys()):
         raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
     wanted = {slug: declared[slug] for slug in sorted(declared) if datasets is None or slug in datasets}
-    keys = {t.key for slug, (_, manifest) in wanted.items() for t in manifest.trials_on(slug)}
+    keys = {t.key for slug, (_, manifest) in wanted.items() for t in manifest.trials if t.dataset == slug}
     with readable(shown(uri)):
         runs = newest(client, experiment, keys, record)
     return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in wanted.items()]
@@ -146,7 +146,7 @@ def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str
 
 def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
     about = next(dataset for dataset in manifest.datasets if dataset.slug == slug)
-    declared = manifest.trials_on(slug)
+    declared = [trial for trial in manifest.trials if trial.dataset == slug]
     frame = pd.DataFrame.from_records(
         {"status": "MISSING", "fingerprint": about.fingerprint, **vars(trial), **runs.get(trial.key, {})}
         for trial in declared
