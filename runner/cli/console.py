@@ -6,20 +6,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-
-def _console(stderr: bool = False) -> Console:
-    """Where the output is no terminal, lines are as long as they are: what reads them is a file or grep."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=250)
-
-
-out, err = _console(), _console(stderr=True)
+out, err = Console(), Console(stderr=True)
+for console in (out, err):
+    if not console.is_terminal:
+        console.width = 250  # What reads the lines is a file or grep.
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MESSAGE = 700
@@ -71,12 +67,6 @@ def note(text: str) -> None:
     show(f"[yellow]note[/]   {escape(text)}")
 
 
-def fail(text: str) -> NoReturn:
-    """End the command with what has failed."""
-    show(f"[red]failed:[/] {escape(text)}", err)
-    raise typer.Exit(FAILED)
-
-
 def say_written(path: Path) -> None:
     """Print where something was written."""
     show(f"Written to [bold]{escape(str(path))}[/]")
@@ -86,6 +76,6 @@ def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> 
     """Dotted settings to values, as given on the command line."""
     from sweeps.loading import parse_override
 
-    overrides = dict(parse_override(text) for text in settings)
-    overrides |= {"dataset": dataset} if dataset else {}
-    return overrides | ({"epochs": epochs} if epochs is not None else {})
+    short = {"dataset": dataset or None, "epochs": epochs}
+    given = {key: value for key, value in short.items() if value is not None}
+    return dict(parse_override(text) for text in settings) | given

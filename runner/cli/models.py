@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from runner.cli.console import fail, overridden, plain_errors, say, say_written
+from runner.cli.console import FAILED, err, overridden, plain_errors, say, say_written, show
 from runner.cli.options import DatasetName, Epochs, OneSetting
 from runner.driver.options import DataRoot
 
@@ -116,7 +117,8 @@ def _print(outcome: Outcome) -> None:
     for name, value in outcome.metrics.items():
         say(f"{name:32} {value:.4f}")
     if outcome.failure:
-        fail(outcome.failure)
+        show(f"[red]failed:[/] {escape(outcome.failure)}", err)
+        raise typer.Exit(FAILED)
 
 
 def _usable_device(name: str, threads: int) -> str:

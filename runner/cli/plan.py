@@ -9,13 +9,16 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
 
 from runner.cli.console import out
 from runner.driver.options import SweepOptions
+from runner.planning.quantities import duration
+from sweeps.record import STATES
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from runner.driver.result import SweepSurvey
     from runner.planning.survey import Surveyed
     from runner.timing import Forecast
@@ -43,12 +46,6 @@ def plan(
 
 def _render(survey: SweepSurvey, budget: float | None, every: bool) -> RenderableType:
     """The whole answer for a terminal; `every` lists each trial."""
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-
-    from sweeps.record import STATES
-
     plan, surveyed, expected = survey.plan, survey.trials, survey.forecast
     counts = Counter((trial.job.dataset, trial.state) for trial in surveyed)
     table = Table("data set", *STATES, "all", box=None, pad_edge=False)
@@ -62,7 +59,16 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
     lines += [str(study) for study in survey.searched]
     if plan.sweep.scheduler:
         lines.append(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops.")
-    lines += _outlook(expected) if expected.jobs else ["Nothing is left to run."]
+    lines.append(str(expected) if expected.jobs else "Nothing is left to run.")
+    if expected.unknown < len(expected.jobs):
+        unit, each = expected.machine.devices
+        busy = expected.busy
+        middle, low, high = (f"{value * each / 3600:.3g}" for value in (busy.middle, busy.low, busy.high))
+        lines.append(f"{unit} hours: {middle} ({low} to {high}).")
+        sources = Counter(timing.source for timing in expected.timings.values())
+        basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
+        kinds = len(set(expected.keys.values()))
+        lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
     if budget is not None and expected.jobs:
         lines += _table_within(expected, surveyed, budget)
     parts: list[RenderableType] = [table, "", *map(escape, lines)]
@@ -75,23 +81,7 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
     return Group(*parts)
 
 
-def _outlook(expected: Forecast) -> list[str]:
-    lines = [str(expected)]
-    if expected.unknown < len(expected.jobs):
-        unit, each = expected.machine.devices
-        busy = expected.busy
-        middle, low, high = (f"{value * each / 3600:.3g}" for value in (busy.middle, busy.low, busy.high))
-        lines.append(f"{unit} hours: {middle} ({low} to {high}).")
-        sources = Counter(timing.source for timing in expected.timings.values())
-        basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
-        kinds = len(set(expected.keys.values()))
-        lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
-    return lines
-
-
 def _table_within(expected: Forecast, surveyed: Sequence[Surveyed], budget: float) -> list[str]:
-    from runner.planning.quantities import duration
-
     done = {job.key for job in expected.within(budget)} | {t.job.key for t in surveyed if t.state == "reused"}
     unknown = "; trials of unknown time are left out here, though they would run" if expected.unknown else ""
     lines = [f"Within the budget of {duration(budget)} the table would hold (middle estimate{unknown}):"]
@@ -102,8 +92,6 @@ def _table_within(expected: Forecast, surveyed: Sequence[Surveyed], budget: floa
 
 def _as_dict(survey: SweepSurvey, budget: float | None) -> dict[str, Any]:
     """The same as plain JSON; seconds and bytes."""
-    from sweeps.record import STATES
-
     expected = survey.forecast
     unit, each = expected.machine.devices
     counts = Counter(trial.state for trial in survey.trials)

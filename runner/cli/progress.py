@@ -29,7 +29,7 @@ class Progress(Listener):
         self.epochs: dict[str, tuple[int, Mapping[str, float]]] = {}
         self.start = time.monotonic()
         self.remaining: float | None = None
-        self.looked: float | None = None
+        self.looked = -LOOK_SECONDS
 
     def started(self, job: Job) -> None:
         self.epochs[job.key] = (0, {})
@@ -61,7 +61,7 @@ class Progress(Listener):
     def _left(self) -> float | None:
         """Seconds until the sweep ends, as of at most LOOK_SECONDS ago; None if unknown."""
         now = time.monotonic()
-        if self.looked is None or now - self.looked >= LOOK_SECONDS:
+        if now - self.looked >= LOOK_SECONDS:
             self.remaining, self.looked = self.tally.estimate.remaining(), now
         return self.remaining
 
@@ -69,7 +69,6 @@ class Progress(Listener):
         left = self._left()
         ahead = f", {duration(left)} left" if left and self.tally.left else ""
         clock = duration(time.monotonic() - self.start) + ahead
-        # A log is read by grep, which wants one line an event.
         show(
             f"{mark} {self.tally.ended}/{self.tally.total} [bold]{job.dataset} {job.name}[/]  {escape(text)}  "
             f"[dim]{job.key} ({clock})[/]"

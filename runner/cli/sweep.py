@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -53,10 +53,8 @@ class TerminalObserver(Observer):
         from runner.cli.progress import Progress
 
         progress = Progress(tally)
-        live: AbstractContextManager[object] = nullcontext()
-        if out.is_terminal:
-            live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
-        with live:
+        live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
+        with live if out.is_terminal else nullcontext():
             yield [progress]
 
 

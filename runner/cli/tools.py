@@ -41,7 +41,6 @@ def data(
             from cplearn.data import imagenet100
 
             imagenet100.build(source, data_root, classes, copy)
-
         if name is None:
             table = Table("name", "what it is", box=None, pad_edge=False)
             for key, entry in CATALOGUE.items():

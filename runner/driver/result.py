@@ -41,8 +41,7 @@ class SweepSurvey:
         """What is to be run in a few lines; the time only where it is known already."""
         plan, todo = self.plan, len(self.todo)
         before: dict[str, TrialState] = {"finished": "reused", "diverged": "diverged", "stopped early": "stopped"}
-        counts = [(len(self.of_state(state)), word) for word, state in before.items()]
-        again = "".join(f", {count} {word} before" for count, word in counts if count)
+        again = "".join(f", {len(ts)} {word} before" for word, state in before.items() if (ts := self.of_state(state)))
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         lines = [f"Sweep {plan.sweep.name} on {data}: {todo:,} trial{'' if todo == 1 else 's'} to run{again}."]
         lines += [str(study) for study in self.searched]

@@ -72,8 +72,6 @@ class SweepRun:
         self.reused = 0
         self.complete = False
 
-    # Verbs.
-
     def survey(self) -> SweepSurvey:
         """What is to be run, for how long and with how much disk; starts nothing."""
         with looking_at(self.uri):
@@ -130,8 +128,6 @@ class SweepRun:
             log_report(self.uri, report.parent, report.dataset, files, table)
         return reports
 
-    # What is to be done.
-
     def _states(self, jobs: Sequence[Job], reached: dict[str, int] | None = None, anew: bool = True) -> list[Surveyed]:
         """The state of each job in the store; without `anew`, `force` does not count."""
         return survey(
@@ -171,8 +167,6 @@ class SweepRun:
         # A file that stays does no harm: a finished trial is not run again.
         with suppress(InputError, UserError):
             self.checkpoints.discard(set(keys))
-
-    # Claims: which driver runs what.
 
     def _run_unclaimed(self, found: SweepSurvey, claims: Claims, estimate: ProgressEstimate) -> bool:
         """Run what no other driver is at work on, and wait for what one is, until nothing is left.
@@ -224,16 +218,13 @@ class SweepRun:
         self._discard(search.finished_keys)
 
         def claim(key: str) -> bool:
-            if not claims.take(key):
-                return False
-            if self.options.force:
+            is_mine = claims.take(key)
+            if is_mine and self.options.force:
                 self.checkpoints.discard({key})
-            return True
+            return is_mine
 
         search.claim = claim
         return search
-
-    # Trials.
 
     def _run_claimed(self, jobs: list[Job], claims: Claims, estimate: ProgressEstimate, search: Search | None) -> bool:
         """Run jobs, and those that a search suggests, under tracking and before the observer's eyes.
