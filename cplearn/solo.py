@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ from cplearn.config.groups import BackboneSettings
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.errors import InputError
-
-STEM_PADDING = 2
-"""Padding of the 3x3 stem in the authors' code. No weight tells it, so it can be overridden."""
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 """How the authors' code normalises RGB pixels in [0, 1], for CIFAR-10 and CIFAR-100 alike."""
@@ -65,73 +62,64 @@ def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str
     return trained
 
 
-def read(path: Path, stem_padding: int = STEM_PADDING) -> Checkpoint:
+def read(path: Path, stem_padding: int = 2) -> Checkpoint:
     """Read a checkpoint and the `args.json` beside it, if there is one.
 
-    Only tensors and plain containers are read, never code. Raises InputError if the file is missing, damaged, holds
-    anything else, or is not in the layout above.
+    `stem_padding` is the padding of the 3x3 stem, which no weight tells; 2 in the authors' code. Only tensors and plain
+    containers are read, never code. Raises InputError if the file is missing, damaged, holds anything else, or is not
+    in the layout above.
     """
-    file = _unpickle(path)
-    weights = file.get("state_dict")
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
-    names = _Names(path, {name: value.detach() for name, value in weights.items()})
-    width, channels = names.take("backbone.conv1.weight", (None, None, 3, 3)).shape[:2]
-    backbone = {"name": "resnet18", "width": width, "stem_padding": stem_padding}
-    state = dict(_backbone(names, backbone, channels)) | dict(_method(names))
-    names.finish()
-    codes, embedding_dim = state["method.dictionary"].shape
-    settings: dict[str, Any] = {
-        "backbone": backbone,
-        "method": {"name": "cplearn", "form": "tanh", "codes": codes, "embedding_dim": embedding_dim},
-        "augment": {"recipe": "solo-cifar"},
+    weights = _unpickle(path)
+
+    def take(name: str, shape: Sequence[int | None]) -> Tensor:
+        """The tensor `name` as float32, out of `weights`; a None in its shape stands for any length."""
+        if name not in weights:
+            raise InputError(f"{path}: the weights {name!r} are missing; expected a CPLearn model of solo-learn")
+        tensor = weights.pop(name).detach()
+        if len(shape) != tensor.ndim or any(a not in (None, b) for a, b in zip(shape, tensor.shape, strict=True)):
+            wanted = " x ".join("any" if n is None else str(n) for n in shape)
+            raise InputError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise InputError(f"{path}: {name!r} does not hold finite numbers; the training may have diverged")
+        return tensor.float()
+
+    stem = take("backbone.conv1.weight", (None, None, 3, 3))
+    backbone = {"name": "resnet18", "width": len(stem), "stem_padding": stem_padding}
+    with torch.device("meta"):
+        expected = resnet.build(BackboneSettings.model_validate(backbone), stem.shape[1]).state_dict()
+    state = {"backbone.0.0.weight": stem} | {
+        f"backbone.{name}": take(_name_of_torchvision(name), tensor.shape)
+        for name, tensor in expected.items()
+        if name != "0.0.weight" and not name.endswith(".num_batches_tracked")
     }
+    signs = take("weights", (None, None))
+    if not (signs.abs() == 1).all():
+        raise InputError(f"{path}: the dictionary 'weights' holds other numbers than 1 and -1")
+    f, codes = signs.shape
+    state["method.dictionary"] = signs.T.to(torch.int8)
+    state["method.linear.weight"] = take("projector.0.weight", (f, None))
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        state[f"method.norm.{part}"] = take(f"projector.1.{part}", (f,))
+    # BatchNorm subtracts the mean of what it is given, so a bias before it is the same as a lower running mean.
+    state["method.norm.running_mean"] = state["method.norm.running_mean"] - take("projector.0.bias", (f,))
+    # The online probe and the counters of batches have no place in a model.
+    left = [n for n in weights if not n.startswith("classifier.") and not n.endswith(".num_batches_tracked")]
+    if left:
+        raise InputError(
+            f"{path}: the weights {min(left)!r} have no place in a CPLearn model with a ResNet-18; only such "
+            "checkpoints can be imported"
+        )
+
+    method = {"name": "cplearn", "form": "tanh", "codes": codes, "embedding_dim": f}
     arguments = _arguments(path.parent / "args.json")
-    if (beta := _look_up(arguments, "method_kwargs", "beta")) is not None:
-        settings["method"]["beta"] = beta
+    beta = _look_up(arguments, "method_kwargs", "beta")
+    if beta is not None:
+        method["beta"] = beta
+    settings = {"backbone": backbone, "method": method, "augment": {"recipe": "solo-cifar"}}
     published = {"batch_size": _look_up(arguments, "optimizer", "batch_size"), "epochs": arguments.get("max_epochs")}
     settings |= {key: value for key, value in published.items() if value is not None}
     dataset = _look_up(arguments, "data", "dataset")
-    return Checkpoint(state, settings, channels, None if dataset is None else str(dataset))
-
-
-class _Names:
-    """The tensors of a state dict by name; none may be left without being asked for."""
-
-    def __init__(self, path: Path, weights: dict[str, Tensor]) -> None:
-        self.path, self.weights = path, weights
-        # The online probe and the counters of batches have no place in a model.
-        expected = "classifier.", ".num_batches_tracked"
-        self.left = {n for n in weights if not n.startswith(expected[0]) and not n.endswith(expected[1])}
-
-    def take(self, name: str, shape: Sequence[int | None]) -> Tensor:
-        """The tensor `name` as float32; a None in its shape stands for any length."""
-        if name not in self.weights:
-            raise InputError(f"{self.path}: the weights {name!r} are missing; expected a CPLearn model of solo-learn")
-        self.left.discard(name)
-        tensor = self.weights[name]
-        if len(shape) != tensor.ndim or any(a not in (None, b) for a, b in zip(shape, tensor.shape, strict=True)):
-            wanted = " x ".join("any" if n is None else str(n) for n in shape)
-            raise InputError(f"{self.path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise InputError(f"{self.path}: {name!r} does not hold finite numbers; the training may have diverged")
-        return tensor.float()
-
-    def finish(self) -> None:
-        """Raise InputError if a tensor is left."""
-        if self.left:
-            raise InputError(
-                f"{self.path}: the weights {min(self.left)!r} have no place in a CPLearn model with a ResNet-18; "
-                f"only such checkpoints can be imported"
-            )
-
-
-def _backbone(names: _Names, settings: dict[str, Any], channels: int) -> Iterator[tuple[str, Tensor]]:
-    with torch.device("meta"):
-        expected = resnet.build(BackboneSettings.model_validate(settings), channels).state_dict()
-    for name, tensor in expected.items():
-        if not name.endswith(".num_batches_tracked"):
-            yield f"backbone.{name}", names.take(_name_of_torchvision(name), tensor.shape)
+    return Checkpoint(state, settings, stem.shape[1], None if dataset is None else str(dataset))
 
 
 def _name_of_torchvision(name: str) -> str:
@@ -147,21 +135,8 @@ def _name_of_torchvision(name: str) -> str:
     return f"backbone.layer{stage + 1}.{place}.{part.replace('norm', 'bn').replace('shortcut', 'downsample')}.{rest}"
 
 
-def _method(names: _Names) -> Iterator[tuple[str, Tensor]]:
-    """Projector and dictionary."""
-    signs = names.take("weights", (None, None))
-    if not (signs.abs() == 1).all():
-        raise InputError(f"{names.path}: the dictionary 'weights' holds other numbers than 1 and -1")
-    f = len(signs)
-    yield "method.dictionary", signs.T.to(torch.int8)
-    yield "method.linear.weight", names.take("projector.0.weight", (f, None))
-    norm = {part: names.take(f"projector.1.{part}", (f,)) for part in ("weight", "bias", "running_mean", "running_var")}
-    # BatchNorm subtracts the mean of what it is given, so a bias before it is the same as a lower running mean.
-    norm["running_mean"] = norm["running_mean"] - names.take("projector.0.bias", (f,))
-    yield from ((f"method.norm.{part}", tensor) for part, tensor in norm.items())
-
-
-def _unpickle(path: Path) -> Mapping[str, Any]:
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """The state_dict of a checkpoint."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -176,9 +151,10 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
                 "state_dict alone under that key"
             )
         raise InputError(f"{path}: {reason}") from error
-    if not isinstance(file, Mapping):
-        raise InputError(f"{path}: no checkpoint of solo-learn; it holds a {type(file).__name__}")
-    return file
+    weights = file.get("state_dict") if isinstance(file, Mapping) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
+    return dict(weights)
 
 
 def _arguments(path: Path) -> Mapping[str, Any]:
