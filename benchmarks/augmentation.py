@@ -39,7 +39,7 @@ def compare(repeats: int, n: int) -> list[Pair]:
     singles = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     rows = []
     for name in ("solo-cifar", "paper"):
-        recipe = augment.recipe(name)
+        recipe = augment.RECIPES[name]
         batched = partial(_batched, recipe, images, generator)
         sides = {"batched": _microseconds(batched, n)}
         for api, pipelines in per_image(name).items():

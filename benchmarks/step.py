@@ -60,7 +60,7 @@ def _sides(training: TrialTraining) -> dict[str, Callable[[], float]]:
     trial, model = training.trial, training.model
     generator = torch.Generator(training.device).manual_seed(0)
     batch = training.dataset.train.images[: trial.batch_size].to(training.device)
-    images = model.prepare(augment.recipe(trial.augment.recipe)(batch, generator).flatten(0, 1))
+    images = model.prepare(augment.RECIPES[trial.augment.recipe](batch, generator).flatten(0, 1))
     labels = training.dataset.train.labels[: trial.batch_size].to(training.device)
     progress = Progress(0, training.steps_per_epoch, training.epochs)
     trained = training.steps_per_epoch * trial.batch_size

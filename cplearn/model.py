@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cplearn import backbones, methods, streams
-from cplearn.backbones.initialisation import initialise
 from cplearn.config.trial import TrialSettings
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
@@ -49,7 +48,7 @@ class Model(nn.Module):
                 generator=streams.generator(stream, "dictionary"),
             )
             self.method = methods.get(trial.method.name).Method(trial.method, inputs)
-        initialise(self.method, init)
+        backbones.initialise(self.method, init)
         self.method.after_initialisation()
         has_teacher = self.method.momentum(Progress(0, 1, max(1, trial.epochs))) is not None
         self.teacher = copy.deepcopy(self.backbone).requires_grad_(False) if has_teacher else None

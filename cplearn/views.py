@@ -36,7 +36,7 @@ class TrainingViews:
         self.dtype = torch.float64 if trial.precision == "float64" else torch.float32
         self.stream, self.strength = streams.stream(trial), trial.augment.strength
         self.part = ranks.part(trial.batch_size) if trial.method.trains else slice(None)
-        recipes = {"views": augment.recipe(trial.augment.recipe).with_crop_scale(trial.augment.crop_scale_min)}
+        recipes = {"views": augment.RECIPES[trial.augment.recipe].with_crop_scale(trial.augment.crop_scale_min)}
         if trial.augment.local_views:
             size = local_size(trial, split.images.shape[-1])
             scale = (trial.augment.local_scale_min, trial.augment.local_scale_max)
@@ -58,14 +58,11 @@ class TrainingViews:
         generators = {name: streams.generator(self.stream, name, epoch, self.device) for name in self.source.recipes}
         batches = self.source.batches([batch[self.part] for batch in rows], epoch)
         for batch, images in zip(rows, batches, strict=True):
-            views = [
-                self._augment(recipe, images[name], generators[name]) for name, recipe in self.source.recipes.items()
-            ]
+            views = []
+            for name, recipe in self.source.recipes.items():
+                draws = recipe.sample(self.batch_size, images[name].shape[-1], generators[name])[self.part]
+                views.append(recipe.apply(images[name], draws, self.strength, self.dtype).flatten(0, 1))
             yield views, self.labels[batch].to(self.device)
-
-    def _augment(self, recipe: augment.Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
-        draws = recipe.sample(self.batch_size, images.shape[-1], generator)[self.part]
-        return recipe.apply(images, draws, self.strength, self.dtype).flatten(0, 1)
 
 
 def local_size(trial: TrialSettings, image_size: int) -> int:
@@ -120,7 +117,7 @@ class Files:
         be read.
         """
         generators = {name: streams.generator(self.stream, f"crops of {name}", epoch) for name in self.crops}
-        requests = ((batch, self._crops_of(batch, generators)) for batch in rows)
+        requests = ((batch, self._draw(batch, generators)) for batch in rows)
         for crops in self.images.decoded(requests, pin=self.device.type == "cuda"):
             on_device = iter([crop.to(self.device, non_blocking=True) for crop in crops])
             yield {
@@ -128,18 +125,19 @@ class Files:
                 for name, views in self.crops.items()
             }
 
-    def _crops_of(self, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
+    def _draw(self, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
         """The crops of every view of every recipe, in order."""
+        size, whole = self.images.size, len(rows) * self.ranks.size
         crops: list[Crops] = []
         for name, views in self.crops.items():
-            crops += [self._draw(crop, rows, generators[name]) for crop in views] or [self.images.centre(rows)]
+            if not views:
+                crops.append(self.images.centre(rows))
+            for crop in views:
+                # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
+                uniform = torch.rand(whole, crop.draws(size), generator=generators[name])[self.ranks.part(whole)]
+                boxes = crop.boxes(uniform, self.strength, self.images.extents[rows])
+                crops.append(Crops(boxes, crop.side(size)))
         return crops
-
-    def _draw(self, crop: augment.RandomResizedCrop, rows: Tensor, generator: torch.Generator) -> Crops:
-        size, whole = self.images.size, len(rows) * self.ranks.size
-        # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
-        uniform = torch.rand(whole, crop.draws(size), generator=generator)[self.ranks.part(whole)]
-        return Crops(crop.boxes(uniform, self.strength, self.images.extents[rows]), crop.side(size))
 
 
 def batch_source(

@@ -6,6 +6,6 @@ in `recipes`. May be imported by all of `cplearn`; knows tensors only, no data s
 """
 
 from cplearn.augment.geometry import RandomResizedCrop
-from cplearn.augment.recipes import LINEAR, Recipe, local_crops, names, recipe
+from cplearn.augment.recipes import LINEAR, RECIPES, Recipe, local_crops
 
-__all__ = ["LINEAR", "RandomResizedCrop", "Recipe", "local_crops", "names", "recipe"]
+__all__ = ["LINEAR", "RECIPES", "RandomResizedCrop", "Recipe", "local_crops"]

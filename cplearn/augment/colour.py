@@ -6,6 +6,7 @@ What needs colours (saturation, hue, grayscale) leaves images of one channel as 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,13 +17,12 @@ _CONTRAST, _SATURATION = 1, 2
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColourJitter(Transform):
     """With probability `p`, brightness, contrast, saturation and hue change, in an order drawn for each image.
 
     As in torchvision: factors are uniform in [max(0, 1 - range), 1 + range], the hue moves by up to `hue` of a full
-    turn either way, and all 24 orders are equally likely.
-
-    Strength s multiplies the four ranges (the hue's ends at half a turn).
+    turn either way, and all 24 orders are equally likely. Strength s multiplies the four
+    ranges (the hue's ends at half a turn).
     """
 
     brightness: float = 0.4
@@ -30,9 +30,7 @@ class ColourJitter:
     saturation: float = 0.4
     hue: float = 0.1
     p: float = 0.8
-
-    def draws(self, size: int) -> int:
-        return 9
+    uniforms: ClassVar[int] = 9
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool; `factors` (n, 3) of brightness, contrast, saturation; `hue` (n,) in turns.
@@ -148,13 +146,12 @@ class Solarise(Transform):
 
 
 @dataclass(frozen=True)
-class Intensity:
+class Intensity(Transform):
     """All pixels times a factor that is uniform in `gain`, clipped. Strength s uses the range to the power of s."""
 
     gain: tuple[float, float] = (0.7, 1.3)
-
-    def draws(self, size: int) -> int:
-        return 2  # One is left over; with less, what comes next would get other numbers than in earlier versions.
+    # One is left over; with less, what comes next would get other numbers than in earlier versions.
+    uniforms: ClassVar[int] = 2
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`gain` (n,)."""
@@ -165,7 +162,7 @@ class Intensity:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Transform):
     """Normal noise, the same in all channels, clipped; its standard deviation is uniform in `std`.
 
     Strength s uses the range s * `std`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ _MARGIN = 2
 
 
 @dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(Transform):
     """A crop of random area and aspect ratio, enlarged to the size of the image.
 
     Sampled like torchvision's: area uniform in `scale` (fractions of the image), logarithm of the ratio uniform, ten
@@ -32,9 +32,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-
-    def draws(self, size: int) -> int:
-        return 2 * _TRIES + 2
+    uniforms: ClassVar[int] = 2 * _TRIES + 2
 
     def side(self, size: int) -> int:
         """Side in pixels of what a crop of images of `size` pixels becomes."""
@@ -118,16 +116,14 @@ class LocalCrop(RandomResizedCrop):
 
 
 @dataclass(frozen=True)
-class RandomCrop:
+class RandomCrop(Transform):
     """The image padded by `padding` reflected pixels, cropped back to its size: a shift by whole pixels.
 
     Strength s pads by round(s * padding).
     """
 
     padding: int = 4
-
-    def draws(self, size: int) -> int:
-        return 2
+    uniforms: ClassVar[int] = 2
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`shift` (n, 2): rows and columns by which the window moves down and right, at most the padding."""
@@ -160,7 +156,7 @@ class HorizontalFlip(Transform):
 
 
 @dataclass(frozen=True)
-class RandomAffine:
+class RandomAffine(Transform):
     """Rotation, shift, scaling and horizontal shear about the centre, bilinear; what comes from outside is black.
 
     `degrees` and `shear` (degrees) are half-widths, as is `translate` (a fraction of the size, not rounded to whole
@@ -173,9 +169,7 @@ class RandomAffine:
     translate: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
-
-    def draws(self, size: int) -> int:
-        return 5
+    uniforms: ClassVar[int] = 5
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`angle`, `shear` (n,) in degrees, `translate` (n, 2) right and down, of the size, `scale` (n,)."""
@@ -201,7 +195,7 @@ class RandomAffine:
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
+class GaussianBlur(Transform):
     """With probability `p`, a blur whose standard deviation in pixels is uniform in `sigma`; borders are reflected.
 
     The kernel covers 2 * `radius` + 1 pixels. Strength s uses the range s * `sigma`.
@@ -210,9 +204,7 @@ class GaussianBlur:
     radius: int = 1
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
-
-    def draws(self, size: int) -> int:
-        return 2
+    uniforms: ClassVar[int] = 2
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """`chosen` (n,) bool and `sigma` (n,) in pixels."""

@@ -19,7 +19,6 @@ from cplearn.augment.geometry import (
     RandomResizedCrop,
 )
 from cplearn.augment.transform import Transform
-from cplearn.errors import InputError
 
 _CPU_BATCH = 64
 """Images that a CPU augments at a time: enough to make calls cheap, few enough to stay in its cache."""
@@ -32,11 +31,10 @@ class Recipe:
     Normalisation is no part of it: views are in [0, 1].
 
     >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
-    >>> recipe("digits")(images, torch.Generator().manual_seed(0)).shape
+    >>> RECIPES["digits"](images, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 1, 8, 8])
     """
 
-    name: str
     views: tuple[tuple[Transform, ...], ...]
 
     def with_crop_scale(self, smallest: float | None) -> Recipe:
@@ -48,7 +46,7 @@ class Recipe:
             is_crop = isinstance(transform, RandomResizedCrop)
             return replace(transform, scale=(smallest, transform.scale[1])) if is_crop else transform
 
-        return Recipe(self.name, tuple(tuple(map(changed, transforms)) for transforms in self.views))
+        return Recipe(tuple(tuple(map(changed, transforms)) for transforms in self.views))
 
     @property
     def crops(self) -> tuple[RandomResizedCrop, ...]:
@@ -59,7 +57,7 @@ class Recipe:
     def after_crops(self) -> Recipe:
         """What is left to do where `crops` were made already, when the images were decoded."""
         pairs = zip(self.views, self.crops or (None,) * len(self.views), strict=True)
-        return Recipe(self.name, tuple(tuple(t for t in transforms if t is not crop) for transforms, crop in pairs))
+        return Recipe(tuple(tuple(t for t in transforms if t is not crop) for transforms, crop in pairs))
 
     def sample(self, n: int, size: int, generator: torch.Generator) -> Tensor:
         """Random numbers (n, V, k) in [0, 1) for V views of `n` images of `size` x `size` pixels, on the generator's
@@ -85,19 +83,17 @@ class Recipe:
 
     def _apply(self, images: Tensor, uniform: Tensor, strength: Tensor, dtype: torch.dtype) -> Tensor:
         """The views of some images; `uniform` (V, n, k)."""
-        views, count = len(self.views), self._common()
+        views = len(self.views)
         # What the views have in common is done to all of them at once: half the launches on an accelerator.
-        common, rest = self.views[0][:count], [transforms[count:] for transforms in self.views]
+        shared = takewhile(lambda row: all(t == row[0] for t in row), zip(*self.views, strict=False))
+        common = [row[0] for row in shared]
+        rest = [transforms[len(common) :] for transforms in self.views]
         scaled = images.to(dtype).div_(255)
         stacked = scaled.repeat(views, 1, 1, 1) if images.ndim == 4 else scaled.flatten(0, 1)
         stacked = _run(common, stacked, uniform.flatten(0, 1), strength)
         unused = uniform[..., _count(common, images.shape[-1]) :]
         each = zip(rest, stacked.chunk(views), unused, strict=True)
         return torch.stack([_run(transforms, view, numbers, strength) for transforms, view, numbers in each])
-
-    def _common(self) -> int:
-        """The number of transforms with which all views begin."""
-        return len(list(takewhile(lambda row: all(t == row[0] for t in row), zip(*self.views, strict=False))))
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, strength: float = 1.0, dtype: torch.dtype = torch.float32
@@ -120,14 +116,6 @@ def _run(transforms: Sequence[Transform], images: Tensor, uniform: Tensor, stren
     return images
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe `name`, one of `names()`; raises InputError if there is none."""
-    if name not in _RECIPES:
-        message = f"augment.recipe {name!r} does not exist; choose from {', '.join(names())}"
-        raise InputError(message, key="augment.recipe")
-    return _RECIPES[name]
-
-
 def local_crops(base: Recipe, views: int, size: int, scale: tuple[float, float]) -> Recipe:
     """`views` local crops of `size` x `size` pixels, whose area is a part of the image's within `scale`.
 
@@ -135,12 +123,7 @@ def local_crops(base: Recipe, views: int, size: int, scale: tuple[float, float])
     transforms see the whole image.
     """
     others = [t for t in base.views[0] if not isinstance(t, RandomCrop | RandomResizedCrop)]
-    return Recipe(f"{base.name}, local", ((*others, LocalCrop(scale=scale, size=size)),) * views)
-
-
-def names() -> list[str]:
-    """The names of all recipes."""
-    return list(_RECIPES)
+    return Recipe(((*others, LocalCrop(scale=scale, size=size)),) * views)
 
 
 # The data module for small-scale experiments in the authors' repository. It pads before the jitter; as the padding
@@ -187,25 +170,22 @@ _DIGITS = (
     GaussianNoise(std=(0.05, 0.1)),
 )
 
-LINEAR = Recipe("linear", ((RandomResizedCrop(scale=(0.08, 1.0), interpolation="bilinear"), HorizontalFlip(0.5)),))
+LINEAR = Recipe(((RandomResizedCrop(scale=(0.08, 1.0), interpolation="bilinear"), HorizontalFlip(0.5)),))
 """What solo-learn's linear evaluation does to training images."""
 
-_RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("digits", (_DIGITS, _DIGITS)),
-        Recipe("paper", ((*_PAPER, HorizontalFlip(0.5)),) * 2),
-        Recipe("paper-noflip", (_PAPER,) * 2),
-        Recipe("solo-cifar", ((*_SOLO, HorizontalFlip(0.5)), (*_SOLO, Solarise(p=0.2), HorizontalFlip(0.5)))),
-        Recipe("solo-cifar-symmetric", (_SOLO_SYMMETRIC,) * 2),
-        Recipe("solo-cifar-vicreg", (_SOLO_VICREG,) * 2),
-        Recipe(
-            "imagenet",
-            (
-                (*_IMAGENET, GaussianBlur(radius=6, sigma=(0.1, 2.0), p=1.0)),
-                (*_IMAGENET, GaussianBlur(radius=6, sigma=(0.1, 2.0), p=0.1), Solarise(p=0.2)),
-            ),
-        ),
-        Recipe("none", ((), ())),
-    )
+RECIPES = {
+    "digits": Recipe((_DIGITS, _DIGITS)),
+    "paper": Recipe(((*_PAPER, HorizontalFlip(0.5)),) * 2),
+    "paper-noflip": Recipe((_PAPER,) * 2),
+    "solo-cifar": Recipe(((*_SOLO, HorizontalFlip(0.5)), (*_SOLO, Solarise(p=0.2), HorizontalFlip(0.5)))),
+    "solo-cifar-symmetric": Recipe((_SOLO_SYMMETRIC,) * 2),
+    "solo-cifar-vicreg": Recipe((_SOLO_VICREG,) * 2),
+    "imagenet": Recipe(
+        (
+            (*_IMAGENET, GaussianBlur(radius=6, sigma=(0.1, 2.0), p=1.0)),
+            (*_IMAGENET, GaussianBlur(radius=6, sigma=(0.1, 2.0), p=0.1), Solarise(p=0.2)),
+        )
+    ),
+    "none": Recipe(((), ())),
 }
+"""The values of the setting `augment.recipe`."""

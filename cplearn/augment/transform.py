@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -23,9 +23,12 @@ class Transform(Protocol):
     no dimensions on the device of the images, so that all arithmetic is in float32, on every device.
     """
 
+    uniforms: ClassVar[int] = 1
+    """How many uniform numbers an image needs, whatever its size."""
+
     def draws(self, size: int) -> int:
-        """How many uniform numbers an image of `size` x `size` pixels needs."""
-        return 1
+        """How many an image of `size` x `size` pixels needs."""
+        return self.uniforms
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:
         """Parameters of n images from their numbers `u` (n, draws) in [0, 1), at a strength ()."""

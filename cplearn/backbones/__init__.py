@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from cplearn.backbones import external, resnet
 from cplearn.backbones.external import TimmModel, drop_from
-from cplearn.backbones.initialisation import initialise
 from cplearn.config.groups import BackboneSettings
 from cplearn.errors import InputError
 
-__all__ = ["Backbone", "build", "check", "drop_from"]
+__all__ = ["Backbone", "build", "check", "drop_from", "initialise"]
 
 Backbone = resnet.ResNet | resnet.Pixels | TimmModel
 
@@ -44,11 +44,31 @@ def check(
 
     `crops` are further sizes that the same network must take; `shared` says that several processes are to train it.
     """
+    smallest, needed = min([image_size, *crops]), resnet.smallest_image(settings)
     if settings.name == "timm":
         external.check(settings, channels, image_size, tuple(crops), shared)
-    elif settings.name != "pixels" and min([image_size, *crops]) < resnet.smallest_image(settings):
+    elif smallest < needed:
         raise InputError(
-            f"images of {min([image_size, *crops])} pixels are too small for backbone {settings.name}, which needs "
-            f"{resnet.smallest_image(settings)}",
+            f"images of {smallest} pixels are too small for backbone {settings.name}, which needs {needed}",
             key="backbone.name",
         )
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of every convolution and linear map in `module`, in the order of its layers, on the CPU.
+
+    Weights are normal with a standard deviation of sqrt(2 / fan-in) in a convolution (He et al. 2015) and of
+    sqrt(1 / fan-in) in a linear map; biases are 0. Norms keep the ones and zeros that torch gives them.
+
+    >>> layer = nn.Linear(4, 2)
+    >>> initialise(layer, torch.Generator().manual_seed(0))
+    >>> layer.bias.tolist()
+    [0.0, 0.0]
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            gain = 2 if isinstance(layer, nn.Conv2d) else 1
+            layer.weight.normal_(0, (gain / layer.weight[0].numel()) ** 0.5, generator=generator)
+            if layer.bias is not None:
+                layer.bias.zero_()

@@ -78,29 +78,24 @@ def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
             layer.generator = generator
 
 
-def _timm() -> Any:
+def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Module:
     import timm
 
-    return timm
-
-
-def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Module:
-    library, name = _timm(), settings.model
-    if name not in library.list_models():
-        near = difflib.get_close_matches(str(name), library.list_models(), 1)
+    name, known = settings.model, timm.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "; timm.list_models() lists all"
-        raise InputError(f"backbone.model {name!r} is no model of timm {library.__version__}{hint}", "backbone.model")
+        raise InputError(f"backbone.model {name!r} is no model of timm {timm.__version__}{hint}", "backbone.model")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
     if settings.drop_path:
         options["drop_path_rate"] = settings.drop_path
     sizes: list[dict[str, Any]] = [{}]
-    if library.models.get_pretrained_cfg(name).fixed_input_size:
+    if timm.models.get_pretrained_cfg(name).fixed_input_size:
         # Only some of the models that are made for one size also take others later.
         sizes = [{"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}]
     for size in sizes:
         try:
-            network: nn.Module = library.create_model(name, **options, **size)
-            return network
+            return timm.create_model(name, **options, **size)  # type: ignore[no-any-return]
         except TypeError as error:
             refused = error
         except Exception as error:
@@ -112,10 +107,11 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Mo
 
 def _replace_drop_path(network: nn.Module) -> None:
     """Replace timm's stochastic depth, which draws from the global generator, by ours."""
-    timms = _timm().layers.DropPath
+    from timm.layers import DropPath as DropPathOfTimm
+
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, timms):
+            if isinstance(child, DropPathOfTimm):
                 setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
 
 

@@ -86,7 +86,11 @@ def build(settings: BackboneSettings, channels: int) -> ResNet:
     if settings.name == "resnet18":
         widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
         blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise([width, *widths])]
-        return ResNet(_stem18(settings, channels, width), blocks, 8 * width)
+        if settings.stem == "imagenet":
+            stem = _stem(nn.Conv2d(channels, width, 7, 2, padding=3, bias=False), nn.MaxPool2d(3, 2, 1))
+        else:
+            stem = _stem(nn.Conv2d(channels, width, 3, padding=settings.stem_padding, bias=False))
+        return ResNet(stem, blocks, 8 * width)
     stem = _stem(nn.Conv2d(channels, width, 3, padding=1, bias=False))
     blocks = [Block(width, width), Block(width, 2 * width, stride=2), Block(2 * width, 4 * width, stride=2)]
     return ResNet(stem, blocks, 4 * width)
@@ -96,13 +100,7 @@ def _stem(convolution: nn.Conv2d, *pooling: nn.Module) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(), *pooling)
 
 
-def _stem18(settings: BackboneSettings, channels: int, width: int) -> nn.Sequential:
-    if settings.stem == "imagenet":
-        return _stem(nn.Conv2d(channels, width, 7, 2, padding=3, bias=False), nn.MaxPool2d(3, 2, 1))
-    return _stem(nn.Conv2d(channels, width, 3, padding=settings.stem_padding, bias=False))
-
-
 def smallest_image(settings: BackboneSettings) -> int:
     """Side in pixels below which a stage would halve an image of a single pixel."""
-    halvings = {"resnet8": 2, "resnet8-slim": 2, "resnet18": 3}[settings.name]
+    halvings = {"resnet8": 2, "resnet8-slim": 2, "resnet18": 3}.get(settings.name, 0)
     return 2 ** (halvings + 2 * (settings.stem == "imagenet"))

@@ -19,7 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,19 +61,16 @@ def location(root: Path, key: str) -> Path:
     return root / "cache" / key
 
 
-@contextmanager
-def lock(root: Path, owner: str) -> Iterator[None]:
-    """Hold the lock `owner` of a data folder, across processes. Raises InputError if the folder cannot be written."""
+def lock(root: Path, owner: str) -> AbstractContextManager[object]:
+    """Hold the lock `owner` of a data folder, across processes, until the end of the `with` block that this opens.
+
+    Raises InputError if the folder cannot be written.
+    """
     try:
         (root / "cache").mkdir(parents=True, exist_ok=True)
-        held = FileLock(root / "cache" / f"{owner}.lock")
-        held.acquire()
+        return FileLock(root / "cache" / f"{owner}.lock").acquire()
     except OSError as error:
         raise InputError(f"{root}: the data folder cannot be written ({error}); set CPLEARN_DATA to another") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 @contextmanager

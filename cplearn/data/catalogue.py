@@ -21,55 +21,49 @@ class Entry:
     module: str
     recipe: str
     backbone: dict[str, object]
-    mean: float | None
-    std: float | None
     summary: str
+    mean: float | None = None
+    std: float | None = None
     image_size: int | None = None
     decode: tuple[Literal["cached", "on-demand"], ...] = ("cached",)
     method: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 SLIM: dict[str, object] = {"name": "resnet8-slim"}
+RESNET8: dict[str, object] = {"name": "resnet8", "width": 128}
 
-# Means over the three channels of the usual statistics, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
-IMAGENET = (0.449, 0.226)
-
-# The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's.
+# The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's. ImageNet's are
+# means over the three channels of the usual statistics, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
 CATALOGUE: dict[str, Entry] = {
-    "digits": Entry(
-        "digits", "digits", SLIM, None, None, "scikit-learn's 1,797 handwritten digits, 8x8; needs no download"
-    ),
-    "svhn": Entry(
-        "public", "paper-noflip", {"name": "resnet8", "width": 128}, 0.45, 0.19, "SVHN without its extra split, 32x32"
-    ),
-    "cifar10": Entry("public", "paper", {"name": "resnet8", "width": 128}, 0.48, 0.25, "CIFAR-10, 32x32"),
+    "digits": Entry("digits", "digits", SLIM, "scikit-learn's 1,797 handwritten digits, 8x8; needs no download"),
+    "svhn": Entry("public", "paper-noflip", RESNET8, "SVHN without its extra split, 32x32", 0.45, 0.19),
+    "cifar10": Entry("public", "paper", RESNET8, "CIFAR-10, 32x32", 0.48, 0.25),
     "cifar100": Entry(
         "public",
         "paper",
-        {"name": "resnet8", "width": 256},
+        RESNET8 | {"width": 256},
+        "CIFAR-100, 32x32",
         0.48,
         0.27,
-        "CIFAR-100, 32x32",
         method={"cplearn": {"embedding_dim": 256}},
     ),
-    "stl10": Entry("public", "imagenet", SLIM, None, None, "STL-10 with its 100,000 unlabelled images, 96x96"),
-    "tiny-imagenet": Entry("public", "imagenet", SLIM, *IMAGENET, "Tiny ImageNet, 200 classes, 64x64"),
+    "stl10": Entry("public", "imagenet", SLIM, "STL-10 with its 100,000 unlabelled images, 96x96"),
+    "tiny-imagenet": Entry("public", "imagenet", SLIM, "Tiny ImageNet, 200 classes, 64x64", 0.449, 0.226),
     "imagenet100": Entry(
         "imagenet100",
         "imagenet",
         {"name": "timm", "model": "vit_small_patch16_224"},
-        *IMAGENET,
         "ImageNet-100, made of a full ImageNet by cplearn data imagenet100 --from PATH",
-        224,
-        ("on-demand", "cached"),
-        {"cplearn": {"embedding_dim": 384}},
+        0.449,
+        0.226,
+        image_size=224,
+        decode=("on-demand", "cached"),
+        method={"cplearn": {"embedding_dim": 384}},
     ),
     "folder": Entry(
         "folder",
         "paper",
         SLIM,
-        None,
-        None,
         "folder:PATH, your own images as PATH/train/<class>/* and PATH/test/<class>/*",
         decode=("cached", "on-demand"),
     ),

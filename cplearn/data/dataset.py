@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cplearn.errors import InputError
 
@@ -25,6 +28,13 @@ class Split:
 
     images: Tensor | ImageFiles
     labels: Tensor
+
+    def take(self, rows: Tensor) -> Split:
+        """The images of `rows`, in that order."""
+        from cplearn.data.image_files import ImageFiles
+
+        images = self.images.take(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
+        return Split(images, self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +91,35 @@ def check_size(name: str, image_size: int | None, size: int) -> None:
         raise InputError(
             f"image_size {image_size}: {name} has images of {size}x{size} pixels; leave it out", key="image_size"
         )
+
+
+def limit(dataset: Dataset, train: int | None, test: int | None) -> Dataset:
+    """`dataset` with `train` training and `test` test images, evenly spread over classes and files; None: all.
+
+    A part is the same whoever asks. Unlabelled images are reduced as the training images are. The fingerprint becomes
+    that of the part. Raises InputError if there are not so many images, or fewer than one a class would be left.
+    """
+    import torch
+
+    text = json.dumps([dataset.fingerprint, train, test])
+    changes: dict[str, Any] = {"fingerprint": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+    for name, split, count in (("train", dataset.train, train), ("test", dataset.test, test)):
+        if count is None:
+            continue
+        available = len(split.labels)
+        if not dataset.n_classes <= count <= available:
+            raise InputError(
+                f"{name}_images {count}: {dataset.name} has {available} such images of {dataset.n_classes} classes; "
+                "choose a number between these two",
+                key=f"{name}_images",
+            )
+        # Evenly spaced over the images sorted by class, and then in their order.
+        by_class = split.labels.sort(stable=True).indices
+        rows = by_class[torch.arange(count) * available // count].sort().values
+        changes[name] = split.take(rows)
+        if name == "train" and dataset.with_unlabelled is not None:
+            unlabelled = len(dataset.with_unlabelled.labels) - available
+            kept = unlabelled * count // available
+            further = available + torch.arange(kept) * unlabelled // max(1, kept)
+            changes["with_unlabelled"] = dataset.with_unlabelled.take(torch.cat([rows, further]))
+    return dataclasses.replace(dataset, **changes)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cplearn.errors import InputError
 
@@ -27,23 +27,30 @@ MOST_PIXELS = 100_000_000
 GREYSCALE = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 TRANSPARENT = {"LA", "PA", "RGBA"}
 
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file whose pixels are not decoded yet.
 
-    Raises ValueError if it is no regular file (to open a pipe would wait for ever) or has more than `MOST_PIXELS`, and
-    what Pillow raises if it is not of one of the `FORMATS`.
+    Raises InputError if it is no regular file (to open a pipe would wait for ever), has more than `MOST_PIXELS`, is not
+    of one of the `FORMATS`, or if what is done with it fails.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a regular file")
-    with Image.open(path, formats=FORMATS) as image:
-        pixels = image.width * image.height
-        if pixels > MOST_PIXELS:
-            raise ValueError(f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
-        yield image
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is not a regular file")
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MOST_PIXELS:
+                raise ValueError(f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
+            yield image
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What to say of a file that could not be read."""
+    reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
+    return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
 
 
 def check(path: Path) -> tuple[bytes, tuple[int, int], str]:
@@ -51,32 +58,26 @@ def check(path: Path) -> tuple[bytes, tuple[int, int], str]:
 
     Raises InputError if it cannot be decoded to its end.
     """
-    try:
-        with opened(path) as image, open(path, "rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-            size, mode = extent(image), image.mode
-            # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
-            image.draft(None, (1, 1))
-            image.load()
-            return content, size, mode
-    except Exception as error:  # decoders of damaged files raise almost anything
-        raise unreadable(path, error) from error
+    with opened(path) as image, open(path, "rb") as file:
+        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        size, mode = extent(image), image.mode
+        # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
+        image.draft(None, (1, 1))
+        image.load()
+    return content, size, mode
 
 
 def extent(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened image as it is to be seen; its pixels need not be decoded for that."""
-    width, height = image.size
-    return (width, height) if image.getexif().get(_ORIENTATION) in _TURNED else (height, width)
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size if turned else image.size[::-1]
 
 
 def whole(path: Path, channels: int, size: int) -> np.ndarray:
     """One image (C, size, size) uint8: the shorter side resized to `size` (bicubic, antialiased), the centre kept."""
-    try:
-        with opened(path) as file:
-            image = _convert(ImageOps.exif_transpose(file), channels)
-            return _pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
-    except Exception as error:  # decoders of damaged files raise almost anything
-        raise unreadable(path, error) from error
+    with opened(path) as file:
+        image = _convert(ImageOps.exif_transpose(file), channels)
+        return _pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def crops(
@@ -88,25 +89,16 @@ def crops(
     then resized (bicubic, antialiased) to its side. A JPEG of which every crop is at least twice as large as its side
     is decoded at a half, a quarter or an eighth of its resolution, which saves most of the time.
     """
-    try:
-        with opened(path) as file:
-            if extent(file) != expected:
-                raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
-            reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))
-            width, height = file.size
-            # Rounded up, so that Pillow never reduces by more. It tells the size it will have, or None if not a JPEG.
-            draft = file.draft(None, (-(-width // reduction), -(-height // reduction))) if reduction > 1 else None
-            reduction = round(width / draft[1][2]) if draft else 1
-            image = _convert(ImageOps.exif_transpose(file), channels)
-            return [_cut(image, box, reduction, side) for box, side in zip(boxes, sides, strict=True)]
-    except Exception as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """What to say of a file that could not be read."""
-    reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
+    with opened(path) as file:
+        if extent(file) != expected:
+            raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
+        reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))
+        width, height = file.size
+        # Rounded up, so that Pillow never reduces by more. It tells the size it will have, or None if not a JPEG.
+        draft = file.draft(None, (-(-width // reduction), -(-height // reduction))) if reduction > 1 else None
+        reduction = round(width / draft[1][2]) if draft else 1
+        image = _convert(ImageOps.exif_transpose(file), channels)
+        return [_cut(image, box, reduction, side) for box, side in zip(boxes, sides, strict=True)]
 
 
 def _cut(image: Image.Image, box: Sequence[int], reduction: int, side: int) -> np.ndarray:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,20 +85,23 @@ class ImageFiles:
         GPU can fetch them without the host waiting. Raises InputError if a file cannot be read.
         """
         pool = ThreadPoolExecutor(torch.get_num_threads(), "decode")
-        pending: deque[tuple[list[Tensor], list[Future[None]]]] = deque()
+        pending: deque[tuple[list[Tensor], Iterator[None]]] = deque()
+
+        def finished() -> list[Tensor]:
+            out, results = pending.popleft()
+            list(results)  # waits for all, and raises what one has raised
+            return out
+
         try:
             for rows, crops in requests:
-                out = [
-                    torch.empty(len(rows), self.channels, side, side, dtype=torch.uint8, pin_memory=pin)
-                    for _, side in crops
-                ]
+                shape = (len(rows), self.channels)
+                out = [torch.empty(*shape, side, side, dtype=torch.uint8, pin_memory=pin) for _, side in crops]
                 boxes = torch.stack([crop.boxes.long() for crop in crops], 1).tolist()
-                jobs = enumerate(zip(rows.tolist(), boxes, strict=True))
-                pending.append((out, [pool.submit(self._decode, row, own, out, i) for i, (row, own) in jobs]))
+                pending.append((out, pool.map(self._decode, rows.tolist(), boxes, repeat(out), count())))
                 if len(pending) > AHEAD:
-                    yield _finished(*pending.popleft())
+                    yield finished()
             while pending:
-                yield _finished(*pending.popleft())
+                yield finished()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -108,9 +112,3 @@ class ImageFiles:
         crops = decode.crops(self.folder / self.paths[row], self.channels, (height, width), boxes, sides)
         for tensor, crop in zip(out, crops, strict=True):
             tensor.numpy()[place] = crop
-
-
-def _finished(out: list[Tensor], futures: list[Future[None]]) -> list[Tensor]:
-    for future in futures:
-        future.result()
-    return out

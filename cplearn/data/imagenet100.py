@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib import resources
 from pathlib import Path
 
 from cplearn.data import folder
@@ -33,22 +32,36 @@ def load(name: str, root: Path, image_size: int | None, download: bool, on_deman
     return folder.read(name, path, root, image_size, on_demand, test_folder="val")
 
 
-def classes() -> list[str]:
-    """The 100 classes, in the order of the published list."""
-    return _parse(resources.files("cplearn.data").joinpath(f"{NAME}.txt").read_text())
+def classes(path: Path | None = None) -> list[str]:
+    """The classes in a file, one a line (from # on a comment); by default the published 100, in their order.
+
+    Raises InputError if the file cannot be read, or does not hold at least two classes, each of them once.
+    """
+    path = path or Path(__file__).with_name(f"{NAME}.txt")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path}: cannot be read ({error}); it holds one class a line") from error
+    names = [name for name in (line.partition("#")[0].strip() for line in lines) if name]
+    bad = [name for name in names if Path(name).name != name]
+    if bad:
+        raise InputError(f"--classes {path}: {bad[0]!r} is no class; write one a line, n01440764 for instance")
+    if len(set(names)) < max(2, len(names)):
+        raise InputError(f"--classes {path}: at least two classes are needed, each of them once")
+    return names
 
 
 def build(source: Path, root: Path | None = None, class_list: Path | None = None, copy: bool = False) -> Path:
     """Make imagenet100 in the data folder from `source`/train/<class>/* and `source`/val/<class>/*; returns its path.
 
-    It consists of links to the folders of `source`, or with `copy` of copies. `class_list` is a file with one class a
-    line (from # on a comment), by default the published list. Complete or not there: a build that fails leaves nothing.
+    It consists of links to the folders of `source`, or with `copy` of copies. `class_list` is a file as `classes` reads
+    it. Complete or not there: a build that fails leaves nothing.
 
     Raises InputError if `source` has another layout or lacks classes, if the result exists already, or if it cannot be
     written.
     """
     source, target = Path(os.path.abspath(source.expanduser())), data_root(root) / NAME
-    wanted = classes() if class_list is None else _read_list(class_list)
+    wanted = classes(class_list)
     for split in SPLITS:
         _check(source / split, wanted)
     if target.exists():
@@ -88,21 +101,3 @@ def _check(split: Path, wanted: list[str]) -> None:
     missing = [name for name in wanted if not found.get(name)]
     if missing:
         raise InputError(f"{split}: {len(missing)} of {len(wanted)} classes are missing: {', '.join(missing)}")
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        wanted = _parse(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {path}: cannot be read ({error}); it holds one class a line") from error
-    bad = [name for name in wanted if Path(name).name != name]
-    if bad:
-        raise InputError(f"--classes {path}: {bad[0]!r} is no class; write one a line, n01440764 for instance")
-    if len(set(wanted)) < max(2, len(wanted)):
-        raise InputError(f"--classes {path}: at least two classes are needed, each of them once")
-    return wanted
-
-
-def _parse(text: str) -> list[str]:
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]

@@ -49,7 +49,7 @@ def view_embeddings(model: Model, split: Split, count: int, copies: int, purpose
     Views are drawn from the trial's stream `purpose`; the copies run through the views of its recipe.
     """
     trial, device = model.trial, model.device
-    recipe = augment.recipe(trial.augment.recipe).with_crop_scale(trial.augment.crop_scale_min)
+    recipe = augment.RECIPES[trial.augment.recipe].with_crop_scale(trial.augment.crop_scale_min)
     generator = streams.generator(streams.stream(trial), purpose, device=device)
     blocks = []
     for block in split.images[evenly_spaced(len(split.images), count)].split(BLOCK):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cplearn import streams
-from cplearn.backbones.initialisation import initialise
+from cplearn.backbones import initialise
 from cplearn.config.groups import OptimizerSettings
 from cplearn.model import Model
 from cplearn.training import optimisers

@@ -21,7 +21,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from cplearn import methods
-from cplearn.backbones.initialisation import initialise
+from cplearn.backbones import initialise
 from cplearn.methods.base import Batch, Method, MethodInputs, Progress
 from runner.cli import app
 

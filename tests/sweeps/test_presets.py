@@ -184,10 +184,10 @@ def test_the_views_of_solo_learn_are_the_published_ones() -> None:
         return RandomResizedCrop(scale=(smallest, 1.0), interpolation="bicubic")
 
     weak, grey, flip = ColourJitter(0.4, 0.4, 0.2, 0.1, p=0.8), Grayscale(p=0.2), HorizontalFlip(0.5)
-    first, second = augment.recipe("solo-cifar").views
+    first, second = augment.RECIPES["solo-cifar"].views
     assert first == (crop(0.08), weak, grey, flip)
     assert second == (crop(0.08), weak, grey, Solarise(p=0.2), flip)
-    assert augment.recipe("solo-cifar-vicreg").views == ((crop(0.2), weak, grey, Solarise(p=0.1), flip),) * 2
+    assert augment.RECIPES["solo-cifar-vicreg"].views == ((crop(0.2), weak, grey, Solarise(p=0.1), flip),) * 2
     strong, blur = ColourJitter(0.8, 0.8, 0.8, 0.2, p=0.8), GaussianBlur(radius=6, sigma=(0.1, 2.0), p=0.5)
-    assert augment.recipe("solo-cifar-symmetric").views == ((crop(0.08), strong, grey, blur, flip),) * 2
-    assert augment.recipe("imagenet").with_crop_scale(0.4).crops == (crop(0.4),) * 2
+    assert augment.RECIPES["solo-cifar-symmetric"].views == ((crop(0.08), strong, grey, blur, flip),) * 2
+    assert augment.RECIPES["imagenet"].with_crop_scale(0.4).crops == (crop(0.4),) * 2

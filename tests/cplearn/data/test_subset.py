@@ -8,7 +8,7 @@ import torch
 from cplearn import data
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
-from cplearn.data.subset import limit
+from cplearn.data.dataset import limit
 from cplearn.errors import InputError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cplearn.backbones.initialisation import initialise
+from cplearn.backbones import initialise
 from cplearn.dictionary.signs import rademacher
 from cplearn.errors import InputError
 from cplearn.methods import cplearn as method
