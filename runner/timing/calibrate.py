@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import cplearn.data
-from cplearn.data.subset import limit
+from cplearn.data.dataset import limit
 from cplearn.errors import InputError
 from cplearn.training import TrialTraining
 from runner.machine.environment import WORKER_ENVIRONMENT

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cplearn import data, methods
 from cplearn.config.trial import TrialSettings
-from cplearn.data.subset import limit
+from cplearn.data.dataset import limit
 from cplearn.distributed import Ranks, SharedBatchNorm, synchronise
 from cplearn.errors import InputError
 from cplearn.training import TrialTraining
