@@ -51,11 +51,11 @@ METRICS = {
         Metric("collapse/offdiag_covariance", "Off-diagonal cov.", "Embeddings", "off-diag.", better=None),
         Metric("collapse/alpha_req", "α-ReQ", "Embeddings", "α-ReQ", better=None, decimals=2),
         Metric("collapse/intra_cluster_variance", "Variance in clusters", "Embeddings", "in clusters", better=None),
-        Metric("gmm/entropy_10", "Entropy, 10", "Entropy (nats)", "10", better=None, decimals=1),
-        Metric("gmm/entropy_20", "Entropy, 20", "Entropy (nats)", "20", better=None, decimals=1),
-        Metric("gmm/entropy_50", "Entropy, 50", "Entropy (nats)", "50", better=None, decimals=1),
-        Metric("gmm/entropy_100", "Entropy, 100", "Entropy (nats)", "100", better=None, decimals=1),
-        Metric("gmm/entropy_200", "Entropy, 200", "Entropy (nats)", "200", better=None, decimals=1),
+        *(
+            Metric(f"{measure}/entropy_{k}", f"Entropy{end}, {k}", f"Entropy{end} (nats)", str(k), None, decimals=1)
+            for measure, end in (("collapse", ""), ("paper", ", paper"))
+            for k in (10, 20, 50, 100, 200)
+        ),
         Metric("select/view_information", "View information", "Selection", "view inf."),
         Metric("select/rankme", "RankMe (training)", "Selection", "RankMe", better=None, decimals=1),
     )

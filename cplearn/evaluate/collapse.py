@@ -16,6 +16,8 @@ LIDAR_DELTA = 1e-4
 MIXTURE_SAMPLES, MIXTURE_REPEATS = 10_000, 10
 MIXTURE_FLOOR = 1e-6
 """Added to every variance of a mixture: the entropy of collapsed embeddings is low, not minus infinity."""
+PAPER_WIDTH = 2048
+"""To so many dimensions the authors' script pads embeddings with zeros before it fits a mixture."""
 TINY = np.finfo(np.float64).tiny
 
 
@@ -68,19 +70,29 @@ def code_counts(assignments: Array, n_codes: int) -> np.ndarray:
     return np.bincount(codes, minlength=n_codes)
 
 
-def singular_values(embeddings: Array) -> np.ndarray:
-    """Singular values of the covariance of embeddings (n, f), (f,) float64, descending: the paper's spectrum.
+def singular_values(embeddings: Array, *, centred: bool = True) -> np.ndarray:
+    """Singular values of the covariance of embeddings (n, f), (f,) float64, descending.
 
     The embeddings are first scaled to [0, 1] by the minimum and maximum of the whole matrix; the covariance divides by
-    n. Values below about 1e-16 of the first are rounding. All are 0 if the matrix holds one number only.
+    n. Not `centred` they are those of the authors' script, EᵀE / n, whose first one is mostly the mean. Values below
+    about 1e-16 of the first are rounding. All are 0 if the matrix holds one number only.
+
+    >>> singular_values(np.array([[0.0, 1.0], [1.0, 1.0]]))
+    array([0.25, 0.  ])
     """
     z = to_float64(embeddings, "embeddings")
-    span = z.max() - z.min()
-    if span <= RESOLUTION * np.abs(z).max():
+    if z.max() - z.min() <= RESOLUTION * np.abs(z).max():
         return np.zeros(z.shape[1])
-    centred = (z - z.mean(0)) / span
+    scaled = _to_unit_interval(z)
+    if centred:
+        scaled -= scaled.mean(0)
     # The singular values of a symmetric matrix are its eigenvalues without sign.
-    return np.sort(np.abs(np.linalg.eigvalsh(centred.T @ centred / len(z))))[::-1].copy()
+    return np.sort(np.abs(np.linalg.eigvalsh(scaled.T @ scaled / len(z))))[::-1].copy()
+
+
+def _to_unit_interval(z: np.ndarray) -> np.ndarray:
+    """The matrix, scaled so that its least entry is 0 and its largest 1."""
+    return (z - z.min()) / ((z.max() - z.min()) or 1.0)
 
 
 def perplexity(counts: np.ndarray) -> float:
@@ -164,32 +176,44 @@ def mixture_entropy(embeddings: Array, components: Sequence[int], *, seed: int) 
     """Differential entropy in nats of mixtures with diagonal covariances, fitted to embeddings (n, f) by EM.
 
     The paper's measure of intra-cluster collapse: -E[log p(x)] by Monte Carlo with 10,000 samples of the mixture, ten
-    times. For each k of `components` yields `gmm/entropy_<k>`, the mean of the ten estimates, and
-    `gmm/entropy_<k>_std`, their standard deviation: the error of the Monte Carlo, not of the fit, which is one (k-means
-    start, at most 100 iterations). Embeddings are scaled to length sqrt(f) first, since the entropy of methods whose
-    embeddings differ in scale could not be compared (our choice; the paper names no scaling).
+    times. For each k of `components` yields, for two scalings of the embeddings, the mean of the ten estimates, and
+    with `_std` after its name their standard deviation: the error of the Monte Carlo, not of the fit, which is one
+    (k-means start, at most 100 iterations).
+
+    collapse/entropy_<k> -- every embedding has length sqrt(f), so methods whose embeddings differ in scale compare.
+    paper/entropy_<k> -- as in the authors' script: scaled to [0, 1] by the minimum and maximum of the whole matrix, and
+        padded with zeros to 2,048 dimensions. Each of the added dimensions has the floor of the variances, 1e-6, and so
+        the entropy ½ log(2πe 1e-6); they are not fitted, only added.
 
     The fit depends on `seed` alone. Raises NonFiniteFeatures, and ValueError if there are fewer images than components.
 
     >>> draw = np.random.default_rng(0)
-    >>> round(dict(mixture_entropy(draw.normal(size=(500, 2)), [1], seed=0))["gmm/entropy_1"], 1)
+    >>> round(dict(mixture_entropy(draw.normal(size=(500, 2)), [1], seed=0))["collapse/entropy_1"], 1)
     2.8
     """
+    z = to_float64(embeddings, "embeddings")
+    unit = z * (math.sqrt(z.shape[1]) / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), TINY))
+    padded = max(0, PAPER_WIDTH - z.shape[1])
+    constant = padded * 0.5 * math.log(2 * math.pi * math.e * MIXTURE_FLOOR)
+    for k in components:
+        for prefix, scaled, added in (("collapse", unit, 0.0), ("paper", _to_unit_interval(z), constant)):
+            estimates = _entropy_estimates(scaled, k, seed)
+            yield f"{prefix}/entropy_{k}", float(np.mean(estimates)) + added
+            yield f"{prefix}/entropy_{k}_std", float(np.std(estimates, ddof=1))
+
+
+def _entropy_estimates(z: np.ndarray, k: int, seed: int) -> list[float]:
+    """Ten Monte Carlo estimates of the entropy of one mixture of k components, fitted to (n, f)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    z = to_float64(embeddings, "embeddings")
-    z = z * (math.sqrt(z.shape[1]) / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), TINY))
-    for k in components:
-        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, k])))
-        mixture = GaussianMixture(k, covariance_type="diag", reg_covar=MIXTURE_FLOOR, random_state=random)
-        # Threads of the k-means start would add up in the order in which they finish.
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(z)
-        estimates = [-mixture.score(mixture.sample(MIXTURE_SAMPLES)[0]) for _ in range(MIXTURE_REPEATS)]
-        yield f"gmm/entropy_{k}", float(np.mean(estimates))
-        yield f"gmm/entropy_{k}_std", float(np.std(estimates, ddof=1))
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, k])))
+    mixture = GaussianMixture(k, covariance_type="diag", reg_covar=MIXTURE_FLOOR, random_state=random)
+    # Threads of the k-means start would add up in the order in which they finish.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(z)
+    return [-mixture.score(mixture.sample(MIXTURE_SAMPLES)[0]) for _ in range(MIXTURE_REPEATS)]
 
 
 def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:

@@ -13,8 +13,6 @@ from cplearn.evaluate.features import BLOCK, evenly_spaced, resized
 
 Arrays = dict[str, np.ndarray]
 
-KEPT_BYTES = 2**24
-"""Most bytes of kept embeddings, whatever their width."""
 SHOWN = 8
 """The number of codes of which images are named, and of images named for each."""
 QUERIES = 10
@@ -27,8 +25,8 @@ def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | 
     """What figures need to know of the n images of the test split: features (n, F), embeddings (n, f) and codes (n,).
 
     labels, codes -- of all n test images, int32.
-    kept -- (m,) int32, the images whose vectors are kept: `kept` of them, evenly spaced, fewer if their embeddings
-        were more than KEPT_BYTES. The next two have one row for each.
+    kept -- (m,) int32, the images whose vectors are kept: at most `kept`, evenly spaced. The next two have one row for
+        each.
     features -- (m, at most 50) float16, the first principal components of the kept backbone features.
     embeddings -- (m, f) float16.
     features_scale, embeddings_scale -- what those numbers are to be multiplied by: they are divided by the standard
@@ -45,12 +43,11 @@ def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | 
     shown -- (at most 144,) int32, all images that these arrays and `code_images` name, ascending.
     thumbnails -- (as many, C, h, w) uint8, those images, made smaller where they have more than 32 pixels a side.
     """
-    arrays, width = {"labels": split.labels.numpy().astype(np.int32)}, 1
+    arrays = {"labels": split.labels.numpy().astype(np.int32)}
     if embedded is not None:
         embeddings, codes = (x.numpy() for x in (embedded[0].double(), embedded[1]))
         arrays |= {"codes": codes.astype(np.int32)} | _code_images(embeddings, codes)
-        width = embeddings.shape[1]
-    rows = evenly_spaced(len(test), min(kept, KEPT_BYTES // (2 * width))).numpy()
+    rows = evenly_spaced(len(test), kept).numpy()
     if not len(rows):
         return arrays
     arrays["kept"] = rows.astype(np.int32)

@@ -119,7 +119,11 @@ class _Evaluation:
             return {}
         embeddings, codes = self.embedded
         counts = code_counts(codes, self.model.method.n_codes)
-        return {"singular_values": singular_values(embeddings).tolist(), "code_counts": counts.tolist()}
+        return {
+            "singular_values": singular_values(embeddings).tolist(),
+            "paper_singular_values": singular_values(embeddings, centred=False).tolist(),
+            "code_counts": counts.tolist(),
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept, seed = self.settings.kept_images, self.trial.seed

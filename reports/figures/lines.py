@@ -3,6 +3,7 @@ codes (cluster collapse), and entropies of mixtures fitted to the embeddings (in
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,17 @@ from reports.figures.samples import Sample
 from reports.statistics import aggregate
 
 MOST_LINES = 12
-ENTROPY = re.compile(r"gmm/entropy_(\d+)")
+ENTROPY = re.compile(r"(collapse|paper)/entropy_(\d+)")
+SCALED = "scaled to [0, 1] by the extremes of the whole matrix"
+MIXTURES = {
+    "collapse": ("mixture-entropy", "", "scaled to length √f"),
+    "paper": ("mixture-entropy-paper", ", as in the paper", f"{SCALED} and padded with zeros to 2,048 dimensions"),
+}
+SPECTRA = {
+    "singular_values": ("spectrum", "", "covariance"),
+    "paper_singular_values": ("spectrum-paper", ", as in the paper", "second moment, which is not centred,"),
+}
+"""The file, the end of the title and the words of each measure: ours, and that of the authors' script."""
 FLOOR = 1e-10
 """Of the largest singular value: the covariance is computed in double precision, what is smaller is rounding."""
 
@@ -63,12 +74,13 @@ def draw_usage(numbers: pd.DataFrame) -> Figure:
     return canvas.lines(numbers.assign(row=named), "rank", "share", **axis)
 
 
-def entropy_numbers(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> pd.DataFrame:
-    """Columns `row`, `components`, `n`, `mean`, `std` of the metrics gmm/entropy_<k> over the seeds of each row.
+def entropy_numbers(runs: pd.DataFrame, row_names: Mapping[Any, str], measure: str = "collapse") -> pd.DataFrame:
+    """Columns `row`, `components`, `n`, `mean`, `std` of the metrics <measure>/entropy_<k> over the seeds of each row.
 
     `runs` as `aggregate.summarise` takes them. Rows and numbers of components without any value are left out.
     """
-    components = sorted((int(match[1]), match[0]) for name in runs if (match := ENTROPY.fullmatch(str(name))))
+    matches = (ENTROPY.fullmatch(str(name)) for name in runs)
+    components = sorted((int(match[2]), match[0]) for match in matches if match and match[1] == measure)
     summary = aggregate.summarise(runs, [name for _, name in components])
     rows = [
         (row_names[row], k, int(summary.n[name][row]), summary.mean[name][row], summary.std[name][row])
@@ -88,38 +100,43 @@ def draw_entropies(numbers: pd.DataFrame) -> Figure:
 
 
 def entropy_plots(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> Iterator[Plot]:
-    entropies = entropy_numbers(runs, row_names)
-    shown = canvas.spread(entropies["row"].unique().tolist(), MOST_LINES)
-    entropies = entropies[entropies["row"].isin(shown)]
-    if len(entropies):
-        yield Plot(
-            "mixture-entropy",
-            "Entropy of Gaussian mixtures",
-            "Entropy of a Gaussian mixture with diagonal covariances fitted to the test embeddings (scaled to length "
-            "√f), by Monte Carlo, mean over seeds. Low for many components: little variation within the clusters, "
-            "intra-cluster collapse; but a low value can come from another collapse too.",
-            entropies,
-            lambda: draw_entropies(entropies),
-        )
+    """The entropies of mixtures by the number of components, by our measure and by the paper's."""
+    for measure, (file, title, scaled) in MIXTURES.items():
+        entropies = entropy_numbers(runs, row_names, measure)
+        shown = canvas.spread(entropies["row"].unique().tolist(), MOST_LINES)
+        entropies = entropies[entropies["row"].isin(shown)]
+        if len(entropies):
+            yield Plot(
+                file,
+                f"Entropy of Gaussian mixtures{title}",
+                f"Entropy of a Gaussian mixture with diagonal covariances fitted to the test embeddings ({scaled}), by "
+                "Monte Carlo, mean over seeds. Low for many components: little variation within the clusters, "
+                "intra-cluster collapse; but a low value can come from another collapse too.",
+                entropies,
+                functools.partial(draw_entropies, entropies),
+            )
 
 
 def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
-    """The spectrum and the use of codes."""
-    spectra, counts = (
-        canvas.spread([(s.name, s.diagnostics[key]) for s in samples if s.diagnostics.get(key)], MOST_LINES)
-        for key in ("singular_values", "code_counts")
-    )
-    if any(any(values) for _, values in spectra):
-        numbers = spectrum_numbers(spectra)
-        yield Plot(
-            "spectrum",
-            "Singular values of the embedding covariance",
-            "Logarithm of the singular values of the covariance of the test embeddings, scaled to [0, 1] by the "
-            "extremes of the whole matrix and padded with zeros to a common width. A line that falls to the bottom "
-            "early: dimensional collapse. One run a row, its lowest seed.",
-            numbers,
-            lambda: draw_spectrum(numbers),
-        )
+    """The spectra and the use of codes."""
+
+    def shown(key: str) -> list[tuple[str, Sequence[float]]]:
+        return canvas.spread([(s.name, s.diagnostics[key]) for s in samples if s.diagnostics.get(key)], MOST_LINES)
+
+    for key, (file, title, matrix) in SPECTRA.items():
+        spectra = shown(key)
+        if any(any(values) for _, values in spectra):
+            numbers = spectrum_numbers(spectra)
+            yield Plot(
+                file,
+                f"Singular values of the embedding {matrix.partition(',')[0]}{title}",
+                f"Logarithm of the singular values of the {matrix} of the test embeddings, {SCALED} and padded with "
+                "zeros to a common width. A line that falls to the bottom early: dimensional collapse. One run a row, "
+                "its lowest seed.",
+                numbers,
+                functools.partial(draw_spectrum, numbers),
+            )
+    counts = shown("code_counts")
     if counts:
         usage = usage_numbers(counts)
         yield Plot(

@@ -111,7 +111,7 @@ def record(run: Run) -> dict[str, Any]:
         "error": tags.get("error"),
         **{f"{PARAMS}{name}": text for name, text in run.data.params.items()},
         **{f"tags.{name}": text for name, text in tags.items() if name not in OWN_COLUMNS},
-        **run.data.metrics,
+        **{name.replace("gmm/", "collapse/"): value for name, value in run.data.metrics.items()},
     }
 
 

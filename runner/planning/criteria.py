@@ -30,7 +30,7 @@ def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
                 f"search.objectives: no trial ends with the metric {name!r}; did you mean {near[0]!r}?"
                 if near
                 else f"search.objectives: no trial ends with the metric {name!r}; its kinds are probe/, knn/, codes/, "
-                "kmeans/, collapse/, gmm/, validation/, select/, transfer/, as docs/evaluation.md lists them"
+                "kmeans/, collapse/, paper/, validation/, select/, transfer/, as docs/evaluation.md lists them"
             )
         elif setting := logged[name]:
             raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
@@ -89,7 +89,8 @@ def _final(trial: TrialSettings) -> Mapping[str, str]:
     add("collapse", "embedding_std")
     for components in {10, 20, 50, 100, 200, *asked.gmm_components}:
         lacking = "" if components in asked.gmm_components else f"evaluation.gmm_components that has {components}"
-        add("gmm", f"entropy_{components}", lacking)
+        for kind in ("collapse", "paper"):
+            add(kind, f"entropy_{components}", lacking)
     add("validation", "accuracy knn_accuracy", "" if asked.validation else "evaluation.validation above 0")
     add("select", "view_information view_ami", "" if asked.view_images else "evaluation.view_images above 0")
     add("select", "rankme alpha_req")

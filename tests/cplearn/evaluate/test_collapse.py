@@ -159,6 +159,14 @@ def test_singular_values_of_the_scaled_covariance() -> None:
     assert singular_values(gaussian(2, 6))[1:] == pytest.approx(0, abs=1e-15)
 
 
+def test_the_papers_singular_values_are_those_of_the_padded_matrix_that_is_not_centred() -> None:
+    z = gaussian(100, 5) + 3
+    padded = np.pad((z - z.min()) / (z.max() - z.min()), ((0, 0), (0, 7)))
+    reference = np.linalg.svd(padded.T @ padded / 100, compute_uv=False)
+    np.testing.assert_allclose(singular_values(z, centred=False), reference[:5], rtol=1e-9)
+    assert reference[5:] == pytest.approx(0)
+
+
 def test_code_counts() -> None:
     counts = code_counts(np.array([3, 0, 3]), 5)
     assert counts.tolist() == [1, 0, 0, 2, 0]

@@ -11,7 +11,6 @@ import torch
 
 from cplearn import training
 from cplearn.data import Dataset, Split
-from cplearn.evaluate import figure_arrays as module
 from cplearn.evaluate.figure_arrays import figure_arrays
 from trials import trial
 
@@ -48,15 +47,18 @@ def test_arrays_are_what_figures_need(digits: Dataset, tmp_path: Path) -> None:
         assert (codes[shown] == code).all()
         distances = np.linalg.norm(embeddings[shown] - mean, axis=1)
         np.testing.assert_allclose(distances, nearest[: len(shown)], rtol=1e-5, atol=1e-6)
-    assert json.loads((tmp_path / "diagnostics.json").read_text()).keys() == {"singular_values", "code_counts"}
+    assert json.loads((tmp_path / "diagnostics.json").read_text()).keys() == {
+        *("singular_values", "paper_singular_values", "code_counts")
+    }
 
 
-def test_what_is_kept_is_bounded(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_much_is_kept_as_is_asked_for(digits: Dataset) -> None:
     draw = torch.Generator().manual_seed(0)
     features, embeddings, codes = torch.randn(96, 4, generator=draw), torch.randn(96, 16), torch.zeros(96).long()
     assert len(figure_arrays(digits.test, features, (embeddings, codes), 2000, 0)["kept"]) == 96
-    monkeypatch.setattr(module, "KEPT_BYTES", 16 * 2 * 10)
-    assert len(figure_arrays(digits.test, features, (embeddings, codes), 2000, 0)["embeddings"]) == 10
+    assert len(figure_arrays(digits.test, features, (embeddings, codes), 10, 0)["embeddings"]) == 10
+    wide = torch.randn(96, 2**17)  # 24 MiB in half precision
+    assert len(figure_arrays(digits.test, features, (wide, codes), 96, 0)["embeddings"]) == 96
     none_kept = figure_arrays(digits.test, features, (embeddings, codes), 0, 0)
     assert none_kept.keys() == {"labels", "codes", "top_codes", "code_images"}
 

@@ -7,14 +7,16 @@ import math
 import numpy as np
 import pytest
 
+from cplearn.evaluate import collapse
 from cplearn.evaluate.collapse import mixture_entropy
 from cplearn.evaluate.inputs import NonFiniteFeatures
 
 N, F = 600, 32
 
 
-def entropies(z: np.ndarray, components: list[int], seed: int = 0) -> dict[str, float]:
-    return {name.removeprefix("gmm/"): value for name, value in mixture_entropy(z, components, seed=seed)}
+def entropies(z: np.ndarray, components: list[int], seed: int = 0, measure: str = "collapse") -> dict[str, float]:
+    results = mixture_entropy(z, components, seed=seed)
+    return {name.partition("/")[2]: value for name, value in results if name.startswith(measure)}
 
 
 def clusters(spread: float) -> np.ndarray:
@@ -39,6 +41,18 @@ def test_intra_cluster_collapse_lowers_the_entropy() -> None:
     assert wide - narrow == pytest.approx(F * math.log(10), rel=0.05)
     floor = F / 2 * math.log(2 * math.pi * math.e * 1e-6) + math.log(10)
     assert points == pytest.approx(floor, abs=0.5)
+
+
+def test_the_papers_entropy_is_that_of_the_padded_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scaled to [0, 1] over the whole matrix and padded with zeros, as the authors' script fits it."""
+    from sklearn.mixture import GaussianMixture
+
+    monkeypatch.setattr(collapse, "PAPER_WIDTH", F + 8)
+    z = clusters(0.1)
+    scaled = np.pad((z - z.min()) / (z.max() - z.min()), ((0, 0), (0, 8)))
+    fitted = GaussianMixture(10, covariance_type="diag", random_state=0).fit(scaled)
+    published = np.mean([-fitted.score(fitted.sample(10_000)[0]) for _ in range(10)])
+    assert entropies(z, [10], measure="paper")["entropy_10"] == pytest.approx(published, abs=0.2)
 
 
 def test_names_and_seeds() -> None:

@@ -77,7 +77,12 @@ def test_what_is_asked_for_in_addition_changes_no_other_number(
 ) -> None:
     same_views = without_time(evaluate(model, digits, view_images=64).metrics)
     assert {name: everything[name] for name in same_views} == same_views
-    assert {"probe_sgd/accuracy", "select/lidar", "gmm/entropy_10"} <= everything.keys() - same_views.keys()
+    assert {
+        "probe_sgd/accuracy",
+        "select/lidar",
+        "collapse/entropy_10",
+        "paper/entropy_10",
+    } <= everything.keys() - same_views.keys()
     less = evaluate(model, digits, probe=["sgd"], validation=0.0).metrics
     assert not any(name.startswith(("probe/", "validation/")) for name in less)
     assert less["probe_sgd/accuracy"] == everything["probe_sgd/accuracy"]
@@ -98,7 +103,7 @@ def test_every_metric_and_setting_is_documented(
     text = (root / "docs" / "evaluation.md").read_text()
     groups = {name.partition("/")[0] for name in everything}
     assert groups == {
-        *("probe", "probe_sgd", "probe_adam", "knn", "validation", "kmeans", "codes", "collapse", "gmm", "select"),
+        *("probe", "probe_sgd", "probe_adam", "knn", "validation", "kmeans", "codes", "collapse", "paper", "select"),
         *("transfer", "time"),
     }
     for name in [*everything, *(name for name in logged if "online" in name)]:
@@ -108,8 +113,8 @@ def test_every_metric_and_setting_is_documented(
         elif group.startswith(("probe_", "transfer")):
             assert f"`{group.partition('/')[0]}/" in text, name
             assert f"/{leaf}`" in text, name
-        elif group == "gmm":
-            assert f"`gmm/{leaf.replace('10', '<k>').replace('_2', '_<k>')}`" in text, name
+        elif "entropy" in leaf:
+            assert f"`{group}/{leaf.replace('10', '<k>').replace('_2', '_<k>')}`" in text, name
         elif group != "time":
             assert f"`{name}`" in text, name
     for setting in ("view_images", "lidar", "gmm_components", "transfer", "online_probe", "validation", "kept_images"):

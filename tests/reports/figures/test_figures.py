@@ -70,7 +70,13 @@ def test_the_use_of_codes_is_sorted_and_of_used_codes_only() -> None:
 
 def test_mixtures_are_read_from_the_metrics_in_the_order_of_their_size() -> None:
     trials = [
-        {"method.beta": 1, "seed": s, "gmm/entropy_100": 4.0 + s, "gmm/entropy_20": 8.0, "gmm/entropy_20_std": 0.1}
+        {
+            "method.beta": 1,
+            "seed": s,
+            "collapse/entropy_100": 4.0 + s,
+            "collapse/entropy_20": 8.0,
+            "collapse/entropy_20_std": 0.1,
+        }
         for s in (0, 1)
     ]
     trials += [{"method.beta": 2, "seed": 0}]
@@ -156,7 +162,8 @@ def test_artifacts_are_asked_for_of_a_bounded_number_of_runs() -> None:
 def test_every_figure_is_written_with_its_numbers_and_the_same_twice(tmp_path: Path) -> None:
     axes = {"method.beta": [0.1, 1]}
     trials = [
-        {**trial, "gmm/entropy_10": 5.0, "collapse/effective_rank": 2.0} for trial in grid(axes, **{"codes/ami": 0.5})
+        {**trial, "collapse/entropy_10": 5.0, "collapse/effective_rank": 2.0}
+        for trial in grid(axes, **{"codes/ami": 0.5})
     ]
     diagnostics = json.dumps({"singular_values": [3.0, 1.0, 0.0], "code_counts": [5, 4, 0, 0, 0, 3]}).encode()
 

@@ -46,7 +46,7 @@ def test_every_metric_that_a_trial_ends_with_is_known() -> None:
         ("select/view_information", {"view_images": 0}, "only measured with evaluation.view_images above 0"),
         ("select/lidar", {}, "only measured with evaluation.lidar: true"),
         ("probe_sgd/accuracy", {}, "only measured with evaluation.probe that has sgd"),
-        ("gmm/entropy_50", {"gmm_components": [10]}, "only measured with evaluation.gmm_components that has 50"),
+        ("paper/entropy_50", {"gmm_components": [10]}, "only measured with evaluation.gmm_components that has 50"),
         ("transfer/svhn/accuracy", {}, "no trial ends with the metric"),
         ("train/online_accuracy", {}, "evaluation.online_probe: true"),
     ],
