@@ -20,8 +20,8 @@ from sweeps.record import STATES
 
 if TYPE_CHECKING:
     from runner.driver.result import SweepSurvey
-    from runner.planning.survey import Surveyed
-    from runner.timing import Forecast
+    from runner.planning.plan import Surveyed
+    from runner.timing.forecast import Forecast
 
 
 def plan(

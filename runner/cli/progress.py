@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.console import note, out, show
-from runner.driver.tally import Tally
+from runner.driver.result import Tally
 from runner.events import Listener
 from runner.faults import FailureKind
 from runner.planning.plan import Job

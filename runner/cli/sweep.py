@@ -14,7 +14,7 @@ from runner.cli.results import show_reports
 from runner.driver.options import Observer, SweepOptions
 
 if TYPE_CHECKING:
-    from runner.driver.tally import Failure, Tally
+    from runner.driver.result import Failure, Tally
     from runner.events import Listener
 
 MOST_LISTED = 10

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from runner.driver.tally import Tally
+    from runner.driver.result import Tally
     from runner.events import Listener
 
 Results = Annotated[Path, Option("--results", metavar="DIR", help="Where tables and figures go.")]

@@ -1,17 +1,19 @@
-"""What a call of a sweep finds to do, and what it has given in the end."""
+"""What a call of a sweep finds to do, what has become of its trials so far, and what it has given in the end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from reports.build import Report
-from runner.driver.tally import Failure
-from runner.planning.plan import Job, Plan
-from runner.planning.survey import Searched, Surveyed
-from runner.timing import Forecast
+from runner.events import Listener
+from runner.faults import FailureKind
+from runner.planning.plan import Job, Plan, Searched, Surveyed
+from runner.timing.forecast import Forecast
+from runner.timing.progress_estimate import ProgressEstimate
 from sweeps.record import TrialState
 
 
@@ -48,6 +50,83 @@ class SweepSurvey:
         if self.forecast.jobs and (self.forecast.machine.is_cluster or not self.forecast.unknown):
             lines.append(str(self.forecast))
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that has no result, the text of its error, and the kind of it."""
+
+    job: Job
+    reason: str
+    kind: FailureKind
+
+    def __str__(self) -> str:
+        return f"{self.job.dataset} {self.job.name} (key {self.job.key})"
+
+
+class Tally(Listener):
+    """Counts trials by what has become of them, and keeps the estimate of the time that is left up to date.
+
+    `reused` trials had finished before. `to_come` says how many jobs a search may still suggest.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], reused: int, estimate: ProgressEstimate, to_come: Callable[[], int]
+    ) -> None:
+        self.keys = {job.key for job in jobs}
+        self.reused, self.estimate, self.to_come = reused, estimate, to_come
+        self.running: dict[str, Job] = {}
+        self.done: list[Job] = []
+        self.early: list[Job] = []
+        self.failures: list[Failure] = []
+
+    @property
+    def total(self) -> int:
+        """Trials of this call, as far as it is known yet."""
+        return len(self.keys) + self.to_come()
+
+    @property
+    def ended(self) -> int:
+        return len(self.done) + len(self.early) + len(self.failures)
+
+    @property
+    def left(self) -> int:
+        """Trials that have not ended."""
+        return self.total - self.ended
+
+    # Events of jobs.
+
+    def planned(self, jobs: Sequence[Job]) -> None:
+        self.estimate.planned(jobs)
+        self.keys |= {job.key for job in jobs}
+
+    def started(self, job: Job) -> None:
+        self.estimate.started(job)
+        self.running[job.key] = job
+
+    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+        self.estimate.resumed(job, history[-1][0])
+
+    def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.estimate.epoch(job, epoch)
+
+    def finished(
+        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
+    ) -> None:
+        self._end(job)
+        self.done.append(job)
+
+    def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
+        self._end(job, failed=True)
+        self.failures.append(Failure(job, reason, kind))
+
+    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+        self._end(job, failed=True)
+        self.early.append(job)
+
+    def _end(self, job: Job, *, failed: bool = False) -> None:
+        self.running.pop(job.key, None)
+        self.estimate.ended(job, failed=failed)
 
 
 @dataclass(frozen=True)

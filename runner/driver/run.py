@@ -15,8 +15,7 @@ from reports import build, store
 from reports.build import Report
 from reports.render import markup
 from runner.driver.options import Observer, SweepOptions
-from runner.driver.result import SweepSurvey
-from runner.driver.tally import Failure, Tally
+from runner.driver.result import Failure, SweepSurvey, Tally
 from runner.durability.checkpoints import Checkpoints
 from runner.durability.claims import Claims, claims_of, looking_at
 from runner.durability.store_paths import check_folder
@@ -26,9 +25,9 @@ from runner.faults import Policy
 from runner.machine import resources as machine
 from runner.machine.resources import Resources
 from runner.planning.budget import Deadline
-from runner.planning.plan import SCHEMA, Job, make_plan
-from runner.planning.survey import Searched, Surveyed, survey
-from runner.timing import Forecast, Machine, ProgressEstimate, forecast
+from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, survey
+from runner.timing.forecast import Forecast, Machine, forecast
+from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
 from runner.tracking.tracker import Tracker, log_report
 from sweeps.addresses import resolve

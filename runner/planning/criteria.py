@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
 from sweeps.file import SchedulerSettings
-
-ONLINE = "train/online_accuracy"
-UNSEEN = ("validation/", "select/", "train/", "time/")
-"""What metrics that never see the test split start with."""
 
 
 def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
@@ -26,25 +22,20 @@ def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
             check_epochs(name, trial, f"search.objectives {name!r}")
         elif name not in logged:
             near = difflib.get_close_matches(name, logged, 1, cutoff=0.8)
-            raise InputError(
-                f"search.objectives: no trial ends with the metric {name!r}; did you mean {near[0]!r}?"
-                if near
-                else f"search.objectives: no trial ends with the metric {name!r}; its kinds are probe/, knn/, codes/, "
-                "kmeans/, collapse/, paper/, validation/, select/, transfer/, as docs/evaluation.md lists them"
-            )
+            kinds = "probe/, knn/, codes/, kmeans/, collapse/, paper/, validation/, select/, transfer/"
+            hint = f"did you mean {near[0]!r}?" if near else f"its kinds are {kinds}, as docs/evaluation.md lists them"
+            raise InputError(f"search.objectives: no trial ends with the metric {name!r}; {hint}")
         elif setting := logged[name]:
             raise InputError(f"search.objectives: {name!r} is only measured with {setting}", key=setting.split()[0])
 
 
-def check_scheduler(scheduler: SchedulerSettings, trials: Iterable[TrialSettings]) -> None:
+def check_scheduler(scheduler: SchedulerSettings, trials: Collection[TrialSettings]) -> None:
     """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
     stopped."""
-    longest = 0
     for trial in trials:
-        longest = max(longest, trial.epochs)
         if trial.method.trains:
             check_epochs(scheduler.metric, trial, f"scheduler.metric {scheduler.metric!r}")
-    if not scheduler.rungs(longest):
+    if not scheduler.rungs(max((trial.epochs for trial in trials), default=0)):
         raise InputError(
             f"scheduler.grace {scheduler.grace}: no trial has more epochs than that, so there is nothing to stop early"
         )
@@ -55,19 +46,14 @@ def check_epochs(name: str, trial: TrialSettings, where: str) -> None:
     the first epoch knows."""
     if not name.startswith("train/"):
         raise InputError(
-            f"{where} is measured once, after the last epoch; early stopping needs one of every epoch, {ONLINE} with "
-            "evaluation.online_probe: true or train/loss"
+            f"{where} is measured once, after the last epoch; early stopping needs one of every epoch, "
+            "train/online_accuracy with evaluation.online_probe: true or train/loss"
         )
     if name.startswith("train/online_") and not trial.evaluation.online_probe:
         raise InputError(
             f"{where} is only logged with evaluation.online_probe: true among the settings",
             key="evaluation.online_probe",
         )
-
-
-def of_test_split(objectives: Collection[str]) -> list[str]:
-    """The metrics among these that see the test split."""
-    return [name for name in objectives if not name.startswith(UNSEEN)]
 
 
 def _final(trial: TrialSettings) -> Mapping[str, str]:

@@ -1,10 +1,11 @@
-"""From a sweep to jobs: trials that know their data, their key and their place, checked before anything starts."""
+"""From a sweep to jobs: trials that know their data, their key and their place, checked before anything starts; and
+their states: which have finished, can go on, or are new."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cplearn.evaluate import protocol
 from runner.planning import criteria
 from sweeps import identity, spec
 from sweeps.loading import parse_override
-from sweeps.record import DatasetUse, Manifest, ManifestTrial
+from sweeps.record import LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         )
 
     jobs: dict[str, Job] = {}
-    for declared in sweep.trials:
-        job = make(declared)
+    for job in map(make, sweep.trials):
         jobs.setdefault(job.key, job)
     checked = [job.trial for job in jobs.values() if job.role != "baseline"]
     if sweep.space and sweep.search:
@@ -145,19 +145,10 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
                 criteria.check_objectives(sweep.search.objectives, checked[-1])
     if sweep.scheduler:
         criteria.check_scheduler(sweep.scheduler, checked)
-    uses = {
-        data.fingerprint: DatasetUse(
-            name,
-            catalogue.slug(name),
-            data.fingerprint,
-            data.source,
-            len(data.train.images),
-            len(data.test.images),
-            data.channels,
-            data.image_size,
-        )
-        for (name, *_), data in datasets.items()
-    }
+    uses = {}
+    for (name, *_), data in datasets.items():
+        size = (len(data.train.images), len(data.test.images), data.channels, data.image_size)
+        uses[data.fingerprint] = DatasetUse(name, catalogue.slug(name), data.fingerprint, data.source, *size)
     slugs = [use.slug for use in uses.values()]
     if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):
         raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
@@ -191,3 +182,68 @@ def command(trial: config.TrialSettings) -> str:
             bare = isinstance(value, str) and parse_override(f"{key}={value}")[1] == value
             given += ["--set", f"{key}={value if bare else json.dumps(value)}"]
     return shlex.join(["cplearn", "train", *given])
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A job, its state in the store, and a word on it: the sweep it is reused from, the end of a failure's message."""
+
+    job: Job
+    state: TrialState
+    detail: str
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the trial is still to be run."""
+        return self.state not in LEFT_ALONE
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How far the search on a data set is: `done` of its suggestions have ended, `asked` are known, of `trials`."""
+
+    dataset: str
+    study: str
+    trials: int
+    asked: int
+    done: int
+
+    def __str__(self) -> str:
+        known = f"study {self.study}: {self.done} done" if self.study else "no study yet"
+        begun = f", {self.asked - self.done} begun" if self.asked > self.done else ""
+        return (
+            f"Search on {self.dataset}: {self.trials} trials in all ({known}{begun}); "
+            f"{max(0, self.trials - self.asked)} are still to be suggested."
+        )
+
+
+def survey(
+    jobs: Sequence[Job],
+    records: Mapping[str, TrialRecord],
+    reached: Mapping[str, int],
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+    stopper: str = "",
+) -> list[Surveyed]:
+    """Each job with its state (see `sweeps.record.state_of`), from the records and the epochs of checkpoints by key."""
+    surveyed = []
+    for job in jobs:
+        record, epoch = records.get(job.key), reached.get(job.key)
+        state = state_of(record, force=force, retry_failed=retry_failed, stopper=stopper, reached=epoch)
+        surveyed.append(Surveyed(job, state, _detail(job, state, record, epoch)))
+    return surveyed
+
+
+def _detail(job: Job, state: TrialState, record: TrialRecord | None, epoch: int | None) -> str:
+    if state == "resumable":
+        return f"at epoch {epoch} of {job.trial.epochs}"
+    if record is None or state == "new":
+        return ""
+    if state == "reused":
+        return f"from {record.sweep}"
+    if state == "stopped":
+        return "early, by this sweep's scheduler"
+    if state == "running":
+        return f"in {record.sweep} since {record.started}, or lost"
+    return (record.error.strip().splitlines() or ["without a message"])[-1]

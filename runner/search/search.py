@@ -16,12 +16,11 @@ from optuna.trial import TrialState
 from cplearn.errors import InputError
 from runner.events import Listener
 from runner.faults import FailureKind
-from runner.planning import criteria
 from runner.planning.plan import Job, Plan
 from runner.search import storage, studies
 from runner.search.studies import Suggestion
 from sweeps.errors import UserError
-from sweeps.record import Tag, TrialRecord, state_of
+from sweeps.record import TIME, UNSEEN, Tag, TrialRecord, state_of
 
 Recall = Callable[[Collection[str]], Mapping[str, TrialRecord]]
 """Gives what the tracking store has of the trials of some keys, the objectives among their metrics."""
@@ -117,7 +116,7 @@ class Search(Listener):
     def summary(self) -> str:
         """The best suggestions of each study in words (markdown), and whether they were chosen by the test split."""
         parts = [best for study in self.studies if (best := study.best())]
-        if test := criteria.of_test_split(self.objectives):
+        if test := [name for name in self.objectives if not name.startswith((*UNSEEN, TIME))]:
             parts.append(
                 f"**Chosen by the test split** ({', '.join(test)}): the numbers of the best trials are too good, and "
                 "not to be compared with those of methods that were not chosen so."

@@ -16,8 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cplearn.config import trial as config
 from cplearn.errors import InputError
-from runner.planning.plan import Job, Plan
-from runner.planning.survey import Searched
+from runner.planning.plan import Job, Plan, Searched
 from runner.search import storage
 from sweeps import identity
 from sweeps.errors import UserError

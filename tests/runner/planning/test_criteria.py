@@ -10,7 +10,7 @@ import cplearn.data
 from cplearn import training
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
-from runner.planning.criteria import check_epochs, check_objectives, of_test_split
+from runner.planning.criteria import check_epochs, check_objectives
 
 ALL = {
     "lidar": True,
@@ -61,8 +61,3 @@ def test_a_metric_of_every_epoch_is_told_from_one_of_the_end() -> None:
     check_epochs("train/online_accuracy", trial(online_probe=True), "here")
     with pytest.raises(InputError, match="here is measured once"):
         check_epochs("knn/accuracy", trial(), "here")
-
-
-def test_what_sees_the_test_split_is_named() -> None:
-    seen = ["probe/accuracy", "codes/nmi", "collapse/codes_used", "transfer/svhn/accuracy"]
-    assert of_test_split([*seen, "validation/accuracy", "select/rankme", "train/loss"]) == seen

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from runner.planning.plan import Job, Plan
-from runner.planning.survey import survey
+from runner.planning.plan import Job, Plan, survey
 from sweeps.record import TrialRecord
 
 

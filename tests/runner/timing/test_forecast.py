@@ -10,8 +10,8 @@ import pytest
 
 from runner.machine.resources import Resources
 from runner.planning.plan import Plan
-from runner.timing import Forecast, Machine, Timing, forecast, timing_key
-from runner.timing.forecast import START
+from runner.timing.forecast import START, Forecast, Machine, forecast
+from runner.timing.timings import Timing, timing_key
 
 HARDWARE = {"device": "cpu", "device_name": "Abacus 1", "threads": "1", "ranks": "1"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner.planning.plan import Job, Plan
-from runner.timing import ProgressEstimate, Timing, TimingKey, timing_key
+from runner.timing.progress_estimate import ProgressEstimate
+from runner.timing.timings import Timing, TimingKey, timing_key
 
 
 class Clock:
