@@ -46,8 +46,7 @@ class Ranks:
         """Features (V, n / size, F) of this process to (V, n, F) of all, in the order of the batch; differentiable."""
         if self.size == 1:
             return features
-        gathered: Tensor = _Gather.apply(features, self)
-        return gathered
+        return _Gather.apply(features, self)  # type: ignore[no-any-return]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, differentiable; of any shape."""
@@ -56,15 +55,13 @@ class Ranks:
         from torch.distributed.nn.functional import all_reduce  # torch imports much for it
 
         # Its default group is the one of the time of that import, which a later trial of this process has left.
-        summed: Tensor = all_reduce(tensor, group=dist.group.WORLD)
-        return summed
+        return all_reduce(tensor, group=dist.group.WORLD)  # type: ignore[no-any-return]
 
     def reduce(self, parameters: Iterable[nn.Parameter], mean: bool = False) -> None:
         """Replace gradients by their sums over all processes, or by their means where they are equal but for rounding,
         which must never let the processes drift apart."""
-        if self.size == 1:
-            return  # Even to list the parameters would be felt in a small step.
-        grads = [p.grad for p in parameters if p.grad is not None]
+        # Even to list the parameters would be felt in a small step.
+        grads = [p.grad for p in parameters if p.grad is not None] if self.size > 1 else []
         if not grads:
             return
         # In one message: most gradients are so small that their number would decide the time.
@@ -148,7 +145,9 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
         return
     for module in list(backbone.modules()):
         for name, layer in list(module.named_children()):
-            if isinstance(layer, nn.BatchNorm2d) and _shareable(layer):
+            # The second is timm's; by name, because timm takes seconds to import.
+            usual = type(layer).__name__ in {"BatchNorm2d", "BatchNormAct2d"} and isinstance(layer, nn.BatchNorm2d)
+            if usual and layer.track_running_stats and layer.affine and layer.momentum is not None:
                 setattr(module, name, SharedBatchNorm(layer, ranks))
             elif callable(join := getattr(layer, "join", None)):
                 join(ranks, batch_size)
@@ -158,9 +157,3 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
                     "others; use a backbone without (a vision transformer, for instance) or train on one device",
                     "backbone.model",
                 )
-
-
-def _shareable(norm: nn.BatchNorm2d) -> bool:
-    # The second is timm's; by name, because timm takes seconds to import.
-    usual = type(norm).__name__ in {"BatchNorm2d", "BatchNormAct2d"}
-    return usual and norm.track_running_stats and norm.affine and norm.momentum is not None

@@ -88,15 +88,14 @@ class Model(nn.Module):
         """Embeddings (n, f) of backbone features (n, F) in evaluation mode; None without a projector."""
         training = self.training
         self.eval()
-        embedded: Tensor | None = self.method.embed(features)
+        embedded = self.method.embed(features)
         self.train(training)
         return embedded
 
     @torch.inference_mode()
     def codes(self, embeddings: Tensor) -> Tensor:
         """Index of each image's code (n,) of embeddings (n, f)."""
-        codes: Tensor = self.method.codes(embeddings)
-        return codes
+        return self.method.codes(embeddings)
 
     def with_evaluation(self, changes: dict[str, Any]) -> Model:
         """This model, its trial changed in the settings of the evaluation alone; raises InputError for a bad one."""
@@ -109,9 +108,8 @@ class Model(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         description = {"layout": LAYOUT, "trial": self.trial.canonical(), "images": self.images}
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        torch.save(
-            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS_FILE
-        )
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+        torch.save(weights, folder / WEIGHTS_FILE)
 
 
 def _per_channel(numbers: float | list[float], images: Tensor) -> float | Tensor:

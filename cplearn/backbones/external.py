@@ -67,8 +67,7 @@ class TimmModel(nn.Module):
         self.features: int = getattr(network, "head_hidden_size", None) or network.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.network(x)
-        return features
+        return self.network(x)  # type: ignore[no-any-return]
 
 
 def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:

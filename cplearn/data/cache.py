@@ -56,11 +56,6 @@ class Blocks(NamedTuple):
     blocks: Iterable[np.ndarray]
 
 
-def location(root: Path, key: str) -> Path:
-    """The folder of a decoded data set in the data folder `root`."""
-    return root / "cache" / key
-
-
 def lock(root: Path, owner: str) -> AbstractContextManager[object]:
     """Hold the lock `owner` of a data folder, across processes, until the end of the `with` block that this opens.
 
@@ -90,7 +85,7 @@ def write(root: Path, key: str, owner: str, classes: Sequence[str], source: str,
 
     Raises InputError if the disk refuses, or if all training pixels are equal.
     """
-    target = location(root, key)
+    target = root / "cache" / key
     try:
         with scratch(root, owner) as folder:
             for split, images in (("train", train), ("test", test)):
@@ -122,7 +117,7 @@ def _write_images(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
 
 def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
     """The decoded data set `key`; None if it is not there, or was damaged and has been removed."""
-    folder = location(root, key)
+    folder = root / "cache" / key
     if not folder.exists():
         return None
     try:
@@ -135,7 +130,7 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
         return assemble(name, source, train, test, facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         logging.getLogger(__name__).warning(
-            "%s: this decoded copy is damaged (%s), so the data set is decoded anew", folder, error
+            f"{folder}: this decoded copy is damaged ({error}), so the data set is decoded anew"
         )
         _remove(folder)
         return None

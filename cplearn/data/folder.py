@@ -1,15 +1,13 @@
 """Your own images: PATH/train/<class>/* and PATH/test/<class>/*.
 
-Which files: those with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored
-silently, other files with a logged warning whenever the folder is read; a folder inside a class folder is an error.
-Names of classes are compared in Unicode's composed form (NFC), since macOS writes the decomposed one. Classes are
-sorted by name, images by class and file name. Which pixels: see `cplearn.data.decode`. The data set is greyscale if the
-mode of every image is, else RGB.
+Read are files with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored silently,
+others with a logged warning; a folder inside a class folder is an error. Names of classes are compared in Unicode's
+composed form (NFC), since macOS writes the decomposed one. Classes are sorted by name, images by class and file name.
+The data set is greyscale if the mode of every image is, else RGB; for the pixels see `cplearn.data.decode`.
 
-Images are either decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or every time they
-are used ("on-demand"): then nothing is written, random crops are cut from the full resolution, and the data set may be
-larger than memory and disk (see `cplearn.data.image_files`). Either way every image is decoded once when its folder is
-first read, so that a damaged one is found before anything is trained.
+Images are decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or whenever they are used
+("on-demand", see `cplearn.data.image_files`). Either way every image is decoded once when its folder is first read, so
+that a damaged one is found before anything is trained.
 """
 
 from __future__ import annotations
@@ -110,11 +108,8 @@ def read(
     listing = _list(path, test_folder)
     if listing.ignored:
         logging.getLogger(__name__).warning(
-            "%s: ignored %d files without a suffix of images, %s for one; read are %s",
-            path,
-            len(listing.ignored),
-            listing.ignored[0],
-            ", ".join(sorted(SUFFIXES)),
+            f"{path}: ignored {len(listing.ignored)} files without a suffix of images, {listing.ignored[0]} for one; "
+            f"read are {', '.join(sorted(SUFFIXES))}"
         )
     owner = f"folder-{_digest(os.fsencode(path))}"
     notes = root / "cache" / f"{owner}.json"
@@ -126,8 +121,6 @@ def read(
             if not locked:
                 return None
             facts = _inspect(listing)
-            if on_demand:  # what is cached is checked after it was decoded
-                _check_unchanged(listing)
             _remember(notes, listing, facts)
         size = image_size or facts.own_size or MIXED_SIZE
         if on_demand:
@@ -298,6 +291,7 @@ def _inspect(listing: _Listing) -> _Facts:
             greyscale &= mode in decode.GREYSCALE
     (height, width), *others = {extent for own in extents.values() for extent in own}
     own_size = width if width == height and not others else None
+    _check_unchanged(listing)
     return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size, extents)
 
 

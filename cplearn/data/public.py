@@ -64,18 +64,15 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
     dataset = cache.read(root, key, name, SOURCES[name])
     if dataset is None:
         with cache.lock(root, name):
-            if not cache.location(root, key).exists():
-                _decode(name, root, key, download)
             dataset = cache.read(root, key, name, SOURCES[name])
+            if dataset is None:
+                readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
+                with cache.scratch(root, f"{name}-archive") as scratch:
+                    classes, train, test = readers.get(name, _read_cifar)(name, root, scratch, download)
+                    cache.write(root, key, name, classes, name, train, test)
+                dataset = cache.read(root, key, name, SOURCES[name])
     assert dataset is not None
     return dataset
-
-
-def _decode(name: str, root: Path, key: str, download: bool) -> None:
-    readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
-    with cache.scratch(root, f"{name}-archive") as scratch:
-        classes, train, test = readers.get(name, _read_cifar)(name, root, scratch, download)
-        cache.write(root, key, name, classes, name, train, test)
 
 
 # Each reader may unpack an archive into the folder `scratch`.
