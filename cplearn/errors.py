@@ -11,3 +11,9 @@ class InputError(ValueError):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+def refuse_if(condition: object, key: str, reason: str) -> None:
+    """Raise InputError about the setting `key` where the condition holds; its message is `key` and then `reason`."""
+    if condition:
+        raise InputError(f"{key} {reason}", key=key)

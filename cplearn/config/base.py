@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from cplearn.errors import InputError
+from cplearn.errors import refuse_if
 
 
 def _whole(value: object) -> object:
@@ -31,10 +31,8 @@ class Settings(BaseModel):
 def refuse_without_effect(settings: Settings, name: str, group: str, owners: Mapping[str, list[str]]) -> None:
     """Raise InputError for a changed setting that only other names use."""
     for key, names in owners.items():
-        if name not in names and settings.changed(key):
-            raise InputError(
-                f"{group}.{key} has no effect on {name}; it belongs to {' and '.join(names)}", key=f"{group}.{key}"
-            )
+        useless = name not in names and settings.changed(key)
+        refuse_if(useless, f"{group}.{key}", f"has no effect on {name}; it belongs to {' and '.join(names)}")
 
 
 class MethodSettings(Settings):

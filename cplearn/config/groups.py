@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cplearn.config.base import Settings, Whole, listed, refuse_without_effect
 from cplearn.data import catalogue
-from cplearn.errors import InputError
+from cplearn.errors import InputError, refuse_if
 
 KEPT_COMPONENTS = 50
 """Principal components of the test features that a run keeps for figures."""
@@ -57,11 +57,8 @@ class BackboneSettings(Settings):
                 raise InputError("backbone.width: a timm model has its own width; leave it out", key="backbone.width")
         owners = {"stem": ["resnet18"], "stem_padding": ["resnet18"], "model": ["timm"], "drop_path": ["timm"]}
         refuse_without_effect(self, self.name, "backbone", owners)
-        if self.stem == "imagenet" and self.stem_padding != 1:
-            raise InputError(
-                "backbone.stem_padding belongs to the cifar stem; leave it out with stem imagenet",
-                key="backbone.stem_padding",
-            )
+        padded = self.stem == "imagenet" and self.stem_padding != 1
+        refuse_if(padded, "backbone.stem_padding", "belongs to the cifar stem; leave it out with stem imagenet")
         return self
 
 
@@ -106,18 +103,11 @@ class AugmentSettings(Settings):
                 f"augment.crop_scale_min: recipe {self.recipe!r} has no random resized crop; leave it out",
                 key="augment.crop_scale_min",
             )
-        if self.local_scale_min > self.local_scale_max:
-            raise InputError(
-                f"augment.local_scale_min {self.local_scale_min:g} is larger than local_scale_max "
-                f"{self.local_scale_max:g}",
-                key="augment.local_scale_min",
-            )
+        least, most = self.local_scale_min, self.local_scale_max
+        refuse_if(least > most, "augment.local_scale_min", f"{least:g} is larger than local_scale_max {most:g}")
         for key in ("local_scale_max", "local_scale_min", "local_size"):
-            if self.changed(key) and not self.local_views:
-                raise InputError(
-                    f"augment.{key} has no effect without local crops; set augment.local_views too",
-                    key=f"augment.{key}",
-                )
+            useless = self.changed(key) and not self.local_views
+            refuse_if(useless, f"augment.{key}", "has no effect without local crops; set augment.local_views too")
         return self
 
 
@@ -155,8 +145,8 @@ class OptimizerSettings(Settings):
     def _check_parts(self) -> OptimizerSettings:
         owners = {"momentum": ["sgd", "lars"], "eta": ["lars"], "trust_clip": ["lars"]}
         refuse_without_effect(self, self.name, "optimizer", owners)
-        if self.schedule == "constant" and self.lr_end:
-            raise InputError("optimizer.lr_end needs optimizer.schedule cosine", key="optimizer.lr_end")
+        constant = self.schedule == "constant"
+        refuse_if(constant and self.lr_end, "optimizer.lr_end", "needs optimizer.schedule cosine")
         return self
 
 
@@ -193,17 +183,16 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> EvaluationSettings:
-        if self.changed("online_lr") and not self.online_probe:
-            raise InputError(
-                "evaluation.online_lr has no effect without the online probe; set evaluation.online_probe too",
-                key="evaluation.online_lr",
-            )
-        if self.probe_augment and set(self.probe) == {"lbfgs"}:
-            raise InputError(
-                "evaluation.probe_augment has no effect on lbfgs; add sgd or adam to evaluation.probe",
-                key="evaluation.probe_augment",
-            )
-        slugs = [(catalogue.entry(name), catalogue.slug(name))[1] for name in self.transfer]
+        refuse_if(
+            self.changed("online_lr") and not self.online_probe,
+            "evaluation.online_lr",
+            "has no effect without the online probe; set evaluation.online_probe too",
+        )
+        useless = self.probe_augment and set(self.probe) == {"lbfgs"}
+        refuse_if(useless, "evaluation.probe_augment", "has no effect on lbfgs; add sgd or adam to evaluation.probe")
+        for name in self.transfer:
+            catalogue.entry(name)
+        slugs = [catalogue.slug(name) for name in self.transfer]
         if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):
             raise InputError(
                 f"evaluation.transfer: two data sets share the name {twice!r}; rename one", key="evaluation.transfer"

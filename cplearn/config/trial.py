@@ -24,7 +24,7 @@ from cplearn.config.groups import (
     OptimizerSettings,
 )
 from cplearn.data import catalogue
-from cplearn.errors import InputError
+from cplearn.errors import InputError, refuse_if
 
 NUMERICS = 4
 """Version of the training numerics, a part of every trial's identity. Raise it when a change makes equal settings give
@@ -108,11 +108,8 @@ class TrialSettings(Settings):
     def _check_together(self) -> TrialSettings:
         catalogue.check_decode(self.dataset, self.decode)
         if self.method.trains:
-            if self.backbone.name == "pixels":
-                raise InputError(
-                    "backbone.name 'pixels' has nothing to train; use it with method.name 'untrained'",
-                    key="backbone.name",
-                )
+            pixels = self.backbone.name == "pixels"
+            refuse_if(pixels, "backbone.name", "'pixels' has nothing to train; use it with method.name 'untrained'")
             if self.augment.local_views and not self.method.multi_crop:
                 able = [name for name in methods.names() if methods.get(name).Settings.multi_crop]
                 raise InputError(
@@ -121,17 +118,15 @@ class TrialSettings(Settings):
                     key="augment.local_views",
                 )
             self.method.check_batch(self.batch_size)
-        if self.normalisation == "channels" and self.decode == "on-demand":
-            raise InputError(
-                "normalisation 'channels' needs all pixels of the training images, and decode on-demand reads them one "
-                "by one; set decode cached",
-                key="normalisation",
-            )
-        if self.optimizer.warmup_epochs > self.epochs and self.method.trains and self.epochs:
-            raise InputError(
-                f"optimizer.warmup_epochs {self.optimizer.warmup_epochs:g} is longer than epochs {self.epochs}",
-                key="optimizer.warmup_epochs",
-            )
+        refuse_if(
+            self.normalisation == "channels" and self.decode == "on-demand",
+            "normalisation",
+            "'channels' needs all pixels of the training images, and decode on-demand reads them one by one; set "
+            "decode cached",
+        )
+        warmup = self.optimizer.warmup_epochs
+        too_long = self.method.trains and 0 < self.epochs < warmup
+        refuse_if(too_long, "optimizer.warmup_epochs", f"{warmup:g} is longer than epochs {self.epochs}")
         return self
 
     @classmethod
@@ -165,13 +160,8 @@ class TrialSettings(Settings):
 
     def data_request(self) -> dict[str, Any]:
         """The arguments of `cplearn.data.load` that give this trial's images."""
-        return {
-            "name": self.dataset,
-            "image_size": self.image_size,
-            "decode": self.decode,
-            "train_images": self.train_images,
-            "test_images": self.test_images,
-        }
+        keys = ("image_size", "decode", "train_images", "test_images")
+        return {"name": self.dataset} | {key: getattr(self, key) for key in keys}
 
 
 @functools.lru_cache(maxsize=64)
@@ -229,10 +219,11 @@ def _explain(error: ValidationError, known: Collection[str], prefix: str = "") -
     key = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         leaf = key.rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.75) or [
-            k for k in known if k.rsplit(".", 1)[-1] == leaf
-        ]
-        near = near or difflib.get_close_matches(key, known, 1, cutoff=0.4)
+        near = (
+            difflib.get_close_matches(key, known, 1, cutoff=0.75)
+            or [other for other in known if other.rsplit(".", 1)[-1] == leaf]
+            or difflib.get_close_matches(key, known, 1, cutoff=0.4)
+        )
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return InputError(f"unknown key {key!r}; {hint}", key=key)
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cplearn.config.base import MethodSettings, Whole
 from cplearn.dictionary.loss import dictionary_loss
 from cplearn.dictionary.signs import nearest, rademacher
-from cplearn.errors import InputError
+from cplearn.errors import refuse_if
 from cplearn.methods import base, parts
 
 
@@ -50,19 +50,19 @@ class Settings(MethodSettings):
     )
 
     def check_batch(self, batch_size: int) -> None:
-        if batch_size % self.batch_parts or batch_size == self.batch_parts:
-            raise InputError(
-                f"method.batch_parts {self.batch_parts}: a batch of {batch_size} images has no so many equal parts of "
-                "two or more images; choose a divisor of batch_size",
-                key="method.batch_parts",
-            )
-        if self.temperature is None and self.epsilon * (self.codes - 1) >= 0.5:
-            # The logarithm needs ε(c-1) < 1; from 1/2 on, the aligned code is less likely than all others together.
-            raise InputError(
-                f"method.epsilon {self.epsilon:g} with method.codes {self.codes}: ε(c-1) must be below 0.5 for the "
-                f"temperature's closed form; choose a smaller epsilon or set method.temperature",
-                key="method.epsilon",
-            )
+        refuse_if(
+            batch_size % self.batch_parts or batch_size == self.batch_parts,
+            "method.batch_parts",
+            f"{self.batch_parts}: a batch of {batch_size} images has no so many equal parts of two or more images; "
+            "choose a divisor of batch_size",
+        )
+        # The logarithm needs ε(c-1) < 1; from 1/2 on, the aligned code is less likely than all others together.
+        refuse_if(
+            self.temperature is None and self.epsilon * (self.codes - 1) >= 0.5,
+            "method.epsilon",
+            f"{self.epsilon:g} with method.codes {self.codes}: ε(c-1) must be below 0.5 for the temperature's closed "
+            "form; choose a smaller epsilon or set method.temperature",
+        )
 
 
 def temperature(embedding_dim: int, batch_size: int, codes: int, epsilon: float) -> float:

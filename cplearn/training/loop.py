@@ -19,7 +19,7 @@ from cplearn.data import Dataset, Split
 from cplearn.data.cache import moments
 from cplearn.dictionary.products import counts
 from cplearn.distributed import ALONE, Ranks, synchronise
-from cplearn.errors import InputError
+from cplearn.errors import refuse_if
 from cplearn.evaluate import protocol
 from cplearn.evaluate.protocol import Outcome
 from cplearn.methods import parts
@@ -262,11 +262,8 @@ def check(trial: TrialSettings, dataset: Dataset, ranks: int = 1) -> None:
     """Raise InputError where a trial cannot be trained on this data set, or not in so many processes."""
     images = len(training_split(trial, dataset).images)
     if trial.method.trains:
-        if trial.batch_size > images:
-            raise InputError(
-                f"batch_size {trial.batch_size} is larger than the {images} training images of {dataset.name}",
-                key="batch_size",
-            )
+        reason = f"{trial.batch_size} is larger than the {images} training images of {dataset.name}"
+        refuse_if(trial.batch_size > images, "batch_size", reason)
         Ranks(0, ranks).part(trial.batch_size)
     crops = [local_size(trial, dataset.image_size)] if trial.augment.local_views else []
     backbones.check(trial.backbone, dataset.channels, dataset.image_size, crops, shared=ranks > 1)
@@ -275,13 +272,9 @@ def check(trial: TrialSettings, dataset: Dataset, ranks: int = 1) -> None:
 
 def check_evaluation(trial: TrialSettings, dataset: Dataset) -> None:
     """Raise InputError where a trial's evaluation asks for more than the data set has."""
-    most = max(trial.evaluation.gmm_components, default=0)
-    if most > len(dataset.test.images):
-        raise InputError(
-            f"evaluation.gmm_components {most} are more than the {len(dataset.test.images)} test images of "
-            f"{dataset.name}",
-            key="evaluation.gmm_components",
-        )
+    most, images = max(trial.evaluation.gmm_components, default=0), len(dataset.test.images)
+    reason = f"{most} are more than the {images} test images of {dataset.name}"
+    refuse_if(most > images, "evaluation.gmm_components", reason)
 
 
 def training_split(trial: TrialSettings, dataset: Dataset) -> Split:
