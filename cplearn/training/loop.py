@@ -29,22 +29,20 @@ from cplearn.training import optimisers
 from cplearn.training.online import OnlineProbe
 from cplearn.views import TrainingViews, local_size
 
-Log = Callable[[dict[str, float], int], None]
-"""log(metrics, epoch), called once an epoch."""
-
 
 def train(
     trial: TrialSettings,
     dataset: Dataset,
     *,
     device: torch.device | str = "cpu",
-    log: Log = lambda metrics, epoch: None,
+    log: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
     save_to: Path | None = None,
     data_root: Path | None = None,
 ) -> Outcome:
     """Train and evaluate a trial from beginning to end; see `TrialTraining` for the arguments and errors.
 
-    `save_to` names a folder for its files, see `TrialTraining.save`; a trial that diverged writes none.
+    `log(metrics, epoch)` is called once an epoch. `save_to` names a folder for the trial's files, see
+    `TrialTraining.save`; a trial that diverged writes none.
 
     >>> from cplearn import data
     >>> small = {"epochs": 1, "train_images": 200, "test_images": 100, "backbone": {"name": "resnet8-slim", "width": 4}}
@@ -55,8 +53,7 @@ def train(
     """
     training = TrialTraining(trial, dataset, device, data_root=data_root)
     while not training.finished:
-        metrics = training.train_epoch()
-        if metrics:
+        if metrics := training.train_epoch():
             log(metrics, training.epoch)
     outcome = training.evaluate()
     if save_to is not None and outcome.failure is None:
@@ -95,9 +92,8 @@ class TrialTraining:
         self.steps_per_epoch = len(split.images) // trial.batch_size
         self.transfer = protocol.load_transfer(trial, dataset.image_size, data_root)
 
-        self.model = (
-            Model(trial, describe(dataset, trial.normalisation)).to(self.device).to(memory_format=torch.channels_last)
-        )
+        model = Model(trial, describe(dataset, trial.normalisation))
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         for network in filter(None, (self.model.backbone, self.model.teacher)):
             synchronise(network, ranks, trial.batch_size)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
@@ -111,9 +107,8 @@ class TrialTraining:
         self.online: OnlineProbe | None = None
         if trial.method.trains:
             self.optimizer = optimisers.build(trial.optimizer, self.model.parameters())
-            self.schedule = optimisers.Schedule(
-                self.optimizer, trial.optimizer, self.epochs, self.steps_per_epoch, trial.batch_size
-            )
+            steps, images = self.steps_per_epoch, trial.batch_size
+            self.schedule = optimisers.Schedule(self.optimizer, trial.optimizer, self.epochs, steps, images)
             if trial.evaluation.online_probe:
                 self.online = OnlineProbe(self.model, self.steps_per_epoch)
 
@@ -163,11 +158,17 @@ class TrialTraining:
         self.ranks.reduce(self.model.backbone.parameters())
         self.ranks.reduce(method.parameters(), mean=True)
         method.before_update(progress)
-        self._update()
+        self.scaler.unscale_(self.optimizer)
+        if self.trial.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.optimizer.clip)
+        # Gradients scaled for float16 that overflow are left out.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.schedule.step()
         method.after_update(progress)
-        if self.model.teacher is not None:
-            momentum = method.momentum(progress)
-            assert momentum is not None, "a method has a teacher for the whole training or not at all"
+        momentum = method.momentum(progress)
+        if self.model.teacher is not None and momentum is not None:
             parts.follow(self.model.teacher, self.model.backbone, momentum)
         if self.online is not None:
             terms = {**terms, **self.online.step(features[:GLOBAL_VIEWS].detach(), labels)}
@@ -180,16 +181,6 @@ class TrialTraining:
         with torch.autocast(self.device.type, half, enabled=half is not None):
             features = [backbone(self.model.prepare(images)) for images in views]
         return self.ranks.gather(torch.cat([x.to(self.model.dtype).unflatten(0, (-1, n)) for x in features]))
-
-    def _update(self) -> None:
-        """The optimiser's step, of clipped gradients; gradients scaled for float16 that overflow are left out."""
-        self.scaler.unscale_(self.optimizer)
-        if self.trial.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.optimizer.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        self.schedule.step()
 
     def evaluate(self) -> Outcome:
         """Every evaluator on the frozen backbone, after the last epoch; see `cplearn.evaluate.protocol`."""
@@ -245,17 +236,15 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def describe(dataset: Dataset, normalisation: str = "scalar") -> dict[str, Any]:
+def describe(dataset: Dataset, normalisation: str) -> dict[str, Any]:
     """What a model keeps of the data that it was made for; see `Model`."""
-    mean: float | list[float] = dataset.mean
-    std: float | list[float] = dataset.std
+    facts = {key: getattr(dataset, key) for key in ("channels", "image_size", "mean", "std")}
     if normalisation == "channels":
         images = dataset.train.images
         assert isinstance(images, Tensor), "a trial whose images are decoded on demand is refused"
         each = [moments(images[:, k].numpy(), dataset.source) for k in range(dataset.channels)]
-        mean, std = [mean for mean, _ in each], [std for _, std in each]
-    numbers = {"channels": dataset.channels, "image_size": dataset.image_size, "mean": mean, "std": std}
-    return numbers | {"classes": list(dataset.classes)}
+        facts["mean"], facts["std"] = map(list, zip(*each, strict=True))
+    return facts | {"classes": list(dataset.classes)}
 
 
 def check(trial: TrialSettings, dataset: Dataset, ranks: int = 1) -> None:
@@ -283,9 +272,9 @@ def training_split(trial: TrialSettings, dataset: Dataset) -> Split:
 
 
 def operations(trial: TrialSettings, dataset: Dataset) -> int:
-    """Floating-point operations of the products and convolutions of one step, forward and backward.
+    """Floating-point operations of the products and convolutions of one step, forward and backward, which is made.
 
-    PyTorch counts them in a step that is made for it; a method that does not train has none.
+    A method that does not train has none.
     """
     from torch.utils.flop_counter import FlopCounterMode  # it imports a compiler
 

@@ -32,8 +32,7 @@ def build(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Op
     if settings.name == "lars":
         from timm.optim import Lars  # timm takes seconds to import
 
-        for group in groups:
-            group["always_adapt"] = group["decayed"]
+        groups = [group | {"always_adapt": group["decayed"]} for group in groups]
         trust = {"trust_coeff": settings.eta, "trust_clip": settings.trust_clip}
         lars: Optimizer = Lars(groups, momentum=settings.momentum, **trust, foreach=True)
         return lars
