@@ -47,7 +47,7 @@ class SweepSurvey:
         data = ", ".join(f"{use.slug} ({use.train_images:,} + {use.test_images:,} images)" for use in plan.datasets)
         lines = [f"Sweep {plan.sweep.name} on {data}: {todo:,} trial{'' if todo == 1 else 's'} to run{again}."]
         lines += [str(study) for study in self.searched]
-        if self.forecast.jobs and (self.forecast.machine.is_cluster or not self.forecast.unknown):
+        if self.forecast.jobs and (self.forecast.machine.memory is None or not self.forecast.unknown):
             lines.append(str(self.forecast))
         return "\n".join(lines)
 
@@ -94,8 +94,6 @@ class Tally(Listener):
         """Trials that have not ended."""
         return self.total - self.ended
 
-    # Events of jobs.
-
     def planned(self, jobs: Sequence[Job]) -> None:
         self.estimate.planned(jobs)
         self.keys |= {job.key for job in jobs}
@@ -131,10 +129,7 @@ class Tally(Listener):
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep has given: the reports of its data sets, and the trials without a result.
-
-    `complete` says whether all of its trials have ended.
-    """
+    """The reports of a sweep's data sets, the trials without a result, and whether all of its trials have ended."""
 
     reports: list[Report]
     failed: list[Failure]
@@ -142,10 +137,8 @@ class SweepResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The report's table: a row for each point of the axes, a column for each metric, means over the seeds.
-
-        Of several data sets, the first level of the rows is the data set.
-        """
+        """The report's table: a row for each point of the axes (of several data sets, for each of these), a column for
+        each metric, means over the seeds."""
         tables = {report.dataset: _table(report.folder / "table.csv") for report in self.reports}
         return next(iter(tables.values())) if len(tables) == 1 else pd.concat(tables, names=["dataset"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,8 @@ class SweepRun:
 
     def report(self) -> list[Report]:
         """Write the reports of the sweep, and log them to its run; none where no trial has finished."""
-        if not any(trial.state == "reused" for trial in self._states(self.plan.jobs, anew=False)):
+        records = store.trial_records(self.uri, {job.key for job in self.plan.jobs})
+        if not any(record.status == "FINISHED" for record in records.values()):
             return []
         slugs = {use.slug for use in self.plan.datasets}
         reports = build.build(self.uri, self.plan.sweep.name, self.options.results, slugs)
@@ -127,16 +128,11 @@ class SweepRun:
             log_report(self.uri, report.parent, report.dataset, files, table)
         return reports
 
-    def _states(self, jobs: Sequence[Job], reached: dict[str, int] | None = None, anew: bool = True) -> list[Surveyed]:
-        """The state of each job in the store; without `anew`, `force` does not count."""
-        return survey(
-            jobs,
-            store.trial_records(self.uri, {job.key for job in jobs}),
-            reached or {},
-            force=self.options.force and anew,
-            retry_failed=self.options.retry_failed,
-            stopper=self.plan.stopper,
-        )
+    def _states(self, jobs: Sequence[Job], reached: Mapping[str, int]) -> list[Surveyed]:
+        """The state of each job in the store."""
+        records = store.trial_records(self.uri, {job.key for job in jobs})
+        force, retry_failed = self.options.force, self.options.retry_failed
+        return survey(jobs, records, reached, force=force, retry_failed=retry_failed, stopper=self.plan.stopper)
 
     def _look_at_search(self) -> tuple[list[Searched], set[str], list[Job]]:
         """How far a search is, the keys of the jobs that should have finished in the end, and jobs that stand for
@@ -179,7 +175,7 @@ class SweepRun:
             others = [job for job in todo if job.key not in claims.held]
             # Another driver may have finished some since they were looked up.
             with claims.alone():
-                states = self._states(mine)
+                states = self._states(mine, {})
             self._give_up(trial for trial in states if trial.state == "diverged")
             mine = [trial.job for trial in states if trial.is_left]
             through = True
@@ -232,7 +228,7 @@ class SweepRun:
         """
         from runner.execution.execute import execute
 
-        tally = Tally(jobs, self.reused, estimate, (lambda: search.to_come) if search else lambda: 0)
+        tally = Tally(jobs, self.reused, estimate, lambda: search.to_come if search else 0)
         with claims.alone():
             tracker = Tracker(
                 self.uri,
@@ -343,11 +339,10 @@ def _resources(sweep: Sweep, options: SweepOptions) -> Resources:
 
 def _machine(resources: Resources) -> Machine:
     """Where trials with these resources run: this machine, or the cluster of RAY_ADDRESS."""
-    remote = bool(os.environ.get("RAY_ADDRESS"))
-    if remote:
+    if os.environ.get("RAY_ADDRESS"):
         from runner.execution.execute import cluster
 
         settled, slots = cluster(resources)
-    else:
-        settled, slots = machine.local(resources)
-    return Machine(settled, slots, machine.hardware(settled, remote), None if remote else machine.memory())
+        return Machine(settled, slots, machine.hardware(settled, remote=True))
+    settled, slots = machine.local(resources)
+    return Machine(settled, slots, machine.hardware(settled, remote=False), machine.memory())

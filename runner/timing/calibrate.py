@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import pickle
@@ -45,9 +46,8 @@ class Calibration(threading.Thread):
     """Has these jobs, one of each kind, timed in the background: at least the first, the others until so many `seconds`
     have passed.
 
-    `hardware` are the tags of `runner.machine.resources.hardware`. Of trials of several ranks, the steps are timed in
-    one process and divided by the number of ranks. The thread calls `done` with the timings, and with a clause that
-    says why some kind has none; it is empty where all have one.
+    Of trials of several ranks, the steps are timed in one process and divided by the number of ranks. The thread calls
+    `done` with the timings, and with a clause that says why some kind has none; it is empty where all have one.
     """
 
     def __init__(
@@ -131,26 +131,19 @@ def _time(job: Job, hardware: Mapping[str, str], data_root: Path | None, seconds
     """The timing of a job from some of its steps and an evaluation on a part of its images, for `seconds` each."""
     dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
     training = TrialTraining(job.trial, dataset, hardware["device"], data_root=data_root)
-    epoch = 0.0
-    if job.trial.method.trains and job.trial.epochs:
-        epoch = statistics.median(_steps(training, seconds)) * training.steps_per_epoch / int(hardware["ranks"])
-    evaluation = _evaluation(training, data_root, seconds)
-    return Timing(epoch, evaluation, 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
-
-
-def _steps(training: TrialTraining, seconds: float) -> list[float]:
-    """Seconds of single steps, without the first where there is time for more."""
-    taken: list[float] = []
-    begun = time.perf_counter()
-    for step, (views, labels) in enumerate(training.views.epoch(0)):
+    ends = [time.perf_counter()]
+    has_steps = job.trial.method.trains and job.trial.epochs
+    for step, (views, labels) in enumerate(training.views.epoch(0) if has_steps else ()):
         loss, _ = training.training_step(views, labels, step)
         loss.item()  # It waits for the device.
-        now = time.perf_counter()
-        taken.append(now - begun)
-        begun = now
-        if len(taken) > STEPS or sum(taken) > seconds:
+        ends.append(time.perf_counter())
+        if step == STEPS or ends[-1] - ends[0] > seconds:
             break
-    return taken[1:] or taken
+    taken = [end - begun for begun, end in itertools.pairwise(ends)]
+    # Where there is time for more, the first step does not count.
+    step_seconds = statistics.median(taken[1:] or taken or [0.0])
+    epoch = step_seconds * training.steps_per_epoch / int(hardware["ranks"])
+    return Timing(epoch, _evaluation(training, data_root, seconds), 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
 
 
 def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) -> float:

@@ -39,10 +39,6 @@ class Machine:
     memory: float | None = None
 
     @property
-    def is_cluster(self) -> bool:
-        return self.memory is None
-
-    @property
     def devices(self) -> tuple[str, float]:
         """What a trial occupies: GPUs where it has any, else CPU cores."""
         asked = self.resources
@@ -114,8 +110,7 @@ class Forecast:
         return Interval(*(total([seconds for seconds in column if seconds is not None]) for column in columns))
 
     def within(self, seconds: float) -> list[Job]:
-        """The jobs that end within so many seconds if every job takes its middle time; none of unknown time is among
-        them. A job that would end too late is not begun, a shorter one after it is."""
+        """The jobs that end within so many seconds, each in its middle time; a shorter one may follow one too long."""
         ends = [START] * self.machine.slots
         done: list[Job] = []
         for job in self.jobs:
@@ -128,14 +123,14 @@ class Forecast:
     def start_calibration(
         self, data_root: Path | None, done: Callable[[Forecast], None], *, careful: bool = False
     ) -> Calibration | None:
-        """Time a few steps of the kinds of which nothing is known, the most frequent first, in the background, and call
-        `done` with the forecast that follows from them; `careful` takes longer, also times the kinds that only similar
-        runs tell of, and does so for a cluster too. None, and no call, where there is nothing to be timed."""
+        """Time a few steps of the unknown kinds, the most frequent first, in the background, and call `done` with the
+        forecast that follows; `careful` takes longer, also times kinds that only similar runs tell of, and does so for
+        a cluster too. None, and no call, where there is nothing to be timed."""
         sure = {key for key, timing in self.timings.items() if not careful or timing.source == "finished runs"}
         counts = Counter(self.keys[job.key] for job in self.jobs)
         examples = {self.keys[job.key]: job for job in self.jobs}
         jobs = [examples[key] for key, _ in counts.most_common() if key not in sure]
-        if not jobs or (self.machine.is_cluster and not careful):
+        if not jobs or (self.machine.memory is None and not careful):
             return None
 
         def tell(measured: Mapping[TimingKey, Timing], reason: str) -> None:
@@ -165,11 +160,9 @@ class Forecast:
 
     def _with(self, timings: Mapping[TimingKey, Timing], reason: str = "") -> Forecast:
         """This forecast with other timings, and so with its jobs in another order if there is a budget."""
-        known = replace(self, timings=timings, reason=reason)
-        if not self.budgeted:
-            return known
-        sweep = self.plan.sweep
-        return replace(known, jobs=budget.order(self.jobs, sweep.seeds, sweep.axes, known.seconds))
+        known, sweep = replace(self, timings=timings, reason=reason), self.plan.sweep
+        ordered = budget.order(self.jobs, sweep.seeds, sweep.axes, known.seconds) if self.budgeted else self.jobs
+        return replace(known, jobs=ordered)
 
     def __str__(self) -> str:
         """One line: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots, about 33 MB on disk.`"""
