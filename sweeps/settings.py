@@ -1,7 +1,9 @@
-"""Settings in groups, and by dotted names."""
+"""Settings in groups and by dotted names, and the identity that follows from them: equal keys mean equal numbers."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,3 +48,20 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
+
+
+def trial_key(settings: Mapping[str, Any], fingerprint: str, numerics: int) -> str:
+    """Sixteen hexadecimal digits from a trial's deviations from the defaults, its data and the training numerics.
+
+    `settings` are the dotted settings that differ from their defaults, so that a setting added to the schema later does
+    not change the keys of trials that never heard of it. Their order does not matter.
+    """
+    text = json.dumps([numerics, fingerprint, settings], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def sweep_key(name: str, shared: Mapping[str, Any], fingerprints: list[str]) -> str:
+    """What makes two invocations the same sweep: its name, what its trials share and their data, not how far its axes
+    reach or how many seeds it has. An enlarged grid continues the sweep."""
+    text = json.dumps([name, shared, sorted(fingerprints)], sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

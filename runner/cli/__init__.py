@@ -8,7 +8,7 @@ import gc
 import typer
 
 from runner.cli import models, plan, results, sweep, tools
-from runner.cli.options import with_sweep_options
+from runner.cli.console import with_sweep_options
 
 # Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
 app = typer.Typer(

@@ -1,21 +1,34 @@
-"""What every command does alike: print, explain a mistake in one line, stop cleanly, look at its arguments."""
+"""What every command does alike: its options, printing, one line for a mistake, a clean stop."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Option
+
+from runner.driver.options import SweepOptions
 
 out, err = Console(), Console(stderr=True)
 for console in (out, err):
     if not console.is_terminal:
         console.width = 250  # What reads the lines is a file or grep.
+
+OneSetting = Annotated[
+    list[str], Option("--set", metavar="KEY=VALUE", help="A setting, method.beta=0.1 say. Can be repeated.")
+]
+DatasetName = Annotated[
+    str | None, Option("--dataset", "-d", metavar="NAME", help="A name `cplearn data` lists, or folder:PATH.")
+]
+Epochs = Annotated[int | None, Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MESSAGE = 700
@@ -79,3 +92,42 @@ def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> 
     short = {"dataset": dataset or None, "epochs": epochs}
     given = {key: value for key, value in short.items() if value is not None}
     return dict(parse_override(text) for text in settings) | given
+
+
+def with_sweep_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command the options of a sweep, apart from some: it is called with `SweepOptions` and its own options.
+
+    A mistake of the user's ends it with one sentence and status 2.
+    """
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        with plain_errors():
+            overrides = overridden(*(given.pop(name) for name in settings))
+            command(SweepOptions(overrides=overrides, **{name: given.pop(name) for name in shared}), **given)
+
+    options = inspect.signature(SweepOptions, eval_str=True).parameters
+    shared = {name: option for name, option in options.items() if name not in {"overrides", *without}}
+    settings = inspect.signature(_settings_options, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    first = [shared["sweep"], settings["dataset"], shared["seeds"], settings["epochs"], settings["settings"]]
+    others = [parameter for name, parameter in shared.items() if name not in ("sweep", "seeds")]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*first, *others, *own)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _settings_options(
+    dataset: DatasetName = None,
+    epochs: Epochs = None,
+    settings: Annotated[
+        list[str],
+        Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, epochs=50 say; a list [0.1,1] makes an axis. Can be repeated.",
+        ),
+    ] = [],  # noqa: B006 (typer wants a literal default)
+) -> None:
+    """The options that become the `overrides` of a sweep."""

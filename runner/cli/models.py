@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, err, overridden, plain_errors, say, say_written, show
-from runner.cli.options import DatasetName, Epochs, OneSetting
+from runner.cli.console import (
+    FAILED,
+    DatasetName,
+    Epochs,
+    OneSetting,
+    err,
+    overridden,
+    plain_errors,
+    say,
+    say_written,
+    show,
+)
 from runner.driver.options import DataRoot
 
 if TYPE_CHECKING:

@@ -11,8 +11,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.console import FAILED, INTERRUPTED, out, plain_errors, say, say_written, sigterm_as_interrupt
-from runner.cli.options import DatasetName
+from runner.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    DatasetName,
+    out,
+    plain_errors,
+    say,
+    say_written,
+    sigterm_as_interrupt,
+)
 from runner.driver.options import DataRoot, Results
 
 

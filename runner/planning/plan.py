@@ -17,9 +17,10 @@ from cplearn.data import catalogue
 from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from runner.planning import criteria
-from sweeps import identity, spec
+from sweeps import spec
 from sweeps.loading import parse_override
 from sweeps.record import LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
+from sweeps.settings import sweep_key, trial_key
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
             # What is in them counts, not their names nor where a folder lies.
             own["evaluation.transfer"] = sorted([catalogue.slug(other.name), other.fingerprint] for other in others)
         return Job(
-            key=identity.trial_key(own, datasets[use].fingerprint, config.NUMERICS),
+            key=trial_key(own, datasets[use].fingerprint, config.NUMERICS),
             trial=trial,
             dataset=catalogue.slug(trial.dataset),
             fingerprint=datasets[use].fingerprint,
@@ -153,7 +154,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):
         raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
     shared = json.loads(json.dumps(sweep.shared))
-    key = identity.sweep_key(sweep.name, _absolute(shared), list(uses))
+    key = sweep_key(sweep.name, _absolute(shared), list(uses))
     return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
 
 

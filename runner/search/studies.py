@@ -18,9 +18,9 @@ from cplearn.config import trial as config
 from cplearn.errors import InputError
 from runner.planning.plan import Job, Plan, Searched
 from runner.search import storage
-from sweeps import identity
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar, SearchSettings
+from sweeps.settings import trial_key
 from sweeps.trials import Space
 
 MOST_BEST = 10
@@ -191,7 +191,7 @@ def find(plan: Plan, address: str) -> list[DatasetStudy]:
         probe = plan.make(next(space.probes(dataset, plan.sweep.seeds[0])))
         shared = {key: value for key, value in probe.trial.identity().items() if key not in {*space.axes, "seed"}}
         meaning = {"settings": shared, "axes": axes, "objectives": search.objectives, "seeds": plan.sweep.seeds}
-        key = identity.trial_key(meaning, probe.fingerprint, config.NUMERICS)
+        key = trial_key(meaning, probe.fingerprint, config.NUMERICS)
         name = f"{plan.sweep.name} · {probe.dataset} · {key[:8]}"
         studies.append(DatasetStudy(plan, search, dataset, probe.dataset, key, name, space, address))
     with storage.reachable():

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from cplearn.config.groups import KEPT_COMPONENTS
+from cplearn.errors import InputError
+from cplearn.model import Model
 from runner.machine.resources import Resources
 from runner.planning import budget
-from runner.planning.disk import stored_bytes
 from runner.planning.plan import Job, Plan
 from runner.planning.quantities import duration, size
 from runner.timing.calibrate import Calibration
 from runner.timing.timings import TimedTrial, Timing, TimingKey, timed_trials, timing_key, timing_of
+from sweeps.record import DatasetUse
 
 START = 8.0
 """Seconds until the first trial of a sweep trains: start of Ray and of its workers, measured on two CPU cores."""
@@ -199,5 +204,39 @@ def forecast(
         method, use = job.trial.method.name, plan.use_of(job)
         if timing := timing_of(job, use, timed(method, job.fingerprint)) or timing_of(job, use, timed(method, None)):
             timings[key] = timing
-    disk = stored_bytes(plan, jobs, keys, machine.memory)
+    sizes: dict[tuple[TimingKey, int], int] = {}
+    for job in jobs:
+        kind = (keys[job.key], job.trial.epochs)
+        if kind not in sizes:
+            sizes[kind] = run_bytes(job, plan.use_of(job), machine.memory)
+    disk = sum(sizes[keys[job.key], job.trial.epochs] for job in jobs)
     return Forecast(plan, machine, list(jobs), keys, disk, reached or {}, budgeted)._with(timings)
+
+
+def run_bytes(job: Job, use: DatasetUse, memory: float | None) -> int:
+    """Bytes that one finished run leaves: its model, diagnostics, and rows in the store.
+
+    Raises InputError if its model cannot exist in the `memory` of the machine, where that is known.
+    """
+    images = {"channels": use.channels, "image_size": use.image_size, "mean": 0.5, "std": 0.5, "classes": [""] * 10}
+    settings = job.trial.flat()
+    try:
+        with torch.device("meta"):
+            model = Model(job.trial, images)
+    except (RuntimeError, OverflowError, TypeError):
+        large = [f"{key} {value}" for key, value in settings.items() if isinstance(value, int) and value > 10**6]
+        raise InputError(f"a model with {' and '.join(large) or 'these settings'} is too large to lay out") from None
+    weights = sum(tensor.nbytes + 400 for tensor in model.state_dict().values())
+    diagnostics = 20 * (model.method.n_codes + model.backbone.features)
+    # Vectors of the kept test images in half precision; labels and codes of all of them, which compress well.
+    kept = min(job.trial.evaluation.kept_images, use.test_images)
+    vector = min(KEPT_COMPONENTS, model.backbone.features) + settings.get("method.embedding_dim", 0)
+    arrays = 2 * kept * vector + 3 * use.test_images + 3_000
+    # Measured on a store of 10,000 runs with five metrics an epoch.
+    rows = 22_500 + 1_400 * job.trial.epochs
+    whole = weights + diagnostics + arrays + rows + 4_000
+    if memory is not None and whole > memory:
+        raise InputError(
+            f"the model of {job.dataset} {job.name} alone takes {size(whole)}, this machine has {size(memory)}"
+        )
+    return whole

@@ -7,7 +7,7 @@ import pytest
 from cplearn.config import trial as config
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
-from sweeps.identity import sweep_key, trial_key
+from sweeps.settings import sweep_key, trial_key
 
 
 def key(settings: dict, fingerprint: str = "data") -> str:

@@ -10,8 +10,8 @@ import pytest
 import cplearn.data
 from cplearn.errors import InputError
 from cplearn.training import train
-from runner.planning.disk import run_bytes, stored_bytes
 from runner.planning.plan import Plan
+from runner.timing.forecast import run_bytes
 
 
 def test_a_run_is_as_large_as_its_files(plan: Plan, tmp_path: Path) -> None:
@@ -21,14 +21,14 @@ def test_a_run_is_as_large_as_its_files(plan: Plan, tmp_path: Path) -> None:
     assert outcome.failure is None
     files = sum(path.stat().st_size for path in (tmp_path / "m").rglob("*") if path.is_file())
     rows = 22_500 + 1_400 * job.trial.epochs
-    assert run_bytes(job, plan.datasets[0]) - rows == pytest.approx(files, rel=0.25)
+    assert run_bytes(job, plan.datasets[0], None) - rows == pytest.approx(files, rel=0.25)
 
 
 def test_a_model_that_cannot_exist_is_named(plan: Plan) -> None:
     use, job = plan.datasets[0], plan.jobs[0]
     with pytest.raises(InputError, match=r"the model of digits .* alone takes .* kB, this machine has 10 bytes"):
-        stored_bytes(plan, [job], {job.key: 0}, memory=10)
+        run_bytes(job, use, memory=10)
     backbone = job.trial.backbone.model_copy(update={"width": 10**18})
     large = dataclasses.replace(job, trial=job.trial.model_copy(update={"backbone": backbone}))
     with pytest.raises(InputError, match=r"backbone\.width 1000000000000000000 is too large"):
-        run_bytes(large, use)
+        run_bytes(large, use, None)
