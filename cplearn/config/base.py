@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -16,6 +16,11 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def setting(default: Any, sentence: str, **bounds: Any) -> Any:
+    """A field of settings: its default, the sentence that `cplearn settings` prints, and pydantic's `ge`, `lt`, ..."""
+    return Field(default, description=sentence, **bounds)
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cplearn.config.base import Settings, Whole, listed, refuse_without_effect
+from cplearn.config.base import Settings, Whole, listed, refuse_without_effect, setting
 from cplearn.data import catalogue
 from cplearn.errors import InputError, refuse_if
 
@@ -16,26 +16,22 @@ KEPT_COMPONENTS = 50
 
 
 class BackboneSettings(Settings):
-    name: Literal["resnet8", "resnet8-slim", "resnet18", "timm", "pixels"] = Field(
+    name: Literal["resnet8", "resnet8-slim", "resnet18", "timm", "pixels"] = setting(
         "resnet8",
-        description="resnet8: constant width; resnet8-slim: widths w, 2w, 4w; resnet18: torchvision's layout, widths w "
+        "resnet8: constant width; resnet8-slim: widths w, 2w, 4w; resnet18: torchvision's layout, widths w "
         "to 8w; timm: the model that backbone.model names; pixels: the raw image.",
     )
-    width: Whole | None = Field(
-        None,
-        ge=1,
-        description="Channels of the first stage; by default 128 for resnet8, 32 for resnet8-slim, 64 for resnet18.",
+    width: Whole | None = setting(
+        None, "Channels of the first stage; by default 128 for resnet8, 32 for resnet8-slim, 64 for resnet18.", ge=1
     )
-    stem: Literal["cifar", "imagenet"] = Field(
-        "cifar", description="Of resnet18; cifar: 3x3, stride 1, no pooling; imagenet: 7x7, stride 2, and max-pooling."
+    stem: Literal["cifar", "imagenet"] = setting(
+        "cifar", "Of resnet18; cifar: 3x3, stride 1, no pooling; imagenet: 7x7, stride 2, and max-pooling."
     )
-    stem_padding: Literal[1, 2] = Field(
-        1, description="Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels."
+    stem_padding: Literal[1, 2] = setting(
+        1, "Padding of resnet18's cifar stem; 2 as in the authors' code, where images grow by two pixels."
     )
-    model: str | None = Field(None, description="Name of a timm model, vit_small_patch16_224 for instance.")
-    drop_path: float = Field(
-        0.0, ge=0, lt=1, description="Stochastic depth of a timm model (published for ViT-S: 0.1)."
-    )
+    model: str | None = setting(None, "Name of a timm model, vit_small_patch16_224 for instance.")
+    drop_path: float = setting(0.0, "Stochastic depth of a timm model (published for ViT-S: 0.1).", ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,28 +68,26 @@ class AugmentSettings(Settings):
         "solo-cifar-vicreg",
         "imagenet",
         "none",
-    ] = Field("paper", description="Named list of transforms; the default depends on the data set.")
-    crop_scale_min: float | None = Field(
+    ] = setting("paper", "Named list of transforms; the default depends on the data set.")
+    crop_scale_min: float | None = setting(
         None,
+        "Smallest area of a view's random resized crop, as a part of the image's; default: the recipe's "
+        "(DINO with local crops: 0.4).",
         gt=0,
         le=1,
-        description="Smallest area of a view's random resized crop, as a part of the image's; default: the recipe's "
-        "(DINO with local crops: 0.4).",
     )
-    strength: float = Field(
-        1.0, ge=0, le=2, description="Scales the parameter ranges of every random transform; 0 turns them off."
+    strength: float = setting(
+        1.0, "Scales the parameter ranges of every random transform; 0 turns them off.", ge=0, le=2
     )
-    local_views: Whole = Field(
-        0, ge=0, description="Small local crops an image beside the two views, for methods with multi-crop (DINO: 8)."
+    local_views: Whole = setting(
+        0, "Small local crops an image beside the two views, for methods with multi-crop (DINO: 8).", ge=0
     )
-    local_size: Whole | None = Field(
-        None, ge=2, description="Side in pixels of a local crop; by default half of the image's (published: 96 of 224)."
+    local_size: Whole | None = setting(
+        None, "Side in pixels of a local crop; by default half of the image's (published: 96 of 224).", ge=2
     )
-    local_scale_min: float = Field(
-        0.05, gt=0, le=1, description="Smallest area of a local crop, as a part of the image's."
-    )
-    local_scale_max: float = Field(
-        0.4, gt=0, le=1, description="Largest area of a local crop (DINO 0.4, SwAV 0.14), as a part of the image's."
+    local_scale_min: float = setting(0.05, "Smallest area of a local crop, as a part of the image's.", gt=0, le=1)
+    local_scale_max: float = setting(
+        0.4, "Largest area of a local crop (DINO 0.4, SwAV 0.14), as a part of the image's.", gt=0, le=1
     )
 
     @model_validator(mode="after")
@@ -112,34 +106,32 @@ class AugmentSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    name: Literal["adam", "adamw", "sgd", "lars"] = Field(
+    name: Literal["adam", "adamw", "sgd", "lars"] = setting(
         "adam",
-        description="adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
+        "adam and sgd add weight decay to the gradient, adamw does not; lars is sgd with a step of its own "
         "for every layer.",
     )
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    scale_lr: bool = Field(False, description="Multiply the peak learning rate by batch_size / 256.")
-    lr_end: float = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of weights; of norms if decay_norms is set.")
-    weight_decay_end: float | None = Field(
-        None, ge=0, description="Weight decay at the end, reached on a cosine (DINO: 0.04 to 0.4); by default constant."
+    lr: float = setting(1e-3, "Peak learning rate.", gt=0)
+    scale_lr: bool = setting(False, "Multiply the peak learning rate by batch_size / 256.")
+    lr_end: float = setting(0.0, "Learning rate at the end of the cosine.", ge=0)
+    weight_decay: float = setting(0.0, "Weight decay of weights; of norms if decay_norms is set.", ge=0)
+    weight_decay_end: float | None = setting(
+        None, "Weight decay at the end, reached on a cosine (DINO: 0.04 to 0.4); by default constant.", ge=0
     )
-    clip: float | None = Field(
-        None, gt=0, description="Largest norm of the gradient of all weights together (ViT recipe: 3); default: any."
+    clip: float | None = setting(
+        None, "Largest norm of the gradient of all weights together (ViT recipe: 3); default: any.", gt=0
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
-    eta: float = Field(0.02, gt=0, description="Trust coefficient of lars.")
-    trust_clip: bool = Field(
-        True, description="Never let lars step further than sgd would; false: as You et al. (2017) published it."
+    momentum: float = setting(0.9, "Momentum of sgd and lars.", ge=0, lt=1)
+    eta: float = setting(0.02, "Trust coefficient of lars.", gt=0)
+    trust_clip: bool = setting(
+        True, "Never let lars step further than sgd would; false: as You et al. (2017) published it."
     )
-    decay_norms: bool = Field(
-        False, description="Weight decay, and lars' own step size, for norms and biases too; published GEDI: true."
+    decay_norms: bool = setting(
+        False, "Weight decay, and lars' own step size, for norms and biases too; published GEDI: true."
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        "cosine", description="Learning rate after the warm-up: constant or cosine."
-    )
-    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up.")
-    warmup_lr: float = Field(3e-5, ge=0, description="Learning rate at the start of the warm-up.")
+    schedule: Literal["constant", "cosine"] = setting("cosine", "Learning rate after the warm-up: constant or cosine.")
+    warmup_epochs: float = setting(0.0, "Epochs of linear warm-up.", ge=0)
+    warmup_lr: float = setting(3e-5, "Learning rate at the start of the warm-up.", ge=0)
 
     @model_validator(mode="after")
     def _check_parts(self) -> OptimizerSettings:
@@ -151,35 +143,32 @@ class OptimizerSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    probe: Annotated[list[Literal["lbfgs", "sgd", "adam"]], BeforeValidator(listed)] = Field(
-        ["lbfgs"],
-        description="Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper.",
+    probe: Annotated[list[Literal["lbfgs", "sgd", "adam"]], BeforeValidator(listed)] = setting(
+        ["lbfgs"], "Linear probes: lbfgs (probe/), sgd as in solo-learn (probe_sgd/), adam, our reading of the paper."
     )
-    probe_augment: bool = Field(
-        False, description="sgd and adam see a random crop and flip of each training image, new in every epoch."
+    probe_augment: bool = setting(
+        False, "sgd and adam see a random crop and flip of each training image, new in every epoch."
     )
-    probe_c: float = Field(1.0, gt=0, description="Inverse L2 penalty of the linear probe (scikit-learn's C).")
-    knn_neighbours: Whole = Field(20, ge=1, description="k of the k-NN classifier.")
-    knn_temperature: float = Field(0.07, gt=0, description="Temperature of the k-NN vote.")
-    kmeans_restarts: Whole = Field(10, ge=1, description="k-means runs; the one with the lowest inertia counts.")
-    validation: float = Field(
-        0.1, ge=0, le=0.5, description="Part of the training images held out from a further probe: validation/accuracy."
+    probe_c: float = setting(1.0, "Inverse L2 penalty of the linear probe (scikit-learn's C).", gt=0)
+    knn_neighbours: Whole = setting(20, "k of the k-NN classifier.", ge=1)
+    knn_temperature: float = setting(0.07, "Temperature of the k-NN vote.", gt=0)
+    kmeans_restarts: Whole = setting(10, "k-means runs; the one with the lowest inertia counts.", ge=1)
+    validation: float = setting(
+        0.1, "Part of the training images held out from a further probe: validation/accuracy.", ge=0, le=0.5
     )
-    view_images: Whole = Field(
-        500, ge=0, description="Training images of which the codes of two views are compared: select/view_...; 0: none."
+    view_images: Whole = setting(
+        500, "Training images of which the codes of two views are compared: select/view_...; 0: none.", ge=0
     )
-    lidar: bool = Field(False, description="LiDAR of ten views of each of 1,000 training images: select/lidar.")
-    gmm_components: Annotated[list[Annotated[Whole, Field(ge=1)]], BeforeValidator(listed)] = Field(
-        [], description="Gaussian mixtures of so many components whose entropy is measured; the paper's: 10 to 200."
+    lidar: bool = setting(False, "LiDAR of ten views of each of 1,000 training images: select/lidar.")
+    gmm_components: Annotated[list[Annotated[Whole, Field(ge=1)]], BeforeValidator(listed)] = setting(
+        [], "Gaussian mixtures of so many components whose entropy is measured; the paper's: 10 to 200."
     )
-    transfer: Annotated[list[str], BeforeValidator(listed)] = Field(
-        [], description="Other data sets on which the features are probed too: transfer/<name>/accuracy."
+    transfer: Annotated[list[str], BeforeValidator(listed)] = setting(
+        [], "Other data sets on which the features are probed too: transfer/<name>/accuracy."
     )
-    online_probe: bool = Field(False, description="Train a linear classifier beside the backbone: train/online_....")
-    online_lr: float = Field(0.1, gt=0, description="Peak learning rate of the online probe.")
-    kept_images: Whole = Field(
-        2000, ge=0, description="Most test images whose features and embeddings are kept for figures."
-    )
+    online_probe: bool = setting(False, "Train a linear classifier beside the backbone: train/online_....")
+    online_lr: float = setting(0.1, "Peak learning rate of the online probe.", gt=0)
+    kept_images: Whole = setting(2000, "Most test images whose features and embeddings are kept for figures.", ge=0)
 
     @model_validator(mode="after")
     def _check_together(self) -> EvaluationSettings:

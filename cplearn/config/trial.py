@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from pydantic.fields import FieldInfo
 
 from cplearn import methods
-from cplearn.config.base import MethodSettings, Settings, Whole
+from cplearn.config.base import MethodSettings, Settings, Whole, setting
 from cplearn.config.groups import (
     NEED_TRAINING,
     AugmentSettings,
@@ -34,46 +34,41 @@ other numbers, a changed default included; finished trials of an older version a
 class TrialSettings(Settings):
     """One training and its evaluation."""
 
-    dataset: str = Field("digits", description="A name that `cplearn data` lists, or folder:PATH.")
-    image_size: Whole | None = Field(
-        None,
-        ge=4,
-        le=1024,
-        description="Side in pixels to which images of a folder are resized; default: their own, if equal.",
+    dataset: str = setting("digits", "A name that `cplearn data` lists, or folder:PATH.")
+    image_size: Whole | None = setting(
+        None, "Side in pixels to which images of a folder are resized; default: their own, if equal.", ge=4, le=1024
     )
-    decode: Literal["cached", "on-demand"] = Field(
-        "cached",
-        description="Images of a folder: decoded once at image_size, or whenever used, crops from full resolution.",
+    decode: Literal["cached", "on-demand"] = setting(
+        "cached", "Images of a folder: decoded once at image_size, or whenever used, crops from full resolution."
     )
-    train_images: Whole | None = Field(
-        None, ge=2, description="Use so many of the training images, evenly from every class; default: all."
+    train_images: Whole | None = setting(
+        None, "Use so many of the training images, evenly from every class; default: all.", ge=2
     )
-    test_images: Whole | None = Field(
-        None, ge=2, description="Use so many of the test images, evenly from every class; default: all."
+    test_images: Whole | None = setting(
+        None, "Use so many of the test images, evenly from every class; default: all.", ge=2
     )
-    normalisation: Literal["scalar", "channels"] = Field(
+    normalisation: Literal["scalar", "channels"] = setting(
         "scalar",
-        description="Mean and deviation that normalise pixels: one for all channels (authors' small-scale code), or of "
+        "Mean and deviation that normalise pixels: one for all channels (authors' small-scale code), or of "
         "each channel of the training images (solo-learn).",
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
-    backbone: BackboneSettings = Field(
-        BackboneSettings(), description="Network whose features are kept; default depends on the data set."
+    backbone: BackboneSettings = setting(
+        BackboneSettings(), "Network whose features are kept; default depends on the data set."
     )
-    augment: AugmentSettings = Field(AugmentSettings(), description="How the two views of an image are made.")
-    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimiser and learning-rate schedule.")
-    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Protocol on the frozen backbone.")
-    epochs: Whole = Field(20, ge=0, description="Passes over the training images.")
-    batch_size: Whole = Field(64, ge=2, description="Images a step; incomplete batches are dropped.")
-    precision: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+    augment: AugmentSettings = setting(AugmentSettings(), "How the two views of an image are made.")
+    optimizer: OptimizerSettings = setting(OptimizerSettings(), "Optimiser and learning-rate schedule.")
+    evaluation: EvaluationSettings = setting(EvaluationSettings(), "Protocol on the frozen backbone.")
+    epochs: Whole = setting(20, "Passes over the training images.", ge=0)
+    batch_size: Whole = setting(64, "Images a step; incomplete batches are dropped.", ge=2)
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = setting(
         "float32",
-        description="float64 is for verification; bfloat16 and float16 are autocast on float32 weights, float16 with "
+        "float64 is for verification; bfloat16 and float16 are autocast on float32 weights, float16 with "
         "a scaled loss.",
     )
-    seed: Whole = Field(0, ge=0, lt=2**32, description="Seed of every random draw of the trial.")
-    common_random_numbers: bool = Field(
-        True,
-        description="Trials of one seed share batches, views, initial weights and dictionary: they compare pairwise.",
+    seed: Whole = setting(0, "Seed of every random draw of the trial.", ge=0, lt=2**32)
+    common_random_numbers: bool = setting(
+        True, "Trials of one seed share batches, views, initial weights and dictionary: they compare pairwise."
     )
 
     @model_validator(mode="before")

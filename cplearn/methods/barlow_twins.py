@@ -11,24 +11,23 @@ from __future__ import annotations
 import itertools
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.methods import base, parts
 
 _EPS = 1e-5  # of the BatchNorm without gains that standardises embeddings in the authors' code
 
 
 class Settings(MethodSettings):
-    name: str = Field("barlow_twins", description="Barlow Twins.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's two hidden layers (CIFAR: 2048).")
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (CIFAR: 2048).")
-    off_diagonal: float = Field(
-        0.05, gt=0, description="Weight λ of the off-diagonal correlations (of 2048 or more dimensions: 0.0051)."
+    name: str = setting("barlow_twins", "Barlow Twins.")
+    hidden_dim: Whole = setting(256, "Width of the projector's two hidden layers (CIFAR: 2048).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions of the embedding (CIFAR: 2048).", ge=2)
+    off_diagonal: float = setting(
+        0.05, "Weight λ of the off-diagonal correlations (of 2048 or more dimensions: 0.0051).", gt=0
     )
-    scale: float = Field(
-        0.1, gt=0, description="Factor of the whole loss (CIFAR: 0.1); matters with LARS or SGD, hardly with Adam."
+    scale: float = setting(
+        0.1, "Factor of the whole loss (CIFAR: 0.1); matters with LARS or SGD, hardly with Adam.", gt=0
     )
 
 

@@ -14,10 +14,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.dictionary.loss import dictionary_loss
 from cplearn.dictionary.signs import nearest, rademacher
 from cplearn.errors import refuse_if
@@ -25,28 +24,21 @@ from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
-    name: str = Field("cplearn", description="CPLearn.")
-    beta: float = Field(1.0, gt=0, description="Weight β of the invariance term (Eq. 7).")
-    codes: Whole = Field(2048, ge=2, description="Dictionary size c.")
-    embedding_dim: Whole = Field(128, ge=2, description="Projector width f, the length of a code.")
-    form: Literal["l2", "tanh"] = Field(
-        "l2", description="Embedding: l2 as in the paper, tanh as in the authors' code."
+    name: str = setting("cplearn", "CPLearn.")
+    beta: float = setting(1.0, "Weight β of the invariance term (Eq. 7).", gt=0)
+    codes: Whole = setting(2048, "Dictionary size c.", ge=2)
+    embedding_dim: Whole = setting(128, "Projector width f, the length of a code.", ge=2)
+    form: Literal["l2", "tanh"] = setting("l2", "Embedding: l2 as in the paper, tanh as in the authors' code.")
+    prior: Literal["forward", "reverse"] = setting(
+        "reverse", "KL direction of the prior matching: forward as in Eq. 7, reverse as in the authors' code."
     )
-    prior: Literal["forward", "reverse"] = Field(
-        "reverse",
-        description="KL direction of the prior matching: forward as in Eq. 7, reverse as in the authors' code.",
+    symmetric: bool = setting(True, "Average both orders of the views (authors' code); false: Eq. 7 as printed.")
+    epsilon: float = setting(
+        1e-8, "Probability that the temperature leaves to each code but the aligned one.", gt=0, lt=1
     )
-    symmetric: bool = Field(
-        True, description="Average both orders of the views (authors' code); false: Eq. 7 as printed."
-    )
-    epsilon: float = Field(
-        1e-8, gt=0, lt=1, description="Probability that the temperature leaves to each code but the aligned one."
-    )
-    temperature: float | None = Field(None, gt=0, description="Temperature τ; by default its closed form.")
-    batch_parts: Whole = Field(
-        1,
-        ge=1,
-        description="Equal parts of the batch that are each matched to the prior; authors' code: one for each device.",
+    temperature: float | None = setting(None, "Temperature τ; by default its closed form.", gt=0)
+    batch_parts: Whole = setting(
+        1, "Equal parts of the batch that are each matched to the prior; authors' code: one for each device.", ge=1
     )
 
     def check_batch(self, batch_size: int) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.dictionary.terms import perplexity
 from cplearn.methods import base, parts
 
@@ -24,32 +23,27 @@ from cplearn.methods import base, parts
 class Settings(MethodSettings):
     multi_crop = True
 
-    name: str = Field("dino", description="DINO.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the head's two hidden layers (published: 2048).")
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions before the prototypes (published: 256).")
-    codes: Whole = Field(100, ge=2, description="Prototypes, the outputs of the head (ImageNet: 65536, CIFAR: 4096).")
-    student_temperature: float = Field(0.1, gt=0, description="Temperature of the student (published: 0.1).")
-    teacher_temperature: float = Field(
-        0.04, gt=0, description="Temperature of the teacher after its warm-up (published: 0.04 to 0.07)."
+    name: str = setting("dino", "DINO.")
+    hidden_dim: Whole = setting(256, "Width of the head's two hidden layers (published: 2048).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions before the prototypes (published: 256).", ge=2)
+    codes: Whole = setting(100, "Prototypes, the outputs of the head (ImageNet: 65536, CIFAR: 4096).", ge=2)
+    student_temperature: float = setting(0.1, "Temperature of the student (published: 0.1).", gt=0)
+    teacher_temperature: float = setting(
+        0.04, "Temperature of the teacher after its warm-up (published: 0.04 to 0.07).", gt=0
     )
-    warmup_teacher_temperature: float = Field(
-        0.04, gt=0, description="Temperature of the teacher in the first epoch (published: 0.04)."
+    warmup_teacher_temperature: float = setting(
+        0.04, "Temperature of the teacher in the first epoch (published: 0.04).", gt=0
     )
-    warmup_epochs: Whole = Field(
-        0, ge=0, description="Epochs in which the teacher's temperature rises linearly (published: 0 to 30)."
+    warmup_epochs: Whole = setting(
+        0, "Epochs in which the teacher's temperature rises linearly (published: 0 to 30).", ge=0
     )
-    centre_momentum: float = Field(
-        0.9, ge=0, lt=1, description="Rate of the moving average of the teacher's outputs (published: 0.9)."
+    centre_momentum: float = setting(
+        0.9, "Rate of the moving average of the teacher's outputs (published: 0.9).", ge=0, lt=1
     )
-    momentum: float = Field(
-        0.99,
-        ge=0,
-        le=1,
-        description="First rate of the teacher; a cosine takes it to 1 (ImageNet: 0.996, CIFAR: 0.9995).",
+    momentum: float = setting(
+        0.99, "First rate of the teacher; a cosine takes it to 1 (ImageNet: 0.996, CIFAR: 0.9995).", ge=0, le=1
     )
-    freeze_epochs: Whole = Field(
-        1, ge=0, description="First epochs in which the prototypes stay as drawn (published: 1)."
-    )
+    freeze_epochs: Whole = setting(1, "First epochs in which the prototypes stay as drawn (published: 1).", ge=0)
 
 
 class Head(nn.Module):

@@ -10,22 +10,21 @@ of p over the batch:
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.dictionary import terms
 from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
-    name: str = Field("gedi", description="GEDI without generation.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's hidden layer (CIFAR: 2048).")
-    codes: Whole = Field(128, ge=2, description="Outputs of the projector, one a cluster (CIFAR: 2048).")
-    beta: float = Field(50.0, gt=0, description="Weight β of the invariance term (CIFAR, temperature 0.1: 0.1).")
-    temperature: float = Field(1.0, gt=0, description="Temperature of the outputs (CIFAR: 0.1).")
-    symmetric: bool = Field(
-        True, description="Mean over both orders of the views; false: the authors' code, where view 1 predicts view 2."
+    name: str = setting("gedi", "GEDI without generation.")
+    hidden_dim: Whole = setting(256, "Width of the projector's hidden layer (CIFAR: 2048).", ge=1)
+    codes: Whole = setting(128, "Outputs of the projector, one a cluster (CIFAR: 2048).", ge=2)
+    beta: float = setting(50.0, "Weight β of the invariance term (CIFAR, temperature 0.1: 0.1).", gt=0)
+    temperature: float = setting(1.0, "Temperature of the outputs (CIFAR: 0.1).", gt=0)
+    symmetric: bool = setting(
+        True, "Mean over both orders of the views; false: the authors' code, where view 1 predicts view 2."
     )
 
 

@@ -13,10 +13,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.dictionary.terms import perplexity
 from cplearn.methods import base, parts
 
@@ -24,15 +23,13 @@ from cplearn.methods import base, parts
 class Settings(MethodSettings):
     multi_crop = True
 
-    name: str = Field("self_classifier", description="Self-Classifier, with one classifier.")
-    hidden_dim: Whole = Field(
-        256, ge=1, description="Width of the projector's two hidden layers (published: one, 4096)."
-    )
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    codes: Whole = Field(100, ge=2, description="Classes of the classifier (published: four of 1000 to 8000).")
-    row_temperature: float = Field(0.1, gt=0, description="Temperature of the softmax over classes (published: 0.1).")
-    column_temperature: float = Field(
-        0.05, gt=0, description="Temperature of the softmax over the images of the batch (published: 0.05)."
+    name: str = setting("self_classifier", "Self-Classifier, with one classifier.")
+    hidden_dim: Whole = setting(256, "Width of the projector's two hidden layers (published: one, 4096).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions of the embedding (published: 128).", ge=2)
+    codes: Whole = setting(100, "Classes of the classifier (published: four of 1000 to 8000).", ge=2)
+    row_temperature: float = setting(0.1, "Temperature of the softmax over classes (published: 0.1).", gt=0)
+    column_temperature: float = setting(
+        0.05, "Temperature of the softmax over the images of the batch (published: 0.05).", gt=0
     )
 
 

@@ -13,19 +13,18 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
-    name: str = Field("simclr", description="SimCLR.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's hidden layer (published: 2048).")
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    temperature: float = Field(
-        0.5, gt=0, description="Temperature of the similarities (published: 0.5 on CIFAR-10, 0.1 on ImageNet)."
+    name: str = setting("simclr", "SimCLR.")
+    hidden_dim: Whole = setting(256, "Width of the projector's hidden layer (published: 2048).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions of the embedding (published: 128).", ge=2)
+    temperature: float = setting(
+        0.5, "Temperature of the similarities (published: 0.5 on CIFAR-10, 0.1 on ImageNet).", gt=0
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from cplearn.config.base import MethodSettings
+from cplearn.config.base import MethodSettings, setting
 from cplearn.methods import base
 
 
 class Settings(MethodSettings):
     supervised = True
 
-    name: str = Field("supervised", description="Classification with labels, the upper bound of the other methods.")
+    name: str = setting("supervised", "Classification with labels, the upper bound of the other methods.")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

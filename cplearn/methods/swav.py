@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.dictionary.terms import perplexity
 from cplearn.methods import base, parts
 
@@ -21,20 +20,18 @@ from cplearn.methods import base, parts
 class Settings(MethodSettings):
     multi_crop = True
 
-    name: str = Field("swav", description="SwAV.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's hidden layer (published: 2048).")
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (published: 128).")
-    codes: Whole = Field(100, ge=2, description="Number of prototypes (published: 3000).")
-    temperature: float = Field(0.1, gt=0, description="Temperature of the predictions (published: 0.1).")
-    epsilon: float = Field(0.05, gt=0, description="Entropy of the assignments (published: 0.05); smaller is sharper.")
-    iterations: Whole = Field(3, ge=1, description="Sinkhorn-Knopp iterations (published: 3).")
-    queue: Whole = Field(
-        0, ge=0, description="Embeddings of earlier batches that are assigned with each batch (CIFAR: 3840)."
+    name: str = setting("swav", "SwAV.")
+    hidden_dim: Whole = setting(256, "Width of the projector's hidden layer (published: 2048).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions of the embedding (published: 128).", ge=2)
+    codes: Whole = setting(100, "Number of prototypes (published: 3000).", ge=2)
+    temperature: float = setting(0.1, "Temperature of the predictions (published: 0.1).", gt=0)
+    epsilon: float = setting(0.05, "Entropy of the assignments (published: 0.05); smaller is sharper.", gt=0)
+    iterations: Whole = setting(3, "Sinkhorn-Knopp iterations (published: 3).", ge=1)
+    queue: Whole = setting(0, "Embeddings of earlier batches that are assigned with each batch (CIFAR: 3840).", ge=0)
+    queue_from_epoch: Whole = setting(
+        0, "First epoch that uses the queue once it is full, counted from 0 (CIFAR: 50).", ge=0
     )
-    queue_from_epoch: Whole = Field(
-        0, ge=0, description="First epoch that uses the queue once it is full, counted from 0 (CIFAR: 50)."
-    )
-    freeze_epochs: Whole = Field(1, ge=0, description="First epochs in which the prototypes stay as drawn (CIFAR: 2).")
+    freeze_epochs: Whole = setting(1, "First epochs in which the prototypes stay as drawn (CIFAR: 2).", ge=0)
 
 
 @torch.no_grad()

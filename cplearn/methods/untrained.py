@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings
+from cplearn.config.base import MethodSettings, setting
 from cplearn.methods import base
 
 
 class Settings(MethodSettings):
     trains: ClassVar[bool] = False
 
-    name: str = Field("untrained", description="No training: what the backbone gives with its initial weights.")
+    name: str = setting("untrained", "No training: what the backbone gives with its initial weights.")
 
 
 class Method(base.Method[Settings]):

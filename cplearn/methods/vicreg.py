@@ -12,21 +12,20 @@ import itertools
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from cplearn.config.base import MethodSettings, Whole
+from cplearn.config.base import MethodSettings, Whole, setting
 from cplearn.methods import base, parts
 
 
 class Settings(MethodSettings):
-    name: str = Field("vicreg", description="VICReg.")
-    hidden_dim: Whole = Field(256, ge=1, description="Width of the projector's two hidden layers (CIFAR: 2048).")
-    embedding_dim: Whole = Field(128, ge=2, description="Dimensions of the embedding (CIFAR: 2048).")
-    invariance: float = Field(25.0, ge=0, description="Weight of the invariance term (published: 25).")
-    variance: float = Field(25.0, ge=0, description="Weight of the variance term (published: 25).")
-    covariance: float = Field(1.0, ge=0, description="Weight of the covariance term (published: 1).")
-    eps: float = Field(1e-4, gt=0, description="Added to a variance before its root is taken (published: 1e-4).")
+    name: str = setting("vicreg", "VICReg.")
+    hidden_dim: Whole = setting(256, "Width of the projector's two hidden layers (CIFAR: 2048).", ge=1)
+    embedding_dim: Whole = setting(128, "Dimensions of the embedding (CIFAR: 2048).", ge=2)
+    invariance: float = setting(25.0, "Weight of the invariance term (published: 25).", ge=0)
+    variance: float = setting(25.0, "Weight of the variance term (published: 25).", ge=0)
+    covariance: float = setting(1.0, "Weight of the covariance term (published: 1).", ge=0)
+    eps: float = setting(1e-4, "Added to a variance before its root is taken (published: 1e-4).", gt=0)
 
 
 def invariance(z: Tensor) -> Tensor:
