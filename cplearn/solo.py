@@ -112,8 +112,7 @@ def read(path: Path, stem_padding: int = 2) -> Checkpoint:
 
     method = {"name": "cplearn", "form": "tanh", "codes": codes, "embedding_dim": f}
     arguments = _arguments(path.parent / "args.json")
-    beta = _look_up(arguments, "method_kwargs", "beta")
-    if beta is not None:
+    if (beta := _look_up(arguments, "method_kwargs", "beta")) is not None:
         method["beta"] = beta
     settings = {"backbone": backbone, "method": method, "augment": {"recipe": "solo-cifar"}}
     published = {"batch_size": _look_up(arguments, "optimizer", "batch_size"), "epochs": arguments.get("max_epochs")}
@@ -158,16 +157,15 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
 
 
 def _arguments(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
     try:
         arguments = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(arguments, dict):
         raise InputError(f"{path}: expected the settings of solo-learn, not a {type(arguments).__name__}")
-    name = _look_up(arguments, "backbone", "name")
-    if name not in (None, "resnet18"):
+    if (name := _look_up(arguments, "backbone", "name")) not in (None, "resnet18"):
         raise InputError(f"{path}: the backbone is {name}; only resnet18 can be imported")
     return arguments
 

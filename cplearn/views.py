@@ -41,7 +41,7 @@ class TrainingViews:
             size = local_size(trial, split.images.shape[-1])
             scale = (trial.augment.local_scale_min, trial.augment.local_scale_max)
             recipes["local"] = augment.local_crops(recipes["views"], trial.augment.local_views, size, scale)
-        self.source = batch_source(split.images, recipes, device, self.stream, self.strength, ranks)
+        self.source = BatchSource(split.images, recipes, device, self.stream, self.strength, ranks)
         self.labels = split.labels.to(self.source.rows_on)
         self.batches_ahead = max(1, VALUES_AHEAD // (trial.batch_size * math.prod(split.images.shape[1:])))
 
@@ -70,54 +70,44 @@ def local_size(trial: TrialSettings, image_size: int) -> int:
     return trial.augment.local_size or image_size // 2
 
 
-class Memory:
-    """Images that lie on the device as one tensor; every recipe starts from the same batch of them.
+class BatchSource:
+    """Where batches of images come from: a tensor on the device, or files, decoded while the device works.
 
-    `rows_on` is where the rows of the batches are to lie, so that nothing is copied or waited for.
+    Every recipe starts from the same images of a tensor. Of files, the random resized crops of a recipe are cut when
+    the images are decoded, from their full resolution, so `recipes` hold only what is left to do. Crops come from a
+    stream of each recipe of their own, drawn batch by batch on the CPU: they depend on the trial's seed and the epoch,
+    and on nothing that happens while files are read. A recipe without such crops starts from the centres of the images,
+    as evaluation does.
+
+    `stream` and `strength` are those of the crops. The rows of batches, which are to lie on `rows_on`, are those of
+    this process alone, of batches that are equally large on all `ranks`.
     """
-
-    def __init__(self, images: Tensor, recipes: Mapping[str, augment.Recipe], device: torch.device) -> None:
-        self.images, self.recipes, self.rows_on = images.to(device), dict(recipes), device
-
-    def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` (n,) the images (n, C, H, W) uint8 that each recipe starts from."""
-        for batch in rows:
-            yield dict.fromkeys(self.recipes, self.images[batch])
-
-
-class Files:
-    """Images in files, decoded while the device works on earlier batches.
-
-    The random resized crops of a recipe are cut when the images are decoded, from their full resolution, so `recipes`
-    hold only what is left to do. Crops come from a stream of each recipe of their own, drawn batch by batch on the CPU:
-    they depend on the trial's seed and the epoch, and on nothing that happens while files are read. A recipe without
-    such crops starts from the centres of the images, as evaluation does.
-    """
-
-    rows_on = torch.device("cpu")
 
     def __init__(
         self,
-        images: ImageFiles,
+        images: Tensor | ImageFiles,
         recipes: Mapping[str, augment.Recipe],
         device: torch.device,
         stream: int,
-        strength: float,
-        ranks: Ranks,
+        strength: float = 1.0,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.images, self.device, self.ranks = images, device, ranks
-        self.stream, self.strength = stream, strength
+        in_files = isinstance(images, ImageFiles)
+        self.images = images if isinstance(images, ImageFiles) else images.to(device)
         self.crops = {name: recipe.crops for name, recipe in recipes.items()}
-        self.recipes = {name: recipe.after_crops() for name, recipe in recipes.items()}
+        self.recipes = {name: recipe.after_crops() if in_files else recipe for name, recipe in recipes.items()}
+        self.device, self.rows_on = device, torch.device("cpu") if in_files else device
+        self.stream, self.strength, self.ranks = stream, strength, ranks
 
     def batches(self, rows: Sequence[Tensor], epoch: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of `rows` (n,) what each recipe starts from.
-
-        That is (n, C, H, W) uint8, or (V, n, C, H, W) where its V views are crops. Raises InputError if a file cannot
-        be read.
-        """
+        """For each batch of `rows` (n,) the images that each recipe starts from: (n, C, H, W) uint8, or (V, n, C, H, W)
+        where its V views are crops of files. Raises InputError if a file cannot be read."""
+        if isinstance(self.images, Tensor):
+            for batch in rows:
+                yield dict.fromkeys(self.recipes, self.images[batch])
+            return
         generators = {name: streams.generator(self.stream, f"crops of {name}", epoch) for name in self.crops}
-        requests = ((batch, self._draw(batch, generators)) for batch in rows)
+        requests = ((batch, self._draw(self.images, batch, generators)) for batch in rows)
         for crops in self.images.decoded(requests, pin=self.device.type == "cuda"):
             on_device = iter([crop.to(self.device, non_blocking=True) for crop in crops])
             yield {
@@ -125,33 +115,16 @@ class Files:
                 for name, views in self.crops.items()
             }
 
-    def _draw(self, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
+    def _draw(self, images: ImageFiles, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
         """The crops of every view of every recipe, in order."""
-        size, whole = self.images.size, len(rows) * self.ranks.size
-        crops: list[Crops] = []
-        for name, views in self.crops.items():
-            if not views:
-                crops.append(self.images.centre(rows))
-            for crop in views:
+        whole = len(rows) * self.ranks.size
+        drawn: list[Crops] = []
+        for name, crops in self.crops.items():
+            if not crops:
+                drawn.append(images.centre(rows))
+            for crop in crops:
                 # Drawn for the images of all processes, so that each gets the crops that it would get on one device.
-                uniform = torch.rand(whole, crop.draws(size), generator=generators[name])[self.ranks.part(whole)]
-                boxes = crop.boxes(uniform, self.strength, self.images.extents[rows])
-                crops.append(Crops(boxes, crop.side(size)))
-        return crops
-
-
-def batch_source(
-    images: Tensor | ImageFiles,
-    recipes: Mapping[str, augment.Recipe],
-    device: torch.device,
-    stream: int,
-    strength: float = 1.0,
-    ranks: Ranks = ALONE,
-) -> Memory | Files:
-    """Where batches of `images` come from; `stream` and `strength` are those of crops that are cut from files.
-
-    Rows are those of this process alone, of batches that are equally large on all `ranks`.
-    """
-    if isinstance(images, ImageFiles):
-        return Files(images, recipes, device, stream, strength, ranks)
-    return Memory(images, recipes, device)
+                uniform = torch.rand(whole, crop.uniforms, generator=generators[name])[self.ranks.part(whole)]
+                boxes = crop.boxes(uniform, self.strength, images.extents[rows])
+                drawn.append(Crops(boxes, crop.side(images.size)))
+        return drawn

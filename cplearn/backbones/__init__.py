@@ -16,12 +16,12 @@ from cplearn.backbones.external import TimmModel, drop_from
 from cplearn.config.groups import BackboneSettings
 from cplearn.errors import InputError
 
-__all__ = ["Backbone", "build", "check", "drop_from", "initialise"]
-
-Backbone = resnet.ResNet | resnet.Pixels | TimmModel
+__all__ = ["build", "check", "drop_from", "initialise"]
 
 
-def build(settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> Backbone:
+def build(
+    settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator
+) -> resnet.ResNet | resnet.Pixels | TimmModel:
     """A backbone for square images, its weights drawn from `generator`. Raises InputError like `check`.
 
     >>> network = build(BackboneSettings(name="resnet8-slim", width=4), 3, 32, torch.Generator().manual_seed(0))

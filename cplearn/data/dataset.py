@@ -75,10 +75,6 @@ class Dataset:
     def n_classes(self) -> int:
         return len(self.classes)
 
-    def normalise(self, images01: Tensor) -> Tensor:
-        """(x - mean) / std of float pixels in [0, 1], any shape."""
-        return (images01 - self.mean) / self.std
-
 
 def data_root(root: Path | None = None) -> Path:
     """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""

@@ -9,7 +9,7 @@ from cplearn import augment, streams
 from cplearn.data import Split
 from cplearn.data.image_files import ImageFiles
 from cplearn.model import Model
-from cplearn.views import batch_source
+from cplearn.views import BatchSource
 
 BLOCK = 512
 """The number of images that are augmented, resized or shown to the backbone at once."""
@@ -31,7 +31,7 @@ def augmented_features(model: Model, split: Split, epoch: int) -> Tensor:
     In evaluation mode an image's features depend on it alone, so they are those of any order and batches.
     """
     stream, device = streams.stream(model.trial), model.device
-    source = batch_source(split.images, {"probe": augment.LINEAR}, device, stream)
+    source = BatchSource(split.images, {"probe": augment.LINEAR}, device, stream)
     generator = streams.generator(stream, "probe views", epoch, device)
     rows = torch.arange(len(split.images), device=source.rows_on).split(BLOCK)
     blocks = []
