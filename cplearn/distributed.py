@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cplearn.errors import InputError
@@ -46,7 +45,7 @@ class Ranks:
         """Features (V, n / size, F) of this process to (V, n, F) of all, in the order of the batch; differentiable."""
         if self.size == 1:
             return features
-        return _Gather.apply(features, self)  # type: ignore[no-any-return]
+        return _Gather.apply(features, self)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, differentiable; of any shape."""
@@ -55,7 +54,7 @@ class Ranks:
         from torch.distributed.nn.functional import all_reduce  # torch imports much for it
 
         # Its default group is the one of the time of that import, which a later trial of this process has left.
-        return all_reduce(tensor, group=dist.group.WORLD)  # type: ignore[no-any-return]
+        return all_reduce(tensor, group=dist.group.WORLD)
 
     def reduce(self, parameters: Iterable[nn.Parameter], mean: bool = False) -> None:
         """Replace gradients by their sums over all processes, or by their means where they are equal but for rounding,
@@ -90,33 +89,26 @@ class _Gather(torch.autograd.Function):
         return gradients[0][:, ctx.part].contiguous(), None
 
 
-class SharedBatchNorm(nn.Module):
+class SharedBatchNorm(nn.BatchNorm2d):
     """The batch normalisation `norm`, with mean and variance in training over the batches of all processes.
 
-    Those batches are equally large. torch's SyncBatchNorm, which does the same, needs CUDA. Parameters and buffers keep
-    their names; what timm puts into its norm, dropout and an activation, follows.
+    Those batches are equally large. torch's SyncBatchNorm, which does the same, needs CUDA. Parameters and buffers are
+    those of `norm`; what timm puts into its norm, dropout and an activation, follows.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(self, norm: nn.BatchNorm2d, ranks: Ranks) -> None:
-        super().__init__()
-        assert norm.momentum is not None, "a norm with an average over all batches is refused by `synchronise`"
-        self.weight, self.bias, self.momentum, self.eps = norm.weight, norm.bias, norm.momentum, norm.eps
-        for name, buffer in norm.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
-        for name, layer in norm.named_children():
-            self.add_module(name, layer)
+        super().__init__(norm.num_features)
+        self.__dict__.update(norm.__dict__)
         self.ranks = ranks
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W); returns the same shape."""
-        if self.training:
-            x = self._normalise_together(x)
-        else:
-            x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        x = self._normalise_together(x) if self.training else super().forward(x)
         for layer in self.children():
             x = layer(x)
         return x

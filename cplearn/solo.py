@@ -36,7 +36,6 @@ class Checkpoint:
 
     state: dict[str, Tensor]
     settings: dict[str, Any]
-    channels: int
     dataset: str | None
 
     def trial(self, dataset: str) -> TrialSettings:
@@ -49,15 +48,16 @@ def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str
 
     Raises InputError if the images of the data set have another number of channels.
     """
-    if dataset.channels != checkpoint.channels:
+    channels = checkpoint.state["backbone.0.0.weight"].shape[1]
+    if dataset.channels != channels:
         raise InputError(
-            f"the checkpoint is for images of {checkpoint.channels} channels, those of {dataset.name} have "
+            f"the checkpoint is for images of {channels} channels, those of {dataset.name} have "
             f"{dataset.channels}; choose another data set",
             key="dataset",
         )
     trained = training.TrialTraining(checkpoint.trial(dataset.name), dataset, device)
     trained.model.load_state_dict(checkpoint.state)
-    if checkpoint.channels == len(MEAN):
+    if channels == len(MEAN):
         trained.model.images |= {"mean": list(MEAN), "std": list(STD)}
     return trained
 
@@ -118,7 +118,7 @@ def read(path: Path, stem_padding: int = 2) -> Checkpoint:
     published = {"batch_size": _look_up(arguments, "optimizer", "batch_size"), "epochs": arguments.get("max_epochs")}
     settings |= {key: value for key, value in published.items() if value is not None}
     dataset = _look_up(arguments, "data", "dataset")
-    return Checkpoint(state, settings, stem.shape[1], None if dataset is None else str(dataset))
+    return Checkpoint(state, settings, None if dataset is None else str(dataset))
 
 
 def _name_of_torchvision(name: str) -> str:

@@ -55,19 +55,25 @@ class TimmModel(nn.Module):
     """
 
     def __init__(self, settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> None:
+        import timm
+
         super().__init__()
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         # timm draws from torch's global generator, whose state is put back; on the CPU, where the model is made.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network: Any = _create(settings, channels, image_size)
-        _replace_drop_path(network)
+        # timm's stochastic depth draws from the global generator, ours does not.
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, timm.layers.DropPath):
+                    setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
         self.network: nn.Module = network
         # Where the pooled features pass through a further layer, these differ in number from `num_features`.
         self.features: int = getattr(network, "head_hidden_size", None) or network.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)  # type: ignore[no-any-return]
+        return self.network(x)
 
 
 def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
@@ -94,7 +100,7 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Mo
         sizes = [{"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}]
     for size in sizes:
         try:
-            return timm.create_model(name, **options, **size)  # type: ignore[no-any-return]
+            return timm.create_model(name, **options, **size)
         except TypeError as error:
             refused = error
         except Exception as error:
@@ -102,16 +108,6 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Mo
     if "drop_path_rate" in str(refused):
         raise InputError(f"backbone.drop_path: {name} has no stochastic depth; leave it at 0", "backbone.drop_path")
     raise _refusal(settings, image_size, refused) from refused
-
-
-def _replace_drop_path(network: nn.Module) -> None:
-    """Replace timm's stochastic depth, which draws from the global generator, by ours."""
-    from timm.layers import DropPath as DropPathOfTimm
-
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, DropPathOfTimm):
-                setattr(module, name, DropPath(child.drop_prob or 0.0, child.scale_by_keep))
 
 
 @functools.cache

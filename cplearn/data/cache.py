@@ -137,10 +137,8 @@ def read(root: Path, key: str, name: str, source: str) -> Dataset | None:
 
 
 def _checksums(folder: Path, facts: dict[str, Any]) -> dict[str, list[int]]:
-    """CRC-32 of every block of each array in a folder, by the name of its file, and that of the `facts` beside them.
-
-    They are computed in threads, without Python's lock: about a second for 3 GB that lie in memory already.
-    """
+    """CRC-32 of every block of each array in a folder, by the name of its file, and that of the `facts` beside them;
+    computed in threads, without Python's lock: about a second for 3 GB that lie in memory already."""
     sums = {DESCRIPTION: [zlib.crc32(json.dumps(facts, sort_keys=True).encode())]}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for path in sorted(folder.glob("*.npy")):
@@ -196,10 +194,9 @@ def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:
 
 
 def moments(images: npt.NDArray[np.uint8], source: str) -> tuple[float, float]:
-    """Mean and (population) standard deviation of all pixels, scaled to [0, 1].
+    """Mean and (population) standard deviation of all pixels, scaled to [0, 1], without accumulated rounding.
 
-    Computed from the counts of the 256 values, hence without accumulated rounding. Raises InputError if all training
-    pixels are equal: nothing could be normalised then, let alone learned.
+    Raises InputError if all training pixels are equal: nothing could be normalised then, let alone learned.
     """
     counts = np.zeros(256, np.int64)
     for start in range(0, len(images), COUNTED_IMAGES):

@@ -3,7 +3,7 @@
 Read are files with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored silently,
 others with a logged warning; a folder inside a class folder is an error. Names of classes are compared in Unicode's
 composed form (NFC), since macOS writes the decomposed one. Classes are sorted by name, images by class and file name.
-The data set is greyscale if the mode of every image is, else RGB; for the pixels see `cplearn.data.decode`.
+The data set is greyscale if the mode of every image is, else RGB; for the pixels see `cplearn.data.image_files`.
 
 Images are decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or whenever they are used
 ("on-demand", see `cplearn.data.image_files`). Either way every image is decoded once when its folder is first read, so
@@ -29,7 +29,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from cplearn.data import cache, catalogue, decode
+from cplearn.data import cache, catalogue, image_files
 from cplearn.data.dataset import Dataset, Split
 from cplearn.data.image_files import ImageFiles
 from cplearn.errors import InputError
@@ -69,7 +69,7 @@ class _Listing:
     @property
     def state(self) -> str:
         """Digest that changes when a file is added, removed, renamed or written to, or when the decoder changes."""
-        return _digest(json.dumps([decode.VERSION, self.classes, self.splits]).encode())
+        return _digest(json.dumps([image_files.VERSION, self.classes, self.splits]).encode())
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,10 @@ def read(
         key = f"{facts.content}-{size}"
         dataset = cache.read(root, key, name, str(path))
         if dataset is None and locked:
-            train, test = (_decoded(listing, files, facts.channels, size) for files in listing.splits.values())
+            train, test = (
+                cache.Blocks([file.label for file in files], _decoded(listing, files, facts.channels, size))
+                for files in listing.splits.values()
+            )
             cache.write(root, key, owner, listing.classes, str(path), train, test)
             dataset = cache.read(root, key, name, str(path))
         return dataset
@@ -141,12 +144,9 @@ def read(
     return dataset
 
 
-def _decoded(listing: _Listing, files: list[_File], channels: int, size: int) -> cache.Blocks:
-    def images() -> Iterator[np.ndarray]:
-        yield from _each(lambda file: decode.whole(listing.path / file.path, channels, size)[None], files)
-        _check_unchanged(listing)
-
-    return cache.Blocks([file.label for file in files], images())
+def _decoded(listing: _Listing, files: list[_File], channels: int, size: int) -> Iterator[np.ndarray]:
+    yield from _each(lambda file: image_files.whole(listing.path / file.path, channels, size)[None], files)
+    _check_unchanged(listing)
 
 
 def _on_demand(name: str, root: Path, listing: _Listing, facts: _Facts, size: int, locked: bool) -> Dataset | None:
@@ -227,7 +227,7 @@ def _list_class(path: Path, folder: str, label: int, ignored: list[str]) -> list
         try:
             status = entry.stat()
         except OSError as error:
-            raise decode.unreadable(Path(entry.path), error) from error
+            raise image_files.unreadable(Path(entry.path), error) from error
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{entry.path}: not a regular file; remove it")
         files.append(_File(f"{folder}/{entry.name}", label, status.st_size, status.st_mtime_ns))
@@ -281,14 +281,14 @@ def _inspect(listing: _Listing) -> _Facts:
     """Read every file once: its content's digest, its mode and its size."""
     digest, greyscale = hashlib.blake2b(digest_size=16), True
     extents: dict[str, list[tuple[int, int]]] = {}
-    digest.update(json.dumps([decode.VERSION, listing.classes]).encode())
+    digest.update(json.dumps([image_files.VERSION, listing.classes]).encode())
     for split, files in listing.splits.items():
         digest.update(json.dumps([split, [file.label for file in files]]).encode())
         extents[split] = []
-        for content, extent, mode in _each(lambda file: decode.check(listing.path / file.path), files):
+        for content, extent, mode in _each(lambda file: image_files.check(listing.path / file.path), files):
             digest.update(content)
             extents[split].append(extent)
-            greyscale &= mode in decode.GREYSCALE
+            greyscale &= mode in image_files.GREYSCALE
     (height, width), *others = {extent for own in extents.values() for extent in own}
     own_size = width if width == height and not others else None
     _check_unchanged(listing)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cplearn.data import cache, decode
+from cplearn.data import cache, image_files
 from cplearn.data.cache import Blocks
 from cplearn.data.dataset import Dataset, check_size
 from cplearn.errors import InputError
@@ -137,7 +137,7 @@ def _read_tiny_imagenet(name: str, root: Path, scratch: Path, download: bool) ->
             )
 
     def images(files: list[tuple[Path, int]]) -> Blocks:
-        pixels = (decode.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in files)
+        pixels = (image_files.whole(path, 3, SIZES["tiny-imagenet"])[None] for path, _ in files)
         return Blocks([label for _, label in files], pixels)
 
     return classes, images(train), images(test)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2 as transforms
 
-from cplearn.data import decode, image_files
-from cplearn.data.image_files import Crops, ImageFiles
+from cplearn.data import image_files
+from cplearn.data.image_files import Crops, ImageFiles, cut_crops
 from cplearn.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_crops_are_those_of_torchvision(tmp_path):
     pixels = noise(60, 90)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     boxes, sides = [[0, 0, 60, 90], [10, 30, 25, 31], [5, 7, 3, 4]], [16, 16, 32]
-    found = decode.crops(tmp_path / "a.png", 3, (60, 90), boxes, sides)
+    found = cut_crops(tmp_path / "a.png", 3, (60, 90), boxes, sides)
     for crop, box, side in zip(found, boxes, sides, strict=True):
         assert np.array_equal(crop, reference(pixels, box, side))
 
@@ -55,7 +55,7 @@ def test_a_jpeg_is_reduced_only_where_every_crop_is_at_least_twice_its_side(tmp_
     path, boxes = tmp_path / "a.jpg", [[3, 5, 210, 301], [100, 100, 180, 160]]
     Image.fromarray(smooth(403, 601)).save(path, quality=95)
     decoded = np.asarray(Image.open(path))
-    found = decode.crops(path, 3, (403, 601), boxes, [side, side])
+    found = cut_crops(path, 3, (403, 601), boxes, [side, side])
     expected = [reference(decoded, box, side) for box in boxes]
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)) == (not reduced)
     difference = np.abs(np.stack(found).astype(int) - np.stack(expected))
@@ -69,15 +69,15 @@ def test_boxes_are_those_of_the_image_as_displayed(tmp_path):
     pixels = noise(20, 30)
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
-        assert decode.extent(image) == (30, 20)
-    (crop,) = decode.crops(tmp_path / "a.png", 3, (30, 20), [[4, 2, 8, 8]], [8])
+        assert image_files.extent(image) == (30, 20)
+    (crop,) = cut_crops(tmp_path / "a.png", 3, (30, 20), [[4, 2, 8, 8]], [8])
     assert np.array_equal(crop, np.rot90(pixels, -1)[4:12, 2:10].transpose(2, 0, 1))
 
 
 def test_greyscale_images_have_one_channel(tmp_path):
     pixels = noise(12, 12)[..., 0]
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    (crop,) = decode.crops(tmp_path / "a.png", 1, (12, 12), [[2, 2, 6, 6]], [6])
+    (crop,) = cut_crops(tmp_path / "a.png", 1, (12, 12), [[2, 2, 6, 6]], [6])
     assert np.array_equal(crop, pixels[None, 2:8, 2:8])
 
 
