@@ -8,7 +8,7 @@ import gc
 import typer
 
 from runner.cli import models, plan, results, sweep, tools
-from runner.cli.console import with_sweep_options
+from runner.cli.console import plain_errors, with_sweep_options
 
 # Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
 app = typer.Typer(
@@ -18,19 +18,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Sweeps of CPLearn and other self-supervised methods: Ray Tune runs them, MLflow keeps them, tables come out.",
 )
-app.command()(with_sweep_options(sweep.sweep))
-app.command()(with_sweep_options(plan.plan, without=("retries", "stop_after", "checkpoint_every")))
-app.command()(models.train)
-app.command("import-solo")(models.import_solo)
-app.command()(models.evaluate)
-app.command()(results.report)
-app.command()(results.verify)
-app.command()(results.trace)
-app.command()(results.ui)
-app.command()(tools.data)
-app.command()(tools.settings)
-app.command()(tools.bench)
-app.command("bench-sweep")(tools.bench_sweep)
+for name, command in {
+    "sweep": with_sweep_options(sweep.sweep),
+    "plan": with_sweep_options(plan.plan, without=("retries", "stop_after", "checkpoint_every")),
+    "train": models.train,
+    "import-solo": models.import_solo,
+    "evaluate": models.evaluate,
+    "report": results.report,
+    "verify": results.verify,
+    "trace": results.trace,
+    "ui": results.ui,
+    "data": tools.data,
+    "settings": tools.settings,
+    "bench": tools.bench,
+    "bench-sweep": tools.bench_sweep,
+}.items():
+    app.command(name)(plain_errors()(command))
 
 
 def main() -> None:

@@ -95,16 +95,12 @@ def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> 
 
 
 def with_sweep_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command the options of a sweep, apart from some: it is called with `SweepOptions` and its own options.
-
-    A mistake of the user's ends it with one sentence and status 2.
-    """
+    """Give a command the options of a sweep, apart from some: it is called with `SweepOptions` and its own options."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        with plain_errors():
-            overrides = overridden(*(given.pop(name) for name in settings))
-            command(SweepOptions(overrides=overrides, **{name: given.pop(name) for name in shared}), **given)
+        overrides = overridden(*(given.pop(name) for name in settings))
+        command(SweepOptions(overrides=overrides, **{name: given.pop(name) for name in shared}), **given)
 
     options = inspect.signature(SweepOptions, eval_str=True).parameters
     shared = {name: option for name, option in options.items() if name not in {"overrides", *without}}

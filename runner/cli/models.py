@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import (
-    FAILED,
-    DatasetName,
-    Epochs,
-    OneSetting,
-    err,
-    overridden,
-    plain_errors,
-    say,
-    say_written,
-    show,
-)
+from runner.cli import console
+from runner.cli.console import DatasetName, Epochs, OneSetting
 from runner.driver.options import DataRoot
 
 if TYPE_CHECKING:
@@ -44,26 +34,25 @@ def train(
     data_root: DataRoot = None,
 ) -> None:
     """Train one trial in this process, without Ray and without tracking; print its metrics."""
-    with plain_errors():
-        import cplearn.data
-        from cplearn import training
-        from cplearn.config import trial as config
-        from runner.durability.store_paths import check_folder
-        from sweeps.settings import nested
+    import cplearn.data
+    from cplearn import training
+    from cplearn.config import trial as config
+    from runner.durability.store_paths import check_folder
+    from sweeps.settings import nested
 
-        trial = config.TrialSettings.read(nested(overridden(dataset, epochs, settings)))
-        device = _usable_device(device, cpus)
-        if save:
-            check_folder("--save", save)
-        data = cplearn.data.load(**trial.data_request(), root=data_root)
+    trial = config.TrialSettings.read(nested(console.overridden(dataset, epochs, settings)))
+    device = _usable_device(device, cpus)
+    if save:
+        check_folder("--save", save)
+    data = cplearn.data.load(**trial.data_request(), root=data_root)
 
-        def log(metrics: dict[str, float], epoch: int) -> None:
-            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
-            say(f"epoch {epoch}/{trial.epochs}  {terms}")
+    def log(metrics: dict[str, float], epoch: int) -> None:
+        terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
+        console.say(f"epoch {epoch}/{trial.epochs}  {terms}")
 
-        _print(training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root))
-        if save:
-            say_written(save)
+    _print(training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root))
+    if save:
+        console.say_written(save)
 
 
 def import_solo(
@@ -76,20 +65,19 @@ def import_solo(
     data_root: DataRoot = None,
 ) -> None:
     """Read a CPLearn model (ResNet-18) that the authors' code has trained, evaluate it and print its metrics."""
-    with plain_errors():
-        import cplearn.data
-        from cplearn import solo
-        from cplearn.errors import InputError
+    import cplearn.data
+    from cplearn import solo
+    from cplearn.errors import InputError
 
-        found = solo.read(checkpoint, stem_padding)
-        name = dataset or found.dataset
-        if name is None:
-            raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
-        trained = solo.restore(found, cplearn.data.load(name, data_root), _usable_device(device, cpus))
-        _print(trained.evaluate())
-        if save:
-            trained.model.save(save)
-            say_written(save)
+    found = solo.read(checkpoint, stem_padding)
+    name = dataset or found.dataset
+    if name is None:
+        raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
+    trained = solo.restore(found, cplearn.data.load(name, data_root), _usable_device(device, cpus))
+    _print(trained.evaluate())
+    if save:
+        trained.model.save(save)
+        console.say_written(save)
 
 
 def evaluate(
@@ -101,34 +89,33 @@ def evaluate(
     data_root: DataRoot = None,
 ) -> None:
     """Evaluate a trained model on its own data set or on another; print the metrics."""
-    with plain_errors():
-        import cplearn
-        import cplearn.data
-        from cplearn import training
-        from cplearn.errors import InputError
-        from cplearn.evaluate import protocol
-        from sweeps.settings import nested
+    import cplearn
+    import cplearn.data
+    from cplearn import training
+    from cplearn.errors import InputError
+    from cplearn.evaluate import protocol
+    from sweeps.settings import nested
 
-        model = cplearn.load(run)
-        overrides = overridden(None, None, settings)
-        if other := next((key for key in overrides if not key.startswith("evaluation.")), None):
-            raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
-        model = model.with_evaluation(nested(overrides).get("evaluation", {}))
-        trial = model.trial
-        size = model.images["image_size"] if (dataset or trial.dataset).startswith("folder:") else None
-        data = cplearn.data.load(dataset or trial.dataset, data_root, size)
-        training.check_evaluation(trial, data)
-        transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
-        _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))
+    model = cplearn.load(run)
+    overrides = console.overridden(None, None, settings)
+    if other := next((key for key in overrides if not key.startswith("evaluation.")), None):
+        raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
+    model = model.with_evaluation(nested(overrides).get("evaluation", {}))
+    trial = model.trial
+    size = model.images["image_size"] if (dataset or trial.dataset).startswith("folder:") else None
+    data = cplearn.data.load(dataset or trial.dataset, data_root, size)
+    training.check_evaluation(trial, data)
+    transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
+    _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))
 
 
 def _print(outcome: Outcome) -> None:
     """Print the metrics of a trial; the command ends here if it has failed."""
     for name, value in outcome.metrics.items():
-        say(f"{name:32} {value:.4f}")
+        console.say(f"{name:32} {value:.4f}")
     if outcome.failure:
-        show(f"[red]failed:[/] {escape(outcome.failure)}", err)
-        raise typer.Exit(FAILED)
+        console.show(f"[red]failed:[/] {escape(outcome.failure)}", console.err)
+        raise typer.Exit(console.FAILED)
 
 
 def _usable_device(name: str, threads: int) -> str:

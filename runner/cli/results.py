@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from runner.cli.console import FAILED, err, note, out, plain_errors, say, show
+from runner.cli.console import FAILED, err, note, out, say, show
 from runner.driver.options import Results, Uri
 
 if TYPE_CHECKING:
@@ -36,39 +36,36 @@ def report(
     tracking_uri: Uri = None,
 ) -> None:
     """Write tables and figures from the runs in the tracking store, without running anything."""
-    with plain_errors():
-        from cplearn.data.catalogue import slug
-        from reports import build, store
-        from reports.render import terminal
-        from sweeps.addresses import resolve
-        from sweeps.errors import UserError
-        from sweeps.loading import parse_override
+    from cplearn.data.catalogue import slug
+    from reports import build, store
+    from reports.render import terminal
+    from sweeps.addresses import resolve
+    from sweeps.errors import UserError
+    from sweeps.loading import parse_override
 
-        uri = resolve(tracking_uri)
-        if table:
-            if name or dataset:
-                raise UserError(
-                    "--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset"
-                )
-            kept = dict(parse_override(text, "--where") for text in where)
-            written = build.build_table(uri, table, results, sweeps, kept)
-            out.print(terminal.render_table(written.table, out.width))
-            say(f"Written to {written.folder}\n")
-            return
-        if sweeps or where:
-            raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
-        only = {slug(dataset)} if dataset else None
-        names = [name] if name else store.list_sweeps(uri, only)
-        if not names:
-            raise UserError(f"no sweep in the store was run on {dataset}")
-        for sweep in names:
-            try:
-                show_reports(build.build(uri, sweep, results, only))
-            except UserError as error:
-                if name or len(names) == 1:
-                    raise
-                # Of many sweeps, one without results must not keep the others from theirs.
-                note(f"{error}\n")
+    uri = resolve(tracking_uri)
+    if table:
+        if name or dataset:
+            raise UserError("--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset")
+        kept = dict(parse_override(text, "--where") for text in where)
+        written = build.build_table(uri, table, results, sweeps, kept)
+        out.print(terminal.render_table(written.table, out.width))
+        say(f"Written to {written.folder}\n")
+        return
+    if sweeps or where:
+        raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
+    only = {slug(dataset)} if dataset else None
+    names = [name] if name else store.list_sweeps(uri, only)
+    if not names:
+        raise UserError(f"no sweep in the store was run on {dataset}")
+    for sweep in names:
+        try:
+            show_reports(build.build(uri, sweep, results, only))
+        except UserError as error:
+            if name or len(names) == 1:
+                raise
+            # Of many sweeps, one without results must not keep the others from theirs.
+            note(f"{error}\n")
 
 
 def verify(
@@ -76,23 +73,22 @@ def verify(
     tracking_uri: Uri = None,
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
-    with plain_errors():
-        from reports import provenance, store
-        from sweeps.addresses import resolve
+    from reports import provenance, store
+    from sweeps.addresses import resolve
 
-        uri = resolve(tracking_uri)
-        store.open_experiment(uri)  # Whether there is one.
-        checked = provenance.verify(uri, path)
-        for table in checked:
-            for sentence in table.drift:
-                show(f"[red]drift:[/] {escape(f'{table.folder}: {sentence}')}", err)
-        numbers = sum(table.numbers for table in checked)
-        drifted = sum(bool(table.drift) for table in checked)
-        tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
-        if drifted:
-            out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
-            raise typer.Exit(FAILED)
-        say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
+    uri = resolve(tracking_uri)
+    store.open_experiment(uri)  # Whether there is one.
+    checked = provenance.verify(uri, path)
+    for table in checked:
+        for sentence in table.drift:
+            show(f"[red]drift:[/] {escape(f'{table.folder}: {sentence}')}", err)
+    numbers = sum(table.numbers for table in checked)
+    drifted = sum(bool(table.drift) for table in checked)
+    tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
+    if drifted:
+        out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
+        raise typer.Exit(FAILED)
+    say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
 
 
 def trace(
@@ -101,12 +97,11 @@ def trace(
     tracking_uri: Uri = None,
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
-    with plain_errors():
-        from reports import provenance
-        from sweeps.addresses import resolve
+    from reports import provenance
+    from sweeps.addresses import resolve
 
-        for cell in provenance.trace(resolve(tracking_uri), path, words):
-            out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
+    for cell in provenance.trace(resolve(tracking_uri), path, words):
+        out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
 
 
 def ui(
@@ -114,26 +109,25 @@ def ui(
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
-    with plain_errors():
-        from cplearn.errors import InputError
-        from runner.tracking.database import check_store
-        from sweeps.addresses import resolve
+    from cplearn.errors import InputError
+    from runner.tracking.database import check_store
+    from sweeps.addresses import resolve
 
-        uri = resolve(tracking_uri)
-        check_store(uri)
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError as error:
-            raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
-        say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-        # Without job execution MLflow starts in half the time; only its tools for language models need it.
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        try:
-            code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
-        except KeyboardInterrupt:
-            code = 0
-        raise typer.Exit(code)
+    uri = resolve(tracking_uri)
+    check_store(uri)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
+    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    # Without job execution MLflow starts in half the time; only its tools for language models need it.
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    try:
+        code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
 
 
 def show_reports(reports: Iterable[Report]) -> None:

@@ -11,16 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.console import (
-    FAILED,
-    INTERRUPTED,
-    DatasetName,
-    out,
-    plain_errors,
-    say,
-    say_written,
-    sigterm_as_interrupt,
-)
+from runner.cli import console
+from runner.cli.console import DatasetName
 from runner.driver.options import DataRoot, Results
 
 
@@ -36,34 +28,33 @@ def data(
     data_root: DataRoot = None,
 ) -> None:
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
-    with plain_errors():
-        import cplearn.data
-        from cplearn.data.catalogue import CATALOGUE
-        from cplearn.errors import InputError
+    import cplearn.data
+    from cplearn.data.catalogue import CATALOGUE
+    from cplearn.errors import InputError
 
-        if (source or classes or copy) and name != "imagenet100":
-            raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
-        if (classes or copy) and not source:
-            raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
-        if source:
-            from cplearn.data import imagenet100
+    if (source or classes or copy) and name != "imagenet100":
+        raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
+    if (classes or copy) and not source:
+        raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
+    if source:
+        from cplearn.data import imagenet100
 
-            imagenet100.build(source, data_root, classes, copy)
-        if name is None:
-            table = Table("name", "what it is", box=None, pad_edge=False)
-            for key, entry in CATALOGUE.items():
-                table.add_row("folder:PATH" if key == "folder" else key, entry.summary)
-            out.print(table)
-            return
-        loaded = cplearn.data.load(name, data_root)
-        unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
-        further = f", {unlabelled:,} unlabelled" if unlabelled else ""
-        train, test = len(loaded.train.images), len(loaded.test.images)
-        say(
-            f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
-            f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
-            f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}"
-        )
+        imagenet100.build(source, data_root, classes, copy)
+    if name is None:
+        table = Table("name", "what it is", box=None, pad_edge=False)
+        for key, entry in CATALOGUE.items():
+            table.add_row("folder:PATH" if key == "folder" else key, entry.summary)
+        console.out.print(table)
+        return
+    loaded = cplearn.data.load(name, data_root)
+    unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
+    further = f", {unlabelled:,} unlabelled" if unlabelled else ""
+    train, test = len(loaded.train.images), len(loaded.test.images)
+    console.say(
+        f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
+        f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+        f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}"
+    )
 
 
 def settings(
@@ -71,15 +62,14 @@ def settings(
     dataset: DatasetName = None,
 ) -> None:
     """List every setting of a trial with its default on a data set and its sentence."""
-    with plain_errors():
-        from cplearn.config import trial as config
+    from cplearn.config import trial as config
 
-        defaults = config.TrialSettings.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
-        table = Table("setting", "default", "what it does", box=None, pad_edge=False)
-        for key, sentence in config.known_keys(method).items():
-            default = defaults[key]
-            table.add_row(key, "" if default is None else escape(f"{default}"), escape(sentence))
-        out.print(table)
+    defaults = config.TrialSettings.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
+    table = Table("setting", "default", "what it does", box=None, pad_edge=False)
+    for key, sentence in config.known_keys(method).items():
+        default = defaults[key]
+        table.add_row(key, "" if default is None else escape(f"{default}"), escape(sentence))
+    console.out.print(table)
 
 
 def bench(
@@ -100,24 +90,23 @@ def bench_sweep(
 
 
 def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
-    with plain_errors():
-        from cplearn.errors import InputError
+    from cplearn.errors import InputError
 
-        # The benchmarks lie beside the packages in a clone, and are not installed with them.
-        clone = Path(__file__).resolve().parents[2]
-        if not (clone / "benchmarks" / "__init__.py").is_file():
-            raise InputError("the benchmarks are not installed; run this command in a clone of the repository")
-        if str(clone) not in sys.path:
-            sys.path.insert(0, str(clone))
-        benchmark = importlib.import_module("benchmarks")
+    # The benchmarks lie beside the packages in a clone, and are not installed with them.
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "benchmarks" / "__init__.py").is_file():
+        raise InputError("the benchmarks are not installed; run this command in a clone of the repository")
+    if str(clone) not in sys.path:
+        sys.path.insert(0, str(clone))
+    benchmark = importlib.import_module("benchmarks")
 
-        known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
-        try:
-            with sigterm_as_interrupt():
-                path, failed = benchmark.run(results / "bench", parts, quick, out, known, name)
-        except KeyboardInterrupt:
-            say(f"Stopped; {name}.md holds the parts that were through.")
-            raise typer.Exit(INTERRUPTED) from None
-        say_written(path)
+    known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
+    try:
+        with console.sigterm_as_interrupt():
+            path, failed = benchmark.run(results / "bench", parts, quick, console.out, known, name)
+    except KeyboardInterrupt:
+        console.say(f"Stopped; {name}.md holds the parts that were through.")
+        raise typer.Exit(console.INTERRUPTED) from None
+    console.say_written(path)
     if failed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(console.FAILED)
