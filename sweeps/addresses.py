@@ -8,10 +8,8 @@ from pathlib import Path
 
 
 def resolve(uri: str | None = None) -> str:
-    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory.
-
-    The file is named by its absolute path: to MLflow, a leftover folder `mlruns` would win over a mere default.
-    """
+    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory."""
+    # By its absolute path: to MLflow, a leftover folder `mlruns` would win over a mere default.
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 

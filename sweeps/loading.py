@@ -11,8 +11,7 @@ import yaml
 
 from sweeps.errors import UserError, nearest
 
-LARGEST = 1_000_000
-"""Most bytes that a sweep file may have."""
+LARGEST = 1_000_000  # Bytes of a file.
 
 
 def find(name: str) -> Path:

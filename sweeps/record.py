@@ -85,28 +85,22 @@ def tag_is(tag: Tag, value: str) -> str:
     return f"tags.`{tag}` = '{value}'"
 
 
+# The tags that say on what a trial ran, and those that a run loses when it goes on after it was stopped.
 HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS, Tag.NODE)
-"""The tags that say on what a trial ran."""
-
 END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH)
-"""The tags that a run loses when it goes on after it was stopped."""
 
+# The beginnings of metrics that say nothing of the test data: of each epoch of training, on a part of the training
+# data that is held out, of the training data without labels, and of time.
 TRAIN, VALIDATION, SELECT, TIME = "train/", "validation/", "select/", "time/"
-"""The beginnings of metrics that say nothing of the test data: of each epoch of training, on a part of the training
-data that is held out, of the training data without labels, and of time."""
-
 UNSEEN = (VALIDATION, SELECT, TRAIN)  # A setting may be chosen by these: none has seen the test data.
 LOSS = "train/loss"  # Every epoch of a training has it.
-
+# Seconds of training, of evaluation and of both; the last is written with the final metrics.
 TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"
-"""Seconds of training, of evaluation and of both; the last is written with the final metrics."""
 
+# Artifacts: of a sweep's run its `Manifest` and the reports by data set; of a trial's run the trained model, and what
+# figures need beside the metrics.
 MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "report"
-"""Artifacts of a sweep's run: its `Manifest`, and the reports by data set."""
-
 MODEL_FOLDER, DIAGNOSTICS_FILE, ARRAYS_FILE = "model", "diagnostics.json", "evaluation.npz"
-"""Artifacts of a trial's run: the trained model, and what figures need beside the metrics."""
-
 PARAMS = "params."  # So begin the columns of settings in the frames of `reports.store`.
 
 
@@ -211,17 +205,15 @@ memory did not suffice. Empty if it has not."""
 
 TrialState = Literal["new", "reused", "resumable", "failed", "running", "stopped", "diverged"]
 STATES: tuple[TrialState, ...] = get_args(TrialState)
-LEFT_ALONE: tuple[TrialState, ...] = ("reused", "stopped", "diverged")
-"""Trials in these states are not run; all others are."""
+LEFT_ALONE: tuple[TrialState, ...] = ("reused", "stopped", "diverged")  # All others are run.
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """The run that counts for a trial's key: the newest finished one, else the newest.
 
-    `sweep` is the sweep under which it was made, `started` its start (UTC, ISO 8601), `error` the end of a failure's
-    message, `stopped_by` the sweep and the scheduler that have stopped it early; each is empty where there is none.
-    `metrics` are the last values of those that were asked for, as far as the run has them.
+    `started` is in UTC (ISO 8601), `error` the end of a failure's message, `stopped_by` the sweep and scheduler that
+    have stopped it early. `metrics` are the last values of those that were asked for, as far as the run has them.
     """
 
     key: str

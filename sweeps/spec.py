@@ -1,7 +1,4 @@
-"""Sweep files: reading, checking and expanding them.
-
-This package knows no trainer: what a trial's settings may be is said by a `Schema` that the caller brings.
-"""
+"""Sweep files: reading, checking and expanding them."""
 
 from __future__ import annotations
 
@@ -31,16 +28,14 @@ from sweeps.settings import assign, flat, nested, overlay
 from sweeps.trials import ARM, ArmSettings, Reader, Schema, Space, SweepTrial, expand
 
 DATA_KEYS = ("image_size", "decode", "train_images", "test_images")
-"""Settings that change the data, on which numbers cannot be compared with those on other data."""
 
 
 @dataclass(frozen=True)
 class Sweep:
     """A sweep read from a file, overrides applied, checked.
 
-    `axes` holds each axis' distinct values in order (data set and seed apart); trials are ordered seed by seed, so that
-    a sweep cut short has one seed everywhere before it has two anywhere. Where a search chooses them from the `space`,
-    only baselines are among the trials, and `axes` has no values.
+    `axes` holds each axis' distinct values in order (data set and seed apart); trials are ordered seed by seed. Where a
+    search chooses them from the `space`, only baselines are among the trials, and `axes` has no values.
     """
 
     name: str
@@ -66,19 +61,16 @@ def read_sweep(
     """The sweep of a YAML file.
 
     `overrides` maps dotted settings to values; a value replaces the axis of that name, a list of values becomes the
-    axis, but for settings that are lists themselves. In a sweep of several arms they go to the arms that have the
-    setting or axis, or if none has it, to all. `seeds` counts seeds from 0. `scale` is full, or one of the
-    file's scales; the sweep's name then ends with it.
+    axis, but for settings that are lists themselves. They go to the arms that have the setting or axis, or if none has
+    it, to all. `seeds` counts seeds from 0. `scale` is full, or one of the file's; the sweep's name then ends with it.
 
-    Raises UserError, before anything is started, if the file cannot be read, has an unknown key (with the nearest
-    known one), a wrong type, or leads to a trial that the schema refuses.
+    Raises UserError if the file cannot be read, has an unknown key (with the nearest known one), a wrong type, or leads
+    to a trial that the schema refuses.
     """
     overrides = overrides or {}
-    document = load(path)
+    document = load(path) | ({} if seeds is None else {"seeds": seeds})
     if "packing" in document:
         raise UserError(f"{path}: packing is gone, every trial is trained by itself; delete the line")
-    if seeds is not None:
-        document = {**document, "seeds": seeds}
     try:
         file = SweepFile.model_validate(document)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sweeps.errors import UserError
 from sweeps.file import MOST_TRIALS, Axes, Range, Scalar, SweepFile
-from sweeps.settings import assign, nested
+from sweeps.settings import nested, overlay
 
 ARM = "arm"
 """Under this name the arm of a trial stands among its axes."""
@@ -70,10 +70,8 @@ class Reader:
 
     def trial(self, arm: ArmSettings, point: Mapping[str, Scalar], dataset: str | None, seed: int) -> SweepTrial:
         """The trial of an arm at a point of its axes. Raises UserError where its settings do not go together."""
-        settings = nested(arm.settings)
         placed = {} if dataset is None else {"dataset": dataset}
-        for key, value in {**placed, **point, "seed": seed}.items():
-            assign(settings, key, value)
+        settings = overlay(nested(arm.settings), {**placed, **point, "seed": seed})
         trial = self.read(settings, _label(arm.name, point))
         flat = self.schema.flat(trial)
         # As the schema spells them: 1 is 1.0 where a setting is a float.
@@ -105,8 +103,8 @@ class Space:
         }
 
     def probes(self, dataset: str | None, seed: int) -> Iterator[SweepTrial]:
-        """Trials that show mistakes: every listed value and every bound once. Raises UserError for a value that goes
-        neither with the first nor with the last values of the other axes."""
+        """Trials of every listed value and every bound. Raises UserError for one that goes neither with the first nor
+        with the last values of the other axes."""
         ends = {key: axis.ends() if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
         first, last = ({key: values[place] for key, values in ends.items()} for place in (0, -1))
         for key, values in ends.items():
