@@ -138,8 +138,9 @@ def synchronise(backbone: nn.Module, ranks: Ranks, batch_size: int) -> None:
     for module in list(backbone.modules()):
         for name, layer in list(module.named_children()):
             # The second is timm's; by name, because timm takes seconds to import.
-            usual = type(layer).__name__ in {"BatchNorm2d", "BatchNormAct2d"} and isinstance(layer, nn.BatchNorm2d)
-            if usual and layer.track_running_stats and layer.affine and layer.momentum is not None:
+            usual = type(layer).__name__ in {"BatchNorm2d", "BatchNormAct2d"}
+            complete = usual and layer.track_running_stats and layer.affine and layer.momentum is not None
+            if isinstance(layer, nn.BatchNorm2d) and complete:
                 setattr(module, name, SharedBatchNorm(layer, ranks))
             elif callable(join := getattr(layer, "join", None)):
                 join(ranks, batch_size)

@@ -66,7 +66,8 @@ class Model(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
-        mean, std = (_per_channel(self.images[key], scaled) for key in ("mean", "std"))
+        numbers = (self.images[key] for key in ("mean", "std"))
+        mean, std = (scaled.new_tensor(n).view(-1, 1, 1) if isinstance(n, list) else n for n in numbers)
         return (scaled - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -110,10 +111,6 @@ class Model(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         torch.save(weights, folder / WEIGHTS_FILE)
-
-
-def _per_channel(numbers: float | list[float], images: Tensor) -> float | Tensor:
-    return images.new_tensor(numbers).view(-1, 1, 1) if isinstance(numbers, list) else numbers
 
 
 def load_folder(folder: Path) -> Model:

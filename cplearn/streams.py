@@ -36,6 +36,6 @@ def generator(stream: int, purpose: str, epoch: int = 0, device: torch.device | 
     return torch.Generator(device).manual_seed(seed)
 
 
-def numpy_generator(stream: int, purpose: str, epoch: int = 0) -> np.random.Generator:
+def numpy_generator(stream: int, purpose: str) -> np.random.Generator:
     """The same for NumPy."""
-    return np.random.default_rng(_entropy(stream, purpose, epoch))
+    return np.random.default_rng(_entropy(stream, purpose, 0))

@@ -228,10 +228,8 @@ class GaussianBlur(Transform):
 
 
 def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows @ image @ columns^T for images (n, C, H, W) and matrices (n, out, in) of each image.
-
-    Two batched products are several times quicker than gathering pixels, as `grid_sample` does.
-    """
+    """rows @ image @ columns^T for images (n, C, H, W) and matrices (n, out, in) of each image: several times quicker
+    than gathering pixels, as `grid_sample` does."""
     along_rows = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, images.shape[1:3])
     return rows[:, None] @ along_rows
 

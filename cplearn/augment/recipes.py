@@ -41,12 +41,11 @@ class Recipe:
         """This recipe, its random resized crops of at least this part of an image's area; None changes nothing."""
         if smallest is None:
             return self
-
-        def changed(transform: Transform) -> Transform:
-            is_crop = isinstance(transform, RandomResizedCrop)
-            return replace(transform, scale=(smallest, transform.scale[1])) if is_crop else transform
-
-        return Recipe(tuple(tuple(map(changed, transforms)) for transforms in self.views))
+        changed = (
+            [replace(t, scale=(smallest, t.scale[1])) if isinstance(t, RandomResizedCrop) else t for t in transforms]
+            for transforms in self.views
+        )
+        return Recipe(tuple(map(tuple, changed)))
 
     @property
     def crops(self) -> tuple[RandomResizedCrop, ...]:

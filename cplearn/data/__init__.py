@@ -30,8 +30,7 @@ def load(
     `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
     the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
     see `cplearn.data.folder`; by default the first that the catalogue lists. `train_images` and `test_images` limit how
-    many are used, see `limit`. Without `download`, a public data set must
-    lie under `root` already. Loading again is cheap: what was decoded once is only mapped into memory.
+    many are used, see `limit`. Without `download`, a public data set must lie under `root` already.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
     """
@@ -43,5 +42,4 @@ def load(
     # Only folders of files have the choice.
     choice = {"on_demand": decode == "on-demand"} if len(entry.decode) > 1 else {}
     dataset: Dataset = module.load(name, data_root(root), size, download, **choice)
-    part = train_images is not None or test_images is not None
-    return limit(dataset, train_images, test_images) if part else dataset
+    return limit(dataset, train_images, test_images)

@@ -171,16 +171,14 @@ def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[st
     Unlabelled images are the last of `train` and have the label -1.
     """
     entry = catalogue.entry(name)
-    splits = [Split(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (train, test)]
+    first, second = (Split(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (train, test))
     with_unlabelled, labelled = None, int((train.labels >= 0).sum())
     if labelled < len(train.labels):
-        with_unlabelled = splits[0]
-        splits[0] = Split(with_unlabelled.images[:labelled], with_unlabelled.labels[:labelled])
+        with_unlabelled, first = first, Split(first.images[:labelled], first.labels[:labelled])
     mean = float(facts["mean"]) if entry.mean is None else entry.mean
     std = float(facts["std"]) if entry.std is None else entry.std
-    return Dataset(
-        name, *splits, tuple(facts["classes"]), str(facts["fingerprint"]), mean, std, source, with_unlabelled
-    )
+    classes, identity = tuple(facts["classes"]), str(facts["fingerprint"])
+    return Dataset(name, first, second, classes, identity, mean, std, source, with_unlabelled)
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:

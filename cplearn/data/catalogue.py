@@ -50,7 +50,7 @@ CATALOGUE: dict[str, Entry] = {
     "stl10": Entry("public", "imagenet", SLIM, "STL-10 with its 100,000 unlabelled images, 96x96"),
     "tiny-imagenet": Entry("public", "imagenet", SLIM, "Tiny ImageNet, 200 classes, 64x64", 0.449, 0.226),
     "imagenet100": Entry(
-        "imagenet100",
+        "folder",
         "imagenet",
         {"name": "timm", "model": "vit_small_patch16_224"},
         "ImageNet-100, made of a full ImageNet by cplearn data imagenet100 --from PATH",

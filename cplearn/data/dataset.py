@@ -95,6 +95,8 @@ def limit(dataset: Dataset, train: int | None, test: int | None) -> Dataset:
     A part is the same whoever asks. Unlabelled images are reduced as the training images are. The fingerprint becomes
     that of the part. Raises InputError if there are not so many images, or fewer than one a class would be left.
     """
+    if train is None and test is None:
+        return dataset
     import torch
 
     text = json.dumps([dataset.fingerprint, train, test])

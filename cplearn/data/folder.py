@@ -1,4 +1,4 @@
-"""Your own images: PATH/train/<class>/* and PATH/test/<class>/*.
+"""Your own images: PATH/train/<class>/* and PATH/test/<class>/*; and ImageNet-100, whose test split is in val.
 
 Read are files with a suffix in `SUFFIXES`, in any case, directly in a class folder. Hidden files are ignored silently,
 others with a logged warning; a folder inside a class folder is an error. Names of classes are compared in Unicode's
@@ -84,25 +84,26 @@ class _Facts:
     """(height, width) of each image of each split, in pixels."""
 
 
-def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool = False) -> Dataset:
-    """The images of `folder:PATH` at `image_size`; None: their own if all are square and equal, else 64 pixels.
-
-    Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other
-    split, a class has no images, or a file cannot be decoded.
-    """
-    path = Path(os.path.abspath(Path(name.partition(":")[2]).expanduser()))
-    return read(f"folder:{path}", path, root, image_size, on_demand)
-
-
-def read(
-    name: str, path: Path, root: Path, image_size: int | None, on_demand: bool, test_folder: str = "test"
-) -> Dataset:
-    """The data set `name` of the images below `path`, whose test split lies in `test_folder`; raises as `load` does.
+def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool) -> Dataset:
+    """The images of `folder:PATH` or of imagenet100, at `image_size`; None: their own if all are square and equal, else
+    64 pixels.
 
     The first call reads every file: content, size and mode. What it found is remembered in the data folder until a file
     is added, removed, renamed or written to. The fingerprint is that of the pixels if these are cached; on demand that
     of all files' contents, labels and classes, with the size in pixels.
+
+    Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other
+    split, a class has no images, a file cannot be decoded, or imagenet100 is not there; it cannot be downloaded.
     """
+    if name == "imagenet100":
+        path, test_folder = root / name, "val"
+        if not path.is_dir():
+            raise InputError(
+                f"{name} is not in {root}; make it of a full ImageNet by: cplearn data {name} --from PATH/TO/IMAGENET"
+            )
+    else:
+        path, test_folder = Path(os.path.abspath(Path(name.partition(":")[2]).expanduser())), "test"
+        name = f"folder:{path}"
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
     listing = _list(path, test_folder)

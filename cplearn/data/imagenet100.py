@@ -1,8 +1,7 @@
 """ImageNet-100: the 100 classes of ImageNet that Tian et al. drew for "Contrastive Multiview Coding" (ECCV 2020).
 
 `build` takes them out of a full ImageNet, into the data folder: imagenet100/train/<class>/* and
-imagenet100/val/<class>/*, where a class is a WordNet id. `load` reads them; ImageNet's validation images are the test
-split.
+imagenet100/val/<class>/*, where a class is a WordNet id. ImageNet's validation images are the test split.
 """
 
 from __future__ import annotations
@@ -11,25 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from cplearn.data import folder
-from cplearn.data.dataset import Dataset, data_root
+from cplearn.data.dataset import data_root
 from cplearn.errors import InputError
 
 NAME = "imagenet100"
 SPLITS = ("train", "val")
-
-
-def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool = True) -> Dataset:
-    """ImageNet-100 as `build` left it, or a folder of that layout put there by hand; it cannot be downloaded.
-
-    See `cplearn.data.folder.read`. Raises InputError as that does, and if there is no such folder.
-    """
-    path = root / NAME
-    if not path.is_dir():
-        raise InputError(
-            f"{name} is not in {root}; make it of a full ImageNet by: cplearn data {name} --from PATH/TO/IMAGENET"
-        )
-    return folder.read(name, path, root, image_size, on_demand, test_folder="val")
 
 
 def classes(path: Path | None = None) -> list[str]:
@@ -86,18 +71,17 @@ def build(source: Path, root: Path | None = None, class_list: Path | None = None
 def _check(split: Path, wanted: list[str]) -> None:
     """Raise InputError unless `split` has a folder for every wanted class."""
     try:
-        with os.scandir(split) as entries:
-            found = {entry.name: entry.is_dir() for entry in entries}
+        found = {path.name for path in split.iterdir() if path.is_dir()}
     except OSError as error:
         raise InputError(
             f"{split}: cannot be listed ({error.strerror}); --from takes a full ImageNet with train/<class>/* and "
             "val/<class>/*"
         ) from error
-    if found and not any(found.values()):
+    if not found:
         raise InputError(
             f"{split}: images without class folders; ImageNet's labels file is needed to sort them into one folder a "
             "class (valprep.sh of soumith/imagenetloader.torch does so)"
         )
-    missing = [name for name in wanted if not found.get(name)]
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(f"{split}: {len(missing)} of {len(wanted)} classes are missing: {', '.join(missing)}")

@@ -84,8 +84,9 @@ def _read_svhn(name: str, root: Path, scratch: Path, download: bool) -> Content:
     published = {split: SVHN.split_list[split] for split in ("train", "test")}
     _fetch(name, root, [_File(file, url, md5) for url, file, md5 in published.values()], download)
     # torchvision turns the label 10 of the files into 0, the digit it stands for.
-    train, test = (SVHN(root, split) for split in published)
-    return "0123456789", *(Blocks(np.atleast_1d(split.labels), [split.data]) for split in (train, test))
+    splits = (SVHN(root, split) for split in published)
+    train, test = (Blocks(np.atleast_1d(split.labels), [split.data]) for split in splits)
+    return "0123456789", train, test
 
 
 def _read_cifar(name: str, root: Path, scratch: Path, download: bool) -> Content:
@@ -94,8 +95,9 @@ def _read_cifar(name: str, root: Path, scratch: Path, download: bool) -> Content
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     parts = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
     folder = _unpacked(name, root, scratch, kind, parts, download)
-    train, test = (kind(folder, train) for train in (True, False))
-    return train.classes, *(Blocks(split.targets, [split.data.transpose(0, 3, 1, 2)]) for split in (train, test))
+    splits = [kind(folder, train) for train in (True, False)]
+    train, test = (Blocks(split.targets, [split.data.transpose(0, 3, 1, 2)]) for split in splits)
+    return splits[0].classes, train, test
 
 
 def _read_stl10(name: str, root: Path, scratch: Path, download: bool) -> Content:
