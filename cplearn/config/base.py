@@ -1,7 +1,5 @@
 """The base of all groups of settings, and the types of their fields."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 

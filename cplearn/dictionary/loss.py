@@ -36,8 +36,6 @@ and y^a_i = Σ_j p^a_ij Y^a_ij, the gradient is (each p^b_i sums to 1, so each p
 So the second walk adds up m, g and y, and one product with the codes gives both m and g.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

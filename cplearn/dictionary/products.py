@@ -4,8 +4,6 @@ PyTorch hands single-precision products on a CPU to MKL, which on AMD processors
 unused; oneDNN, which computes PyTorch's convolutions, does not (`python -m cplearn.dictionary.products` measures both).
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

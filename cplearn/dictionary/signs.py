@@ -1,7 +1,5 @@
 """The codes of a dictionary: random signs, one byte each, drawn once, and walked over a block of codes at a time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

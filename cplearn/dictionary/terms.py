@@ -1,7 +1,5 @@
 """Terms of losses over soft assignments p_ij of image i to code j, given as logarithms."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

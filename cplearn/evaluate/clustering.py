@@ -4,8 +4,6 @@ NMI rises with the number of clusters by chance alone, so it is never yielded al
 assignments, AMI and ARI (both about 0 at chance) and the number of clusters in use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

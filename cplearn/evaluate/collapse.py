@@ -1,7 +1,5 @@
 """Diagnostics of the four collapses, and criteria without labels by which a setting such as β may be chosen."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator, Sequence

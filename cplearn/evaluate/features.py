@@ -1,7 +1,5 @@
 """What a model makes of images: features as they are, of augmented images, and embeddings of several views."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What figures show of single test images, kept apart from the metrics: vectors, images of codes, neighbours."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """What the evaluators do to their inputs first: check them, convert them, standardise them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

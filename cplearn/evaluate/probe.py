@@ -1,7 +1,5 @@
 """Classifiers on frozen features: linear ones, fitted by L-BFGS, SGD or Adam, and k nearest neighbours."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The test split serves the final numbers alone. What settings may be chosen by (`
 training images only.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ A method module defines `Settings` (a `cplearn.config.base.MethodSettings`) and 
 images, optimisers or the training loop: they see features, and what `base` says of a step.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib

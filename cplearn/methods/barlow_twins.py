@@ -6,8 +6,6 @@ no other dimension. With C the cross-correlation of the two views (Eq. 1):
     loss = Σ_i (1 - C_ii)² + λ Σ_i Σ_{j≠i} C_ij²
 """
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -1,7 +1,5 @@
 """What every method offers: a loss for training, and embeddings and codes for evaluation."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar

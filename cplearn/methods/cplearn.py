@@ -7,8 +7,6 @@ into an assignment p. The views of an image must agree on their code, and over a
     loss = -β (1/n) Σ_i Σ_j p_ij log p'_ij - (1/c) Σ_j log p̄_j
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -6,8 +6,6 @@ centring and sharpening of the teacher's outputs prevent collapse (Eq. 3):
     loss = -(1/n) Σ_i Σ_j t^a_ij log s^b_ij,    t = softmax((teacher - centre) / τ_t),  s = softmax(student / τ_s)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@ of p over the batch:
     loss = ½ ( -Σ_j log p̄_j - β (1/n) Σ_i Σ_j p'_ij log p_ij )
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

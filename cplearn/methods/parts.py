@@ -1,7 +1,5 @@
 """What several methods share: projectors, cosine classifiers, the loss of predicting other views, moving averages."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 

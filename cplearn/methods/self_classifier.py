@@ -6,8 +6,6 @@ estimated on the batch of n images, keeps all of them from getting one of the c 
     loss = -(1/n) Σ_x Σ_y [ p(x₂|y) / Σ_ỹ p(x₂|ỹ) ] · log [ (n/c) p(y|x₁) / Σ_x̃ p(y|x̃₁) ]
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -6,8 +6,6 @@ temperature τ, the loss of the anchor a and its positive b is (Eq. 1)
     -log( exp(s_ab / τ) / Σ_{k≠a} exp(s_ak / τ) )
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """The upper bound: a classifier trained with labels, on the same backbone, views and steps as the other methods."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from cplearn.config.base import MethodSettings, setting

@@ -6,8 +6,6 @@ another view a. With s the cosines of embeddings and prototypes (Eq. 2):
     loss = -(1/n) Σ_i Σ_j q^a_ij log softmax(s^b / τ)_ij
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The baselines below every method: a backbone that is never trained (random weights, or raw pixels)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

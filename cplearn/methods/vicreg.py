@@ -6,8 +6,6 @@ The views of an image must have equal embeddings (invariance). Over a batch ever
     loss = 25 · mean (z_a - z_b)² + 25 · mean max(0, 1 - std z) + 1 · Σ_{i≠j} Cov_ij² / d
 """
 
-from __future__ import annotations
-
 import itertools
 
 import torch

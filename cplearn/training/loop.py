@@ -1,7 +1,5 @@
 """The training of one trial: data, model, step, schedule, evaluation."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """The online probe: a linear classifier that learns beside the backbone and never touches it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

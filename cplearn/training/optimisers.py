@@ -1,7 +1,5 @@
 """Optimisers of torch and timm as the settings ask for them, with the schedules of learning rate and weight decay."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any
