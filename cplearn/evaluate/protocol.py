@@ -77,7 +77,9 @@ def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Out
     try:
         with threadpoolctl.threadpool_limits(torch.get_num_threads()):
             evaluation = _Evaluation(model, dataset)
-            outcome = Outcome(dict(evaluation.metrics()), evaluation.diagnostics(), evaluation.arrays())
+            outcome = Outcome(dict(evaluation.metrics()), evaluation.diagnostics())
+            kept, seed = evaluation.settings.kept_images, model.trial.seed
+            outcome.arrays = figure_arrays(dataset.test, evaluation.test, evaluation.embedded, kept, seed)
             for other in transfer:
                 outcome.metrics.update(_transfer(model, other))
     except NonFiniteFeatures as error:
@@ -116,16 +118,11 @@ class _Evaluation:
         if self.embedded is None:
             return {}
         embeddings, codes = self.embedded
-        counts = code_counts(codes, self.model.method.n_codes)
         return {
             "singular_values": singular_values(embeddings).tolist(),
             "paper_singular_values": singular_values(embeddings, centred=False).tolist(),
-            "code_counts": counts.tolist(),
+            "code_counts": code_counts(codes, self.model.method.n_codes).tolist(),
         }
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        kept, seed = self.settings.kept_images, self.trial.seed
-        return figure_arrays(self.dataset.test, self.test, self.embedded, kept, seed)
 
     def _probes(self) -> Metrics:
         """Classifiers on the features of the training split, scored on the test split."""

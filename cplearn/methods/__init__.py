@@ -26,8 +26,7 @@ def names() -> list[str]:
 @functools.cache
 def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
     # Names are asked for with every trial that is read, so each folder is listed once.
-    modules = (module.name for module in pkgutil.iter_modules(folders) if not module.ispkg)
-    return tuple(sorted(name for name in modules if name not in {"base", "parts"}))
+    return tuple(sorted({module.name for module in pkgutil.iter_modules(folders)} - {"base", "parts"}))
 
 
 def get(name: str) -> ModuleType:

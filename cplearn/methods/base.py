@@ -36,16 +36,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a method needs to know, beside its settings, when it is built."""
+    """What a method needs to know, beside its settings, when it is built.
+
+    `features` is the number F of features that the backbone gives an image, `batch_size` the number of images of a
+    step, `classes` that of classes of the data set. `generator`, on the CPU, is for frozen random parts; the trainer
+    draws the weights.
+    """
 
     features: int
-    """The number F of features that the backbone gives an image."""
     batch_size: int
-    """The number of images of a step."""
     classes: int
-    """The number of classes of the data set."""
     generator: torch.Generator
-    """A generator on the CPU for frozen random parts; the trainer draws the weights."""
 
 
 @dataclass(frozen=True)

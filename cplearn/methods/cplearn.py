@@ -107,7 +107,6 @@ class Method(base.Method[Settings]):
         return dictionary_loss(h, self.dictionary, how.beta, prior=how.prior, symmetric=how.symmetric)
 
     def embed(self, features: Tensor) -> Tensor:
-        """H, (n, F) to (n, f)."""
         return embedding(self.norm(self.linear(features)), self.settings.form)
 
     def codes(self, embeddings: Tensor) -> Tensor:

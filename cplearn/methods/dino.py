@@ -45,7 +45,7 @@ class Settings(MethodSettings):
 
 
 class Head(nn.Module):
-    """Three maps with biases and GELU, the unit sphere, and prototypes of length 1."""
+    """Three maps with biases and GELU from (n, F) to (n, f), the unit sphere, and c prototypes of length 1."""
 
     def __init__(self, widths: Sequence[int], prototypes: int) -> None:
         super().__init__()
@@ -53,11 +53,9 @@ class Head(nn.Module):
         self.prototypes = parts.Cosine(widths[-1], prototypes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map (n, F) to points on the unit sphere, (n, f)."""
         return F.normalize(self.projector(x), dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, F) to (n, c)."""
         return self.prototypes(self.embed(x))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear maps with BatchNorm and ReLU between them; the `last` map is bare, what comes before it is `hidden`.
+    """Linear maps with BatchNorm and ReLU between them; the `last` one is bare, what comes before it is `hidden`.
 
     The maps have no biases, which a BatchNorm would cancel. Without `norm` they have, and GELU stands between them, as
     in DINO's head.
@@ -26,18 +26,19 @@ class MLP(nn.Module):
         self.last = nn.Linear(*last, bias=not norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, widths[0]) to (n, widths[-1])."""
         return self.last(self.hidden(x))
 
 
 class Cosine(nn.Linear):
-    """A linear map whose directions have length 1: a weight-normalised layer with its gains fixed at 1."""
+    """A linear map whose directions have length 1: a weight-normalised layer with its gains fixed at 1.
+
+    Rows of length 1, (n, c_in), are mapped to cosines, (n, c_out).
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, c_in) to (n, c_out), which are cosines if the rows of x have length 1."""
         return F.linear(x, F.normalize(self.weight, dim=1))
 
 

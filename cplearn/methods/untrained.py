@@ -21,7 +21,6 @@ class Method(base.Method[Settings]):
         super().__init__(settings, 0)
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """An untrained backbone has no loss: raises TypeError."""
         raise TypeError("method 'untrained' has no loss")
 
     def embed(self, features: Tensor) -> None:
