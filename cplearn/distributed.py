@@ -1,12 +1,9 @@
 """One trial on several devices: a process for each, the batch of the trial split among them.
 
-What a loss computes over the batch (prior matching, cross-correlation, Sinkhorn, the projector's BatchNorm) must be
-over the whole batch, whatever the number of processes. So each process runs the backbone on its part of the images, the
-features are gathered, and every process computes projector and loss on all of them, alike. Methods know nothing of it.
-
-Gradients: the backward pass of `Ranks.gather` hands every process the gradient of its own features. Those of the
-backbone's parameters are then parts of a sum, and are added up; those of the method are whole everywhere already.
-The backbone's BatchNorm takes its statistics over all processes (`SharedBatchNorm`).
+What a loss computes over the batch must be over the whole batch. So each process runs the backbone on its part of the
+images, the features are gathered, and every process computes projector and loss on all of them, alike; methods know
+nothing of it. The backward pass of `Ranks.gather` hands every process the gradient of its own features: the gradients
+of the backbone's parameters are then parts of a sum, and are added up; those of the method are whole everywhere.
 """
 
 from __future__ import annotations

@@ -44,10 +44,8 @@ class Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, dataset: Dataset, device: torch.device | str = "cpu") -> training.TrialTraining:
-    """The imported model, ready for `TrialTraining.evaluate`; images are normalised as by the authors' code.
-
-    Raises InputError if the images of the data set have another number of channels.
-    """
+    """The imported model, ready for `TrialTraining.evaluate`; images are normalised as by the authors' code. Raises
+    InputError if the images of the data set have another number of channels."""
     channels = checkpoint.state["backbone.0.0.weight"].shape[1]
     if dataset.channels != channels:
         raise InputError(

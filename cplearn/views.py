@@ -1,5 +1,4 @@
-"""Batches of training images on the device that augments them, from memory or decoded ahead from their files; and the
-views that a trial is trained on."""
+"""The views that a trial is trained on, made on its device of images in memory or decoded ahead from their files."""
 
 from __future__ import annotations
 
@@ -73,14 +72,13 @@ def local_size(trial: TrialSettings, image_size: int) -> int:
 class BatchSource:
     """Where batches of images come from: a tensor on the device, or files, decoded while the device works.
 
-    Every recipe starts from the same images of a tensor. Of files, the random resized crops of a recipe are cut when
-    the images are decoded, from their full resolution, so `recipes` hold only what is left to do. Crops come from a
-    stream of each recipe of their own, drawn batch by batch on the CPU: they depend on the trial's seed and the epoch,
-    and on nothing that happens while files are read. A recipe without such crops starts from the centres of the images,
-    as evaluation does.
+    Of files, the random resized crops of a recipe are cut when the images are decoded, from their full resolution, so
+    `recipes` hold only what is left to do. Crops are drawn from a stream of each recipe on the CPU, at `strength`: they
+    depend on nothing that happens while files are read. A recipe without such crops starts from the centres of the
+    images, as evaluation does.
 
-    `stream` and `strength` are those of the crops. The rows of batches, which are to lie on `rows_on`, are those of
-    this process alone, of batches that are equally large on all `ranks`.
+    The rows of batches, which are to lie on `rows_on`, are those of this process alone, of batches that are equally
+    large on all `ranks`.
     """
 
     def __init__(

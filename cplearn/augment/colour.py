@@ -126,10 +126,9 @@ class Grayscale(Transform):
 
 @dataclass(frozen=True)
 class Solarise(Transform):
-    """With probability `p`, values above `threshold` are inverted.
+    """With probability `p`, values above `threshold` are inverted; 0.5 splits bytes as torchvision's 128 does.
 
-    The default of 0.5 splits bytes as torchvision's 128 does. Strength s moves the threshold to
-    1 - s * (1 - `threshold`).
+    Strength s moves the threshold to 1 - s * (1 - `threshold`).
     """
 
     threshold: float = 0.5
@@ -163,10 +162,8 @@ class Intensity(Transform):
 
 @dataclass(frozen=True)
 class GaussianNoise(Transform):
-    """Normal noise, the same in all channels, clipped; its standard deviation is uniform in `std`.
-
-    Strength s uses the range s * `std`.
-    """
+    """Normal noise, the same in all channels, clipped; its standard deviation is uniform in `std`, at strength s in
+    s * `std`."""
 
     std: tuple[float, float] = (0.05, 0.1)
 

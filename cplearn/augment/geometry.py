@@ -25,7 +25,6 @@ class RandomResizedCrop(Transform):
     tries for a box that fits, then the largest box whose ratio is in the range. Boxes lie on whole pixels. A crop is
     never larger than its image, so pixels are only ever interpolated, never averaged; the bicubic kernel is that of PIL
     and of torchvision with antialias (a = -0.5, weights renormalised at the crop's border), and overshoots are clipped.
-
     Strength s uses the ranges `scale` ** s and `ratio` ** s.
     """
 
@@ -117,10 +116,8 @@ class LocalCrop(RandomResizedCrop):
 
 @dataclass(frozen=True)
 class RandomCrop(Transform):
-    """The image padded by `padding` reflected pixels, cropped back to its size: a shift by whole pixels.
-
-    Strength s pads by round(s * padding).
-    """
+    """The image padded by `padding` reflected pixels, at strength s by round(s * `padding`), and cropped back to its
+    size: a shift by whole pixels."""
 
     padding: int = 4
     uniforms: ClassVar[int] = 2
@@ -140,10 +137,7 @@ class RandomCrop(Transform):
 
 @dataclass(frozen=True)
 class HorizontalFlip(Transform):
-    """Left and right exchanged with probability `p`.
-
-    There is no range to scale, so strength s < 1 scales the probability: min(s, 1) * p.
-    """
+    """Left and right exchanged with probability `p`; strength s < 1 scales it, as there is no range: min(s, 1) * p."""
 
     p: float = 0.5
 
@@ -160,9 +154,8 @@ class RandomAffine(Transform):
     """Rotation, shift, scaling and horizontal shear about the centre, bilinear; what comes from outside is black.
 
     `degrees` and `shear` (degrees) are half-widths, as is `translate` (a fraction of the size, not rounded to whole
-    pixels as torchvision does); `scale` is a range.
-
-    Strength s multiplies the half-widths and uses the range `scale` ** s.
+    pixels as torchvision does); `scale` is a range. Strength s multiplies the half-widths and uses the
+    range `scale` ** s.
     """
 
     degrees: float = 0.0

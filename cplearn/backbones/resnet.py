@@ -65,15 +65,12 @@ class ResNet(nn.Sequential):
         return super().forward(x).mean((2, 3))
 
 
-class Pixels(nn.Module):
+class Pixels(nn.Flatten):
     """The flattened image as features, the baseline below every backbone: (N, C, H, W) to (N, C*H*W)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
 
 
 def build(settings: BackboneSettings, channels: int) -> ResNet:

@@ -88,8 +88,8 @@ def load(name: str, root: Path, image_size: int | None, download: bool, on_deman
     """The images of `folder:PATH` or of imagenet100, at `image_size`; None: their own if all are square and equal, else
     64 pixels.
 
-    The first call reads every file: content, size and mode. What it found is remembered in the data folder until a file
-    is added, removed, renamed or written to. The fingerprint is that of the pixels if these are cached; on demand that
+    What the first call finds in the files is remembered until one is added, removed, renamed or written to. The
+    fingerprint is that of the pixels if these are cached; on demand that
     of all files' contents, labels and classes, with the size in pixels.
 
     Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other
@@ -243,10 +243,10 @@ def _scan(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]
     others: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error}); check its permissions") from error
-    for entry in sorted(visible, key=lambda entry: entry.name):
+    for entry in visible:
         try:
             (folders if entry.is_dir() else others).append(entry)
         except OSError as error:  # a link to itself, for instance

@@ -1,10 +1,8 @@
 """From image files to pixels, at once or whenever they are asked for: in threads, a few batches ahead of their use.
 
 The first frame is read and turned as EXIF says. Transparent images are laid over white, 16-bit greyscale keeps its high
-byte (as Pillow does for 16-bit colour), every other mode is what Pillow converts it to.
-
-Of images that are decoded when they are asked for nothing is kept, so a data set may be far larger than memory. Threads
-suffice, because Pillow decodes and resizes without Python's lock. Their number does not change the pixels.
+byte (as Pillow does for 16-bit colour), every other mode is what Pillow converts it to. Threads suffice, because Pillow
+decodes and resizes without Python's lock; their number does not change the pixels.
 """
 
 from __future__ import annotations
@@ -87,10 +85,7 @@ class ImageFiles:
         return (crops[0] for crops in self.decoded((rows, [self.centre(rows)]) for rows in blocks))
 
     def centre(self, rows: Tensor) -> Crops:
-        """The crops for evaluation: the square at the centre whose side is 224/256 of the shorter side.
-
-        Up to the rounding of its corners that is the usual resizing to 256 and cropping to 224 pixels.
-        """
+        """The crops for evaluation: up to rounded corners, the usual resizing to 256 and cropping to 224 pixels."""
         extents = self.extents[rows]
         side = (extents.amin(1) * CENTRE).round().long().clamp_min(1)
         corner = (extents - side[:, None]) // 2
@@ -99,8 +94,8 @@ class ImageFiles:
     def decoded(self, requests: Iterable[tuple[Tensor, Sequence[Crops]]], pin: bool = False) -> Iterator[list[Tensor]]:
         """The crops of each requested batch: rows (n,) and V crops of each to V tensors (n, C, side, side) uint8.
 
-        As many threads as torch may use read a few batches ahead of what is consumed. `pin` puts the results where a
-        GPU can fetch them without the host waiting. Raises InputError if a file cannot be read.
+        As many threads as torch may use read ahead. `pin` puts the results where a GPU can fetch them without the host
+        waiting. Raises InputError if a file cannot be read.
         """
         pool = ThreadPoolExecutor(torch.get_num_threads(), "decode")
         pending: deque[tuple[list[Tensor], Iterator[None]]] = deque()
@@ -152,7 +147,6 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """What to say of a file that could not be read."""
     reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
     return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
 

@@ -13,7 +13,7 @@ import http.client
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,7 +94,8 @@ def _read_cifar(name: str, root: Path, scratch: Path, download: bool) -> Content
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     parts = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    folder = _unpacked(name, root, scratch, kind, parts, download)
+    archive = _File(kind.filename, kind.url, kind.tgz_md5)
+    folder = _unpacked(name, root, scratch, archive, kind.base_folder, parts, download)
     splits = [kind(folder, train) for train in (True, False)]
     train, test = (Blocks(split.targets, [split.data.transpose(0, 3, 1, 2)]) for split in splits)
     return splits[0].classes, train, test
@@ -103,7 +104,9 @@ def _read_cifar(name: str, root: Path, scratch: Path, download: bool) -> Content
 def _read_stl10(name: str, root: Path, scratch: Path, download: bool) -> Content:
     from torchvision.datasets import STL10
 
-    folder = _unpacked(name, root, scratch, STL10, [*STL10.train_list, *STL10.test_list], download)
+    archive = _File(STL10.filename, STL10.url, STL10.tgz_md5)
+    parts = [*STL10.train_list, *STL10.test_list]
+    folder = _unpacked(name, root, scratch, archive, STL10.base_folder, parts, download)
     train, unlabelled, test = (STL10(folder, split) for split in ("train", "unlabeled", "test"))
     # The files hold 3 GB of columns; turning them into rows needs a copy, so it is done block by block.
     blocks = (images[i : i + BLOCK] for images in (train.data, unlabelled.data) for i in range(0, len(images), BLOCK))
@@ -113,9 +116,8 @@ def _read_stl10(name: str, root: Path, scratch: Path, download: bool) -> Content
 
 def _read_tiny_imagenet(name: str, root: Path, scratch: Path, download: bool) -> Content:
     """train/<class>/images/*.JPEG, and val/images/*.JPEG with their classes in val/val_annotations.txt."""
-    folder = root / TINY.name.removesuffix(".zip")
-    if not folder.is_dir():
-        folder = _extract(name, root, scratch, TINY, download) / folder.name
+    base = TINY.name.removesuffix(".zip")
+    folder = _unpacked(name, root, scratch, TINY, base, [], download) / base
     try:
         classes = sorted((folder / "wnids.txt").read_text().split())
         number = {wnid: label for label, wnid in enumerate(classes)}
@@ -145,26 +147,22 @@ def _read_tiny_imagenet(name: str, root: Path, scratch: Path, download: bool) ->
     return classes, images(train), images(test)
 
 
-def _unpacked(name: str, root: Path, scratch: Path, kind: Any, parts: list[tuple[str, str]], download: bool) -> Path:
-    """A folder with the unpacked archive of a data set of torchvision, whose `parts` (name, MD5) are as published."""
-    from torchvision.datasets.utils import check_integrity
+def _unpacked(
+    name: str, root: Path, scratch: Path, archive: _File, base: str, parts: list[tuple[str, str]], download: bool
+) -> Path:
+    """Where the folder `base` of an archive lies: in `root`, if its `parts` (name, MD5) are as published, or in
+    `scratch`, extracted from the archive, which is downloaded if need be."""
+    from torchvision.datasets.utils import check_integrity, extract_archive
 
-    unpacked = root / kind.base_folder
-    if not unpacked.exists():
-        return _extract(name, root, scratch, _File(kind.filename, kind.url, kind.tgz_md5), download)
-    bad = [part for part, md5 in parts if not check_integrity(unpacked / part, md5)]
+    unpacked = root / base
+    bad = [part for part, md5 in parts if unpacked.exists() and not check_integrity(unpacked / part, md5)]
     if bad:
         raise InputError(
             f"{unpacked}: {', '.join(bad)} missing or not as published (MD5); delete this folder and load again, or "
-            f"unpack {kind.url} anew"
+            f"unpack {archive.url} anew"
         )
-    return root
-
-
-def _extract(name: str, root: Path, scratch: Path, archive: _File, download: bool) -> Path:
-    """Extract an archive, which is downloaded if need be, into the folder `scratch`, which is returned."""
-    from torchvision.datasets.utils import extract_archive
-
+    if unpacked.exists():
+        return root
     _fetch(name, root, [archive], download)
     try:
         extract_archive(root / archive.name, scratch)
