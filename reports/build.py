@@ -16,7 +16,8 @@ from reports.provenance.origin import Origin, TableMaker
 from reports.render import page
 from reports.render.files import FORMATS, program, render_all
 from reports.store import SweepResult
-from reports.tables import STATES, Table, spec, table_of_sweep
+from reports.tables import spec, table_of_sweep
+from reports.tables.model import STATES, Table
 from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
 

@@ -77,16 +77,17 @@ def draw_usage(numbers: pd.DataFrame) -> Figure:
 def entropy_numbers(runs: pd.DataFrame, row_names: Mapping[Any, str], measure: str = "collapse") -> pd.DataFrame:
     """Columns `row`, `components`, `n`, `mean`, `std` of the metrics <measure>/entropy_<k> over the seeds of each row.
 
-    `runs` as `aggregate.summarise` takes them. Rows and numbers of components without any value are left out.
+    `runs` as `aggregate.by_row` takes them. Rows and numbers of components without any value are left out.
     """
     matches = (ENTROPY.fullmatch(str(name)) for name in runs)
     components = sorted((int(match[2]), match[0]) for match in matches if match and match[1] == measure)
-    summary = aggregate.summarise(runs, [name for _, name in components])
+    values = aggregate.by_row(runs, [name for _, name in components])
+    counts, means, spreads = values.count(), values.mean(), values.std()
     rows = [
-        (row_names[row], k, int(summary.n[name][row]), summary.mean[name][row], summary.std[name][row])
-        for row in summary.n.index
+        (row_names[row], k, counts[name][row], means[name][row], spreads[name][row])
+        for row in counts.index
         for k, name in components
-        if summary.n[name][row]
+        if counts[name][row]
     ]
     return pd.DataFrame(rows, columns=["row", "components", "n", "mean", "std"])
 

@@ -3,7 +3,7 @@
 `build` and the command line may import it. It reads runs through `reports.store` only, and writes nothing.
 """
 
-from reports.provenance.tracing import Run, Traced, to_text, trace
-from reports.provenance.verification import Checked, verify
+from reports.provenance.tracing import to_text, trace
+from reports.provenance.verification import verify
 
-__all__ = ["Checked", "Run", "Traced", "to_text", "trace", "verify"]
+__all__ = ["to_text", "trace", "verify"]

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from reports import store
 from reports.render.files import from_json
 from reports.store import SweepResult
-from reports.tables import Table, table_of_runs, table_of_sweep
+from reports.tables import table_of_runs, table_of_sweep
+from reports.tables.model import Table
 from reports.tables.spec import TableSpec, Where
 from sweeps.addresses import experiment_name, resolve, without_secrets
 from sweeps.errors import UserError, explain

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reports.render.latex import to_latex
 from reports.render.markup import to_html, to_markdown
-from reports.tables import Table
+from reports.tables.model import Table
 from sweeps.errors import explain
 
 FORMATS = ("md", "tex", "html", "csv", "json")

@@ -16,8 +16,8 @@ from reports.render import parts
 from reports.render.markup import to_html_rows
 from reports.statistics import findings
 from reports.store import SweepResult
-from reports.tables import STATES, Table, number_rows
-from reports.tables.model import FINISHED
+from reports.tables import number_rows
+from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.sweep import commits, shared_settings
 from sweeps.record import HARDWARE, WALL_SECONDS, Tag
 

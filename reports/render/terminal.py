@@ -10,7 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports.tables import Cell, Column, Row, Table, spec
+from reports.tables import spec
+from reports.tables.model import Cell, Column, Row, Table
 
 
 def render_sweep(table: Table, width: int = 100) -> RichTable:

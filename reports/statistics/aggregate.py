@@ -1,39 +1,25 @@
-"""Means over seeds, and the order of a search's points by them, as pure functions of frames."""
+"""Values over seeds by the rows of a table, and the order of a search's points, as pure functions of frames."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-
-@dataclass(frozen=True)
-class Summary:
-    """Three frames of one shape, rows of a table by metrics: `mean`; `std`, the sample standard deviation (ddof=1), NaN
-    for fewer than two values; and `n`, the number of finite values of finished runs behind both."""
-
-    mean: pd.DataFrame
-    std: pd.DataFrame
-    n: pd.DataFrame
+if TYPE_CHECKING:
+    from pandas.core.groupby import DataFrameGroupBy
 
 
-def summarise(runs: pd.DataFrame, metrics: Sequence[str]) -> Summary:
-    """Mean, spread and number of values for each table row, in the order of their numbers, and metric.
+def by_row(runs: pd.DataFrame, metrics: Sequence[str]) -> DataFrameGroupBy:
+    """The values of some metrics, grouped by table row, for pandas' `mean`, `std` (ddof=1) and `count`.
 
     `runs` has a row for each trial, with the columns `row` (the table row it belongs to), `status`, and the metrics; a
-    metric without a column counts as never logged. A value that is not finite is left out and so lowers `n`.
+    metric without a column counts as never logged. A value of an unfinished run, or that is not finite, does not count.
     """
-    rows = pd.Index(sorted(set(runs["row"])), name="row")
-    finished = runs[runs["status"] == "FINISHED"]
-    values = finished.reindex(columns=list(metrics)).astype(float)
-    grouped = values.where(np.isfinite(values)).groupby(finished["row"])
-    return Summary(
-        mean=grouped.mean().reindex(rows),
-        std=grouped.std(ddof=1).reindex(rows),
-        n=grouped.count().reindex(rows, fill_value=0).astype(int),
-    )
+    values = runs.reindex(columns=list(metrics)).astype(float)
+    return values.where(np.isfinite(values).mul(runs["status"] == "FINISHED", axis=0)).groupby(runs["row"])
 
 
 def best_first(means: pd.DataFrame, objectives: Mapping[str, str]) -> list[Hashable]:

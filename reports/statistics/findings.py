@@ -110,7 +110,7 @@ def row_means(runs: pd.DataFrame) -> pd.DataFrame:
         settings[name] = pd.to_numeric(settings[name], errors="coerce")
     # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
     settings[DIMENSIONS] = settings[DIMENSIONS].fillna(settings[HIDDEN])
-    return aggregate.summarise(settings, MEANS).mean
+    return aggregate.by_row(settings, MEANS).mean()
 
 
 def cluster_collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.Series:

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 Better = Literal["higher", "lower"]
+Method = Literal["t", "bootstrap-t"]
 
 LEVEL = 0.05
 FEW = 10
@@ -35,7 +36,7 @@ class Number:
     n: int
     low: float | None
     high: float | None
-    method: Literal["t", "bootstrap-t"] | None
+    method: Method | None
 
 
 def summarise(values: Sequence[float]) -> Number | None:
@@ -47,12 +48,13 @@ def summarise(values: Sequence[float]) -> Number | None:
     mean = float(sample.mean())
     if n == 1:
         return Number(mean, None, 1, None, None, None)
+    method: Method = "t" if n < FEW else "bootstrap-t"
     std = float(sample.std(ddof=1))
     if std <= 1e-12 * abs(mean):  # Equal values differ from their mean in its last digits.
-        return Number(mean, 0.0, n, mean, mean, "t" if n < FEW else "bootstrap-t")
+        return Number(mean, 0.0, n, mean, mean, method)
     width = _student(LEVEL / 2, n - 1) if n < FEW else float(np.quantile(_resampled(sample), 1 - LEVEL))
     radius = width * std / math.sqrt(n)
-    return Number(mean, std, n, mean - radius, mean + radius, "t" if n < FEW else "bootstrap-t")
+    return Number(mean, std, n, mean - radius, mean + radius, method)
 
 
 @functools.cache
@@ -85,9 +87,7 @@ def holm(p: Floats, comparisons: int) -> Floats:
     """Holm's adjusted p-values of some of `comparisons` hypotheses, of which those left out count as still open."""
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate(p[order] * (comparisons - np.arange(len(p))))
-    in_order = np.empty_like(p)
-    in_order[order] = np.minimum(adjusted, 1)
-    return in_order
+    return np.minimum(adjusted, 1)[np.argsort(order)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Contest:
     best: tuple[bool, ...]
     rows: int
     seeds: int
-    method: Literal["t", "bootstrap-t"] | None = None
+    method: Method | None = None
 
 
 def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
@@ -107,13 +107,10 @@ def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
     Rows list one finite value for each seed, the same seeds in the same order; None does not compete.
     """
     places = [place for place, values in enumerate(rows) if values is not None]
-    nobody = (False,) * len(rows)
-    if len(places) < 2:
-        return Contest(nobody, len(places), 0)
+    count, n = len(places), len(rows[places[0]] or ()) if places else 0
+    if count < 2 or n < 2:
+        return Contest((False,) * len(rows), count, n)
     values = np.array([rows[place] for place in places], dtype=float)
-    count, n = values.shape
-    if n < 2:
-        return Contest(nobody, count, n)
     means = values.mean(axis=1) * (1 if better == "higher" else -1)
     # Which row is the best is itself chosen by the data, so counting only pairs with it would be too few.
     pairs = math.comb(count, 2)
@@ -124,8 +121,7 @@ def contest(rows: Sequence[Sequence[float] | None], better: Better) -> Contest:
     p = holm(p_values(values[leader] - values[others], bootstrap), pairs)
     tied = {leader, *(other for other, value in zip(others, p, strict=True) if value > LEVEL)}
     best = {places[place] for place in tied} if len(tied) < count else set()
-    method: Any = "bootstrap-t" if bootstrap else "t"
-    return Contest(tuple(place in best for place in range(len(rows))), count, n, method)
+    return Contest(tuple(place in best for place in range(len(rows))), count, n, "bootstrap-t" if bootstrap else "t")
 
 
 def least_supported(rows: int, seeds: int) -> float:

@@ -5,16 +5,6 @@ module. Rendering, figures and `build` may import it. It must not know how a tab
 """
 
 from reports.tables.grid import table_of_runs
-from reports.tables.model import STATES, Cell, Column, Row, Table
 from reports.tables.sweep import number_rows, table_of_sweep
 
-__all__ = [
-    "STATES",
-    "Cell",
-    "Column",
-    "Row",
-    "Table",
-    "number_rows",
-    "table_of_runs",
-    "table_of_sweep",
-]
+__all__ = ["number_rows", "table_of_runs", "table_of_sweep"]

@@ -12,7 +12,7 @@ import numpy as np
 from reports import spelling
 from reports.metrics import Metric
 from reports.statistics import inference
-from reports.statistics.inference import Contest, Number
+from reports.statistics.inference import Contest
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Source, Table, Trial, Values
 from reports.tables.spec import Selection
 from sweeps.record import VALIDATION
@@ -25,9 +25,8 @@ def fill(table: Table, values: Values) -> Table:
     """
     cells = [cell for row in table.all_rows for cell in row.cells]
     by_seed = [finite_values(cell.sources, cell.metric, values) for cell in cells]
-    numbers = [inference.summarise(list(finite.values())) for finite in by_seed]
     best, contests = _contests(table, cells, by_seed)
-    outcomes = zip(numbers, best, strict=True)
+    outcomes = zip(by_seed, best, strict=True)
     rows = []
     for row in table.all_rows:
         finished = sum(source.status == FINISHED for source in row.sources)
@@ -38,13 +37,8 @@ def fill(table: Table, values: Values) -> Table:
         )
         expected = max(cell.expected for cell in row.cells)
         rows.append(dataclasses.replace(row, cells=filled, n=finished if 0 < finished < expected else None))
-    first = len(table.baselines)
-    return dataclasses.replace(
-        table,
-        baselines=tuple(rows[:first]),
-        rows=tuple(rows[first:]),
-        statistics=tuple(_sentences(contests, any(best))),
-    )
+    first, sentences = len(table.baselines), tuple(_sentences(contests, any(best)))
+    return dataclasses.replace(table, baselines=tuple(rows[:first]), rows=tuple(rows[first:]), statistics=sentences)
 
 
 def choose(trials: Sequence[Trial], select: Selection, where: str, values: Values) -> Choice | None:
@@ -68,33 +62,26 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
 
     worth = {"higher": lambda score: score, "lower": lambda score: -score, "nearest 1": lambda score: -abs(score - 1)}
     candidates: list[Candidate] = []
-    counts: list[int] = []
+    competing: dict[int, dict[str, float]] = {}  # By the number of seeds.
     for text in sorted(groups, key=rank):
         sources = tuple(trial.source for trial in groups[text])
         scores = list(finite_values(sources, select.by, values).values())
         candidates.append(Candidate(text, sources, float(np.mean(scores)) if scores else None))
-        counts.append(len(scores))
-    full = [
-        (worth[select.better](candidate.score), candidate.value)
-        for candidate, count in zip(candidates, counts, strict=True)
-        if count == max(counts) and candidate.score is not None and not barred
-    ]
-    best = max((score for score, _ in full), default=math.nan)
+        if scores and not barred:
+            competing.setdefault(len(scores), {})[text] = worth[select.better](np.mean(scores))
+    full = competing[max(competing)] if competing else {}
     # Equal values added up in another order differ in their last digits.
-    winners = [text for score, text in full if math.isclose(score, best, rel_tol=1e-12, abs_tol=1e-15)]
+    winners = [
+        text for text, score in full.items() if math.isclose(score, max(full.values()), rel_tol=1e-12, abs_tol=1e-15)
+    ]
     chosen, tied = winners[0] if winners else None, tuple(winners[1:])
     return Choice(where, select.over, select.by, select.better, tuple(candidates), chosen, barred, tied)
 
 
 def finite_values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
     """The finite values of a metric by seed, of finished runs only."""
-    by_seed = {}
-    for source in sources:
-        if source.status == FINISHED and source.run_id is not None:
-            value = values.get(source.run_id, {}).get(metric, math.nan)
-            if math.isfinite(value):
-                by_seed[source.seed] = value
-    return by_seed
+    finished = {source.seed: values.get(source.run_id or "", {}) for source in sources if source.status == FINISHED}
+    return {seed: run[metric] for seed, run in finished.items() if math.isfinite(run.get(metric, math.nan))}
 
 
 def _contests(
@@ -122,10 +109,11 @@ def _contests(
     return best, outcomes
 
 
-def _print(cell: Cell, number: Number | None, bold: bool, metric: Metric | None, usual: int) -> Cell:
+def _print(cell: Cell, finite: Mapping[int, float], bold: bool, metric: Metric | None, usual: int) -> Cell:
     """The cell as printed; `usual` is the number of seeds that goes without saying."""
     if metric is None:  # Nothing could stand here.
         return dataclasses.replace(cell, empty=True)
+    number = inference.summarise(list(finite.values()))
     if number is None:
         statuses = {source.status for source in cell.sources}
         word = next((word for status, word in STATES.items() if status in statuses), STATES["MISSING"])
@@ -153,10 +141,8 @@ def _sentences(contests: Sequence[Contest], any_best: bool) -> Iterator[str]:
     methods = {"t": "Student's t", "bootstrap-t": "bootstrap-t"}
     used = " or ".join(methods[name] for name in sorted({str(contest.method) for contest in tested}, reverse=True))
     test = f"paired by seed, {used} test, Holm's correction over all pairs of rows, level {inference.LEVEL}"
-    if any_best:
-        yield f"Bold: the best of a column, and whatever cannot be told from it ({test})."
-    else:
-        yield f"Nothing is bold, since no difference to the best is supported ({test})."
+    bold = "Bold: the best of a column, and whatever cannot be told from it"
+    yield f"{bold if any_best else 'Nothing is bold, since no difference to the best is supported'} ({test})."
     largest = max(tested, key=lambda contest: (contest.rows, -contest.seeds))
     if largest.method == "t":
         least = inference.least_supported(largest.rows, largest.seeds)

@@ -103,9 +103,8 @@ class Grid:
         if not shown:
             raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_blocks = self.spec.rows[0].key == METRIC
-        metrics: list[Metric | None] = [*shown.values()]
-        none: list[Metric | None] = [None]
-        blocks, in_columns = (metrics, none) if in_blocks else (none, metrics)
+        metrics: list[list[Metric | None]] = [[None], [*shown.values()]]
+        blocks, in_columns = reversed(metrics) if in_blocks else metrics
         heads = list(itertools.product(self.column_texts, in_columns))
         most = {at: max(len(trials) for (_, column), trials in self.cells.items() if column == at) for at, _ in heads}
         rows: list[Row] = []
@@ -118,8 +117,7 @@ class Grid:
                 group.append(self._row(place, block, cells))
         cells = [cell for row in (*baselines, *rows) for cell in row.cells]
         n = max(cell.expected for cell in cells)
-        published = [cell for cell in cells if cell.published is not None]
-        empty = Table(
+        table = Table(
             sweep=subject.name,
             dataset=subject.dataset,
             slug=subject.slug,
@@ -129,14 +127,14 @@ class Grid:
             columns=tuple(self._column(at, metric) for at, metric in heads),
             baselines=tuple(baselines),
             rows=tuple(rows),
-            caption=tuple(words.caption(self.spec, subject, shown, n, published)),
+            caption=tuple(words.caption(self.spec, subject, shown, n, cells)),
             notes=(),
             origin=subject.origin,
             metrics=shown,
             spec=self.spec.hash,
             choices=tuple(self.choices.values()),
         )
-        table = fill.fill(empty, values)
+        table = fill.fill(table, values)
         # A row of a block whose metric is not defined for it says nothing: raw pixels have no codes.
         says = [{cell.mean for cell in row.cells if cell.metric} - {UNDEFINED} for row in table.rows]
         kept = tuple(row for row, means in zip(table.rows, says, strict=True) if means or not row.block)
@@ -148,7 +146,6 @@ class Grid:
         return ", ".join([*self.row_texts[place[0]], *self.column_texts[place[1]]])
 
     def _column(self, place: Place, metric: Metric | None) -> Column:
-        """The headings of a column, which has no metric where the rows are in blocks of metrics."""
         texts = self.column_texts[place]
         full = [dimension.labelled(text) for dimension, text in zip(self.columns, texts, strict=True)]
         if metric:
@@ -159,9 +156,8 @@ class Grid:
         return Column(", ".join(full), ", ".join(full), groups, short)
 
     def _row(self, place: Place, block: Metric | None, cells: list[Cell]) -> Row:
-        texts = self.row_texts[place]
+        full = texts = self.row_texts[place]
         shared = cells[0].sources if all(cell.sources == cells[0].sources for cell in cells) else ()
-        full = texts
         if not isinstance(place, str):
             full = [dimension.labelled(text) for dimension, text in zip(self.rows, texts, strict=True)]
         heading = block.heading if block else ""

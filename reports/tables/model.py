@@ -84,13 +84,12 @@ class Row:
 
     @property
     def is_named(self) -> bool:
-        """Whether the head is a name instead of the values of the axes."""
         return self.head == (self.label,)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A value that a selection could take, and the trials that speak for it."""
+    """A value that a selection could take, with its trials and their mean of the criterion."""
 
     value: str
     sources: tuple[Source, ...]
@@ -145,7 +144,6 @@ class Table:
 Values = Mapping[str, Mapping[str, float]]
 """Run id to the metrics of the run."""
 
-
 EXTRA = ("data fingerprint", "numerics")
 """What trials must agree in beside their settings."""
 
@@ -165,7 +163,6 @@ class Trial:
         return self.source.status == FINISHED
 
     def spelled(self, setting: str) -> str:
-        """The value of a setting as text."""
         return spelling.values([self.settings.get(setting)])[0]
 
 
@@ -179,16 +176,13 @@ def metric_values(runs: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[st
 def read_trials(runs: pd.DataFrame, axes: Sequence[str] | None = None) -> list[Trial]:
     """The trials of a frame, in its order; in a sweep with the values of its axes. Baselines of a sweep have a name,
     all trials of a sweep without axes too."""
-    if axes is None:
-        names = pd.Series("", runs.index)
-    else:
-        names = runs["label"].where((runs["role"] == BASELINE) | (not axes), "")
+    has_name = (axes is not None) & ((runs["role"] == BASELINE) | (not axes))
     params = [name for name in map(str, runs.columns) if name.startswith(PARAMS)]
     fixed = ["seed", "key", "run_id", "status", "error", "dataset", "fingerprint", Tag.NUMERICS.column]
     frame = runs.reindex(columns=[*fixed, *params, *(axes or ())])
     parsed = functools.cache(param_value)  # Thousands of trials have few different texts.
     trials = []
-    for name, row in zip(names, frame.to_numpy(dtype=object).tolist(), strict=True):
+    for name, row in zip(runs["label"].where(has_name, ""), frame.to_numpy(dtype=object).tolist(), strict=True):
         seed, key, run_id, status, error, dataset, *extra = row[: len(fixed)]
         texts = zip(params, row[len(fixed) :], strict=False)
         settings = {param.removeprefix(PARAMS): parsed(text) for param, text in texts if isinstance(text, str)}

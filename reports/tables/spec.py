@@ -139,10 +139,9 @@ class Dimension(_Strict):
     def _text(self, value: Hashable) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             return f"{value:,}"
-        (text,) = spelling.values([value])
         if isinstance(value, str) and self.key in EXPLAIN_THEMSELVES:
-            return SHOWN_AS.get(text) or (text.removeprefix("folder-") if self.key == "dataset" else text)
-        return text
+            return SHOWN_AS.get(value) or (value.removeprefix("folder-") if self.key == "dataset" else value)
+        return spelling.values([value])[0]
 
 
 class Axis(Dimension):
@@ -183,10 +182,9 @@ class Selection(_Strict):
                 f"{self.by!r} means another thing at each {self.over}, so its values do not compare; choose by "
                 "validation/... or select/..."
             )
-        if self.by.endswith("loss") and self.better != "lower":
-            raise ValueError(f"{self.by!r} is best where it is lowest; write better: lower")
-        if self.by.endswith("/alpha_req") and self.better != "nearest 1":
-            raise ValueError(f"{self.by!r} is best where it is nearest to 1; write better: nearest 1")
+        for ending, better, where in (("loss", "lower", "lowest"), ("/alpha_req", "nearest 1", "nearest to 1")):
+            if self.by.endswith(ending) and self.better != better:
+                raise ValueError(f"{self.by!r} is best where it is {where}; write better: {better}")
         return self
 
 
@@ -261,10 +259,8 @@ class Published(_Strict):
     def find(self, settings: Mapping[str, Any], metric: str) -> float | None:
         """The number published for a metric at settings; None if there is none."""
         for entry in self.numbers:
-            value = entry.get(metric)
-            if isinstance(value, int | float) and all(
-                settings.get(key) == setting for key, setting in entry.items() if "/" not in key
-            ):
+            value, where = entry.get(metric), {key: setting for key, setting in entry.items() if "/" not in key}
+            if isinstance(value, int | float) and matches(settings, where):
                 return float(value)
         return None
 
@@ -286,10 +282,9 @@ def read(name: str) -> TableSpec:
     try:
         return TableSpec.model_validate(content)
     except ValidationError as error:
-        place = error.errors()[0]["loc"]
-        parts: dict[str, type[_Strict]] = {"rows": Dimension, "columns": Dimension, "metrics": Shown}
-        parts["select"] = Selection
-        part = parts.get(str(place[0]), TableSpec) if len(place) > 1 else TableSpec
+        group, *key = error.errors()[0]["loc"] or ("",)
+        parts = {"rows": Dimension, "columns": Dimension, "metrics": Shown, "select": Selection}
+        part = parts.get(str(group), TableSpec) if key else TableSpec
         raise UserError(f"{path}: {explain(error, list(part.model_fields))}") from None
 
 

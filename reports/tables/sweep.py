@@ -76,9 +76,9 @@ def number_rows(result: SweepResult) -> pd.DataFrame:
     if not result.search:
         return numbered
     objectives: dict[str, str] = result.search["objectives"]
-    summary = aggregate.summarise(numbered, list(objectives))
+    values = aggregate.by_row(numbered, list(objectives))
     first = sum(kind == 0 for kind, *_ in rank)
-    means = summary.mean.where(summary.n == len(result.seeds)).iloc[first:]
+    means = values.mean().where(values.count() == len(result.seeds)).iloc[first:]
     best = {row: first + number for number, row in enumerate(aggregate.best_first(means, objectives))}
     return numbered.assign(row=numbered["row"].map(lambda row: best.get(row, row)))
 

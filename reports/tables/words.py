@@ -36,9 +36,9 @@ class Subject:
 
 
 def caption(
-    table: TableSpec, subject: Subject, shown: Mapping[str, Metric], n: int, published: Sequence[Cell]
+    table: TableSpec, subject: Subject, shown: Mapping[str, Metric], n: int, cells: Sequence[Cell]
 ) -> Iterator[str]:
-    """The sentences above a table over n seeds; `published` are the cells that stand beside a published number."""
+    """The sentences above a table over n seeds."""
     yield f"{subject.about.rstrip('.')}."
     listed = f" ({spelling.ranges(subject.seeds)})" if subject.seeds else ""
     if n > 1:
@@ -63,7 +63,7 @@ def caption(
     if "codes/nmi" in shown:
         chance = " (chance: NMI of shuffled codes)" if "codes/nmi_chance" in shown else ""
         yield f"NMI of the codes is not ranked, as it rises by chance alone with the number of codes used{chance}."
-    if table.published and published:
+    if table.published and (published := [cell for cell in cells if cell.published is not None]):
         group = spec.published(table.published)
         setting = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
         only = f", for runs with {setting}" if any(cell.sources and not cell.comparable for cell in published) else ""
@@ -116,7 +116,7 @@ def _absent(table: Table, reasons: Mapping[str, str]) -> Iterator[tuple[str, str
                     named.add(source.key)
                     reason = f" ({reasons[source.key]})" if reasons.get(source.key) else ""
                     states.setdefault(STATES[source.status] + reason, []).append(source.seed)
-            yield from ((where, reason, seeds) for reason, seeds in states.items())
+            yield from ((where, state, seeds) for state, seeds in states.items())
 
 
 def _infinite(table: Table, values: Values) -> Iterator[tuple[str, str, list[int]]]:

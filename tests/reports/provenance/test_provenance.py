@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from reports import build, provenance
 from reports.render import terminal
-from reports.tables import Row, spec
+from reports.tables import spec
+from reports.tables.model import Row
 from runner.cli import app
 from stores import Writer, declare, sqlite
 from support import needs

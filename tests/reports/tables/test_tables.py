@@ -10,9 +10,10 @@ import pytest
 from frames import FULL, grid, result
 from reports import tables
 from reports.render import latex, markup
+from reports.tables.model import Cell
 
 
-def printed(cell: tables.Cell) -> tuple[str, str | None, int | None]:
+def printed(cell: Cell) -> tuple[str, str | None, int | None]:
     return cell.mean, cell.std, cell.n
 
 
