@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from reports import spelling
 from reports.store import SweepResult
+from sweeps.record import BASELINE
 
 T = TypeVar("T")
 
@@ -57,19 +59,12 @@ def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
     """A short name for each table row of `runs`: `β = 0.1`, `SwAV`, `CPLearn, c = 128`; axes of one value are left
     out. Baselines and trials without axes keep their label."""
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
-    headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
-    several = [axis for axis, values in result.axes.items() if len(values) > 1]
-    spelled = {axis: spelling.values(rows[axis].tolist()) for axis in several}
-    row_names: dict[Any, str] = rows["label"].to_dict()
-    for place, row in enumerate(rows.index):
-        parts = [
-            spelled[axis][place] if axis == ARM else f"{headings[axis]} = {spelled[axis][place]}"
-            for axis in several
-            if rows[axis].iloc[place] is not None or None in result.axes[axis]
-        ]
-        if parts and rows["role"].iloc[place] != "baseline":
-            row_names[row] = ", ".join(parts)
-    return row_names
+    parts: dict[Any, list[str]] = {row: [] for row in rows.index}
+    for (axis, listed), heading in zip(result.axes.items(), spelling.headings(list(result.axes)), strict=True):
+        for row, value, text in zip(rows.index, rows[axis], spelling.values(rows[axis].tolist()), strict=True):
+            if len(listed) > 1 and (value is not None or None in listed) and rows["role"][row] != BASELINE:
+                parts[row].append(text if axis == ARM else f"{heading} = {text}")
+    return {row: ", ".join(parts[row]) or label for row, label in rows["label"].items()}
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -84,12 +79,9 @@ def colours(count: int) -> list[dict[str, Any]]:
     light, which the colour-blind can order too."""
     if count <= len(CYCLE):
         return CYCLE[:count]
-    scale = matplotlib.colormaps["viridis"]
-    shapes = [style["marker"] for style in CYCLE]
-    return [
-        {"color": scale(0.88 * k / (count - 1)), "marker": shapes[k % len(shapes)], "linestyle": "-"}
-        for k in range(count)
-    ]
+    scale, shapes = matplotlib.colormaps["viridis"], itertools.cycle(style["marker"] for style in CYCLE)
+    places = np.linspace(0, 0.88, count)
+    return [{"color": scale(at), "marker": shape, "linestyle": "-"} for at, shape in zip(places, shapes, strict=False)]
 
 
 def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:

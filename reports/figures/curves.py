@@ -87,17 +87,15 @@ def curves(result: SweepResult) -> list[Curve]:
 
 def plots(result: SweepResult) -> list[Plot]:
     """The curves, ready to be drawn."""
-    return [
-        Plot(
-            curve.name,
-            f"Metrics against {curve.heading}" if curve.heading else "Metrics of each row",
-            "Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean, from "
-            f"{LEAST_SEEDS} seeds on. Grey lines: baselines. Shaded: cluster collapse (see the findings).",
-            curve.numbers,
-            functools.partial(draw, curve),
-        )
-        for curve in curves(result)
-    ]
+    caption = (
+        f"Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean, from {LEAST_SEEDS} seeds "
+        "on. Grey lines: baselines. Shaded: cluster collapse (see the findings)."
+    )
+    made = []
+    for curve in curves(result):
+        title = f"Metrics against {curve.heading}" if curve.heading else "Metrics of each row"
+        made.append(Plot(curve.name, title, caption, curve.numbers, functools.partial(draw, curve)))
+    return made
 
 
 def curve(result: SweepResult, axis: str | None) -> Curve:
@@ -153,20 +151,17 @@ def draw(curve: Curve) -> Figure:
     """The figure of a curve, panels side by side: the mean, its 95 % interval where there are enough seeds, and each
     seed's value as a point. A cross on the axis marks a point without a result; cluster collapse is shaded."""
     panels = [panel for panel in PANELS if panel.title in set(curve.numbers["panel"])]
-    width, height = PANEL_WIDTH * len(panels), PANEL_HEIGHT
+    width = PANEL_WIDTH * len(panels)
     figure = Figure()
     grid = figure.add_gridspec(2, len(panels))
     drawn = [figure.add_subplot(grid[0, place]) for place in range(len(panels))]
-    if len(curve.words) > MOST_BESIDE:
-        shown = _best_words(curve)
-        height = max(height, ROW_HEIGHT * len(shown.words) + 0.6)
-        for axes, panel in zip(drawn, panels, strict=True):
-            _draw_rows(axes, shown, panel, labelled=axes is drawn[0])
-        if len(shown.words) < len(curve.words):
-            drawn[0].set_title(f"{panels[0].title} (best {len(shown.words)} of {len(curve.words)})")
-    else:
-        for axes, panel in zip(drawn, panels, strict=True):
-            _draw_panel(axes, curve, panel)
+    shown = _best_words(curve)
+    is_list = len(curve.words) > MOST_BESIDE
+    height = max(PANEL_HEIGHT, ROW_HEIGHT * len(shown.words) + 0.6) if is_list else PANEL_HEIGHT
+    for axes, panel in zip(drawn, panels, strict=True):
+        (_draw_rows if is_list else _draw_panel)(axes, shown, panel)
+    if len(shown.words) < len(curve.words):
+        drawn[0].set_title(f"{panels[0].title} (best {len(shown.words)} of {len(curve.words)})")
     # Legends have a row of their own below. Lines that mean the same in each panel need one legend only.
     if curve.apart:
         heights = [_draw_legend(figure.add_subplot(grid[1, :]), drawn[0], width)]
@@ -221,10 +216,10 @@ def _series(result: SweepResult, rows: pd.DataFrame, axis: str | None) -> pd.Ser
 
 def _best_words(curve: Curve) -> Curve:
     """The curve with at most `MOST_BELOW` words, those with the best values of the first panel's leader."""
+    if len(curve.words) <= MOST_BELOW:
+        return curve
     leading = curve.numbers[(curve.numbers["metric"] == PANELS[0].lead) & curve.numbers["x"].notna()]
     best = set(leading.groupby("x")["mean"].max().nlargest(MOST_BELOW).index)
-    if len(curve.words) <= MOST_BELOW:
-        best = set(curve.words)
     numbers = curve.numbers[curve.numbers["x"].isna() | curve.numbers["x"].isin(best)]
     return replace(curve, words=tuple(word for word in curve.words if word in best), numbers=numbers)
 
@@ -287,7 +282,7 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
             axes.set_ylim((bottom + top - LEAST_SPAN) / 2, (bottom + top + LEAST_SPAN) / 2)
 
 
-def _draw_rows(axes: Axes, curve: Curve, panel: Panel, *, labelled: bool) -> None:
+def _draw_rows(axes: Axes, curve: Curve, panel: Panel) -> None:
     """A panel with the words below each other: the mean of each as a dot, its interval as a bar, collapse shaded."""
     lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
@@ -298,7 +293,8 @@ def _draw_rows(axes: Axes, curve: Curve, panel: Panel, *, labelled: bool) -> Non
     for start, end in collapsed_spans(curve):
         axes.axhspan(start, end, color="0.5", alpha=0.15, linewidth=0, zorder=0)
     axes.set_title(panel.title)
-    axes.set_yticks(range(len(curve.words)), curve.words if labelled else [""] * len(curve.words))
+    is_first = axes.get_subplotspec().is_first_col()  # type: ignore[union-attr]
+    axes.set_yticks(range(len(curve.words)), curve.words if is_first else [""] * len(curve.words))
     axes.set_ylim(len(curve.words) - 0.5, -0.5)
     if panel.log:
         axes.set_xscale("log")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -26,10 +25,10 @@ class Grid:
     `picture` shows them, and `framed` (lines, columns) says which of them have a frame."""
 
     name: str
-    words: tuple[str, ...]
-    picture: np.ndarray = field(repr=False)
-    framed: np.ndarray = field(repr=False)
-    numbers: pd.DataFrame = field(repr=False)
+    words: list[str]
+    picture: np.ndarray
+    framed: np.ndarray
+    numbers: pd.DataFrame
 
 
 def code_numbers(arrays: Arrays) -> pd.DataFrame:
@@ -116,23 +115,23 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
 
 
 def _plot(name: str, title: str, caption: str, grids: list[Grid]) -> Plot:
-    return Plot(name, title, caption, pd.concat([grid.numbers for grid in grids]), functools.partial(draw, grids))
+    return Plot(name, title, caption, pd.concat([grid.numbers for grid in grids]), lambda: draw(grids))
 
 
 def _code_grid(sample: Sample) -> Grid:
     numbers = code_numbers(sample.arrays)
     usual = numbers.groupby("code")["class"].agg(lambda classes: classes.mode()[0])
     words = numbers.drop_duplicates("code")["used"].map("{:,}".format)
-    return _grid(sample, numbers, "code", tuple(words), usual)
+    return _grid(sample, numbers, "code", list(words), usual)
 
 
 def _neighbour_grid(sample: Sample) -> Grid:
     numbers = neighbour_numbers(sample.arrays)
     classes = numbers.drop_duplicates("query").set_index("query")["query_class"]
-    return _grid(sample, numbers, "query", tuple(f"class {label}" for label in classes), classes)
+    return _grid(sample, numbers, "query", [f"class {label}" for label in classes], classes)
 
 
-def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: tuple[str, ...], expected: pd.Series) -> Grid:
+def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: list[str], expected: pd.Series) -> Grid:
     columns = sample.arrays["neighbours"].shape[1] + 1
     framed = marks(numbers, lines, expected, columns)
     picture = montage(sample.arrays, numbers, lines, columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -20,13 +20,13 @@ MOST_PIXELS = 250
 
 @dataclass(frozen=True)
 class Matrix:
-    """A square matrix of numbers in [-1, 1], at most 250 wide; `words` under its name say of what; `bounds` are the
-    places between the classes, in entries of the matrix."""
+    """A square matrix of numbers in [-1, 1], at most 250 wide; `words` under it say of what; `bounds` are the places
+    between the classes, in entries of the matrix."""
 
     name: str
     words: str
-    values: np.ndarray = field(repr=False)
-    bounds: tuple[float, ...] = ()
+    values: np.ndarray
+    bounds: Sequence[float] = ()
 
 
 def covariance(embeddings: np.ndarray) -> np.ndarray:
@@ -65,9 +65,8 @@ def class_similarity(embeddings: np.ndarray, labels: np.ndarray) -> pd.DataFrame
     totals = np.array([[first @ second for second in sums] for first in sums]) - np.diag(squares)
     pairs = np.outer(counts, counts) - np.diag(counts)
     cosines = totals / np.where(pairs > 0, pairs, np.nan)
-    first, second = (place.ravel() for place in np.indices(pairs.shape))
-    columns = {"class": classes[first], "other": classes[second], "images": counts[first]}
-    return pd.DataFrame({**columns, "cosine": cosines.ravel()})
+    columns = {"class": classes.repeat(len(classes)), "other": np.tile(classes, len(classes))}
+    return pd.DataFrame({**columns, "images": counts.repeat(len(classes)), "cosine": cosines.ravel()})
 
 
 def dimension_numbers(matrix: np.ndarray) -> pd.DataFrame:
@@ -115,10 +114,10 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
         order = np.lexsort((codes, labels))
         values = adjacency(embeddings, order)
         starts = np.searchsorted(labels[order], np.unique(labels))[1:]
-        bounds = starts * len(values) / len(order) if len(starts) < 20 else ()
+        bounds = (starts * len(values) / len(order)).tolist() if len(starts) < 20 else ()
         total = len(sample.arrays["labels"])
         words = f"{len(kept):,} images" if len(kept) == total else f"{len(kept):,} of {total:,} images"
-        adjacencies.append(Matrix(sample.name, words, values, tuple(map(float, bounds))))
+        adjacencies.append(Matrix(sample.name, words, values, bounds))
         similarities.append(class_similarity(embeddings, labels).assign(row=sample.name))
     yield Plot(
         "covariance",
