@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from reports import figures, store
-from reports.provenance.origin import Origin, TableMaker
+from reports.provenance.verification import Origin, make_table
 from reports.render import page
 from reports.render.files import FORMATS, program, render_all
 from reports.store import SweepResult
 from reports.tables import spec, table_of_sweep
-from reports.tables.model import STATES, Table
+from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
 
@@ -49,9 +49,8 @@ def build(
     """
     results = store.read_sweep(uri, sweep, datasets)
     states = pd.concat(result.runs["status"] for result in results)
-    if not (states == "FINISHED").any():
-        counts = states.map(STATES).value_counts()
-        listed = ", ".join(f"{count} {state}" for state, count in counts.items())
+    if not (states == FINISHED).any():
+        listed = ", ".join(f"{count} {state}" for state, count in states.map(STATES).value_counts().items())
         raise UserError(f"sweep {sweep!r} has no finished trial to report on ({listed})")
     specification = spec.read("sweep")
     origin = Origin.of(uri, specification, sweeps=[sweep])
@@ -80,7 +79,7 @@ def build_table(
     if specification.per_sweep:
         raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
-    table = TableMaker(uri).make(origin)
+    table = make_table(origin, uri, {})
     folder = Path(out) / "tables" / specification.table
     with _drafted(folder) as draft:
         table = write_table(table, draft, origin)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reports.figures import canvas, curves, images, lines, matrices, projection, samples
+from reports.figures import canvas, curves, embeddings, images, lines, samples
 from reports.figures.canvas import Plot
 from reports.figures.samples import Reader
 from reports.store import SweepResult
@@ -25,5 +25,5 @@ def plots(result: SweepResult, reader: Reader) -> Iterator[Plot]:
     yield from curves.plots(result)
     yield from lines.entropy_plots(runs, names)
     shown = samples.read(runs, names, reader)
-    for family in (lines, matrices, projection, images):
+    for family in (lines, embeddings, images):
         yield from family.plots(shown)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from reports.figures import canvas
 from reports.figures.canvas import Plot
 from reports.figures.samples import Sample
-from reports.statistics import aggregate
+from reports.statistics import inference
 
 MOST_LINES = 12
 ENTROPY = re.compile(r"(collapse|paper)/entropy_(\d+)")
@@ -74,11 +74,11 @@ def draw_usage(numbers: pd.DataFrame) -> Figure:
 def entropy_numbers(runs: pd.DataFrame, row_names: Mapping[Any, str], measure: str = "collapse") -> pd.DataFrame:
     """Columns `row`, `components`, `n`, `mean`, `std` of the metrics <measure>/entropy_<k> over the seeds of each row.
 
-    `runs` as `aggregate.by_row` takes them. Rows and numbers of components without any value are left out.
+    `runs` as `inference.by_row` takes them. Rows and numbers of components without any value are left out.
     """
     matches = (ENTROPY.fullmatch(str(name)) for name in runs)
     components = sorted((int(match[2]), match[0]) for match in matches if match and match[1] == measure)
-    values = aggregate.by_row(runs, [name for _, name in components])
+    values = inference.by_row(runs, [name for _, name in components])
     counts, means, spreads = values.count(), values.mean(), values.std()
     rows = [
         (row_names[row], k, counts[name][row], means[name][row], spreads[name][row])

@@ -12,9 +12,9 @@ from typing import Any
 from rich.text import Text
 
 from reports import store
-from reports.provenance.origin import read_sidecar, sidecar_of
+from reports.provenance.verification import read_sidecar, sidecar_of
 from reports.render import parts
-from reports.tables.model import FINISHED, Cell, Choice, Source, Table
+from reports.tables.model import FINISHED, Cell, Source, Table
 from sweeps.errors import UserError
 from sweeps.record import PARAMS, Tag
 
@@ -106,30 +106,20 @@ def _likeness(word: str, name: str) -> int:
     a, b = (re.sub(r"[\W_]+", "", text.casefold()) for text in (word, name))
     if not a or not b:
         return 0
-    if a == b:
-        return 3
     if a in b:
-        return 2
+        return 3 if a == b else 2
     return int(difflib.SequenceMatcher(None, a, b).ratio() >= 0.75)
 
 
 def _traced(table: Table, where: str, cell: Cell, records: Mapping[str, Mapping[str, Any]]) -> Traced:
-    runs = []
+    runs, chosen = [], []
     for source in cell.sources:
         record = records.get(source.key, {})
         settings = {name.removeprefix(PARAMS): str(text) for name, text in record.items() if name.startswith(PARAMS)}
         runs.append(Run(source, record.get(cell.metric), settings, record.get(Tag.COMMAND.column, "")))
-    chosen = [
-        _chosen(choice)
-        for choice in table.choices
-        if not {*cell.sources}.isdisjoint(source for each in choice.candidates for source in each.sources)
-    ]
+    for choice in table.choices:
+        if not {*cell.sources}.isdisjoint(source for each in choice.candidates for source in each.sources):
+            scores = [(each.value, "none" if each.score is None else f"{each.score:.4f}") for each in choice.candidates]
+            listed = ", ".join(f"{value}: {score}" for value, score in scores)
+            chosen.append(f"{choice.over} = {choice.chosen} chosen by mean {choice.criterion} ({listed})")
     return Traced(where, cell, parts.described(cell, table), "; ".join(chosen), tuple(runs))
-
-
-def _chosen(choice: Choice) -> str:
-    scores = ", ".join(
-        f"{candidate.value}: {'none' if candidate.score is None else f'{candidate.score:.4f}'}"
-        for candidate in choice.candidates
-    )
-    return f"{choice.over} = {choice.chosen} chosen by mean {choice.criterion} ({scores})"

@@ -1,23 +1,91 @@
-"""Does a written table still say what the tracking store holds, and do its files say what it holds?"""
+"""What a table is made of, so that it can be made again: does it still say what the tracking store holds?"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reports.provenance.origin import Origin, TableMaker, read_sidecar, sidecar_of
-from reports.render.files import FORMATS, program, render_all
+from pydantic import ValidationError
+
+from reports import store
+from reports.render.files import FORMATS, from_json, program, render_all
 from reports.statistics.inference import Number
-from reports.store import NothingThere
+from reports.store import NothingThere, SweepResult
+from reports.tables import table_of_runs, table_of_sweep
 from reports.tables.model import FINISHED, Cell, Source, Table
-from sweeps.errors import UserError
+from reports.tables.spec import TableSpec, Where
+from sweeps.addresses import experiment_name, resolve, without_secrets
+from sweeps.errors import UserError, explain
 
 TOLERANCE = 1e-9
 """Relative difference of equal numbers: another NumPy may add the same values in another order."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The store, without secrets, and what was asked of it: the specification in full; the sweeps whose trials count,
+    none meaning those of the whole experiment; settings that trials must have; for a sweep's own table its data set."""
+
+    store: str
+    experiment: str
+    runs_at: str
+    specification: dict[str, Any]
+    sweeps: list[str] = field(default_factory=list)
+    where: Where = field(default_factory=dict)
+    dataset: str = ""
+
+    @classmethod
+    def of(cls, uri: str | None, specification: TableSpec, **asked: Any) -> Origin:
+        address = without_secrets(resolve(uri))
+        content = specification.model_dump(mode="json", exclude_defaults=True)
+        return cls(address, experiment_name(), store.runs_at(uri), content, **asked)
+
+
+def make_table(origin: Origin, uri: str | None, results: dict[str, list[SweepResult]]) -> Table:
+    """The table of this origin as its runs give it now. `results` keeps a sweep that was read for its other data sets.
+
+    Raises UserError where the sweep, its data set or all trials are gone, where the specification is none, and if the
+    store cannot be read.
+    """
+    try:
+        specification = TableSpec.model_validate(origin.specification)
+    except ValidationError as error:
+        raise UserError(f"its specification: {explain(error, list(TableSpec.model_fields))}") from None
+    if specification.per_sweep:
+        (sweep,) = origin.sweeps
+        if sweep not in results:
+            results[sweep] = store.read_sweep(uri, sweep)
+        result = next((result for result in results[sweep] if result.slug == origin.dataset), None)
+        if result is None:
+            raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
+        table = table_of_sweep(result, specification)
+    else:
+        table = table_of_runs(store.read_trials(uri, origin.sweeps), specification, origin.where)
+    return replace(table, runs_at=origin.runs_at)
+
+
+def sidecar_of(path: Path) -> Path:
+    """The table.json of a table's file or folder, which alone knows the runs behind the table."""
+    sidecar = (path if path.is_dir() else path.parent) / "table.json"
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file")
+    if not sidecar.is_file():
+        raise UserError(f"{sidecar}: no such file, and it is what knows the runs; write it with: cplearn report")
+    return sidecar
+
+
+def read_sidecar(sidecar: Path) -> tuple[Table, dict[str, Any]]:
+    """The table in a table.json, and the whole document."""
+    try:
+        document = json.loads(sidecar.read_text(encoding="utf-8"))
+        return from_json(document), document
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
 
 
 @dataclass(frozen=True)
@@ -42,22 +110,20 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
     sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [sidecar_of(path)]
     if not sidecars:
         raise UserError(f"{path}: no table.json in it; write the tables with: cplearn report")
-    maker = TableMaker(uri)
-    return [_check(maker, sidecar) for sidecar in sidecars]
+    results: dict[str, list[SweepResult]] = {}
+    return [_check(sidecar, uri, results) for sidecar in sidecars]
 
 
-def _check(maker: TableMaker, sidecar: Path) -> Checked:
+def _check(sidecar: Path, uri: str | None, results: dict[str, list[SweepResult]]) -> Checked:
     then, document = read_sidecar(sidecar)
     about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
     try:
         origin = Origin(**about["made_from"])
     except (KeyError, TypeError):
-        raise UserError(
-            f"{sidecar}: does not say what it was made of, as tables of earlier versions; write it anew with: "
-            "cplearn report"
-        ) from None
+        was = "does not say what it was made of, as tables of earlier versions"
+        raise UserError(f"{sidecar}: {was}; write it anew with: cplearn report") from None
     try:
-        drift = list(_drift(then, maker.make(origin)))
+        drift = list(_drift(then, make_table(origin, uri, results)))
     except NothingThere:
         raise
     except UserError as error:
@@ -68,7 +134,6 @@ def _check(maker: TableMaker, sidecar: Path) -> Checked:
 
 
 def _drift(then: Table, now: Table) -> Iterator[str]:
-    """What of a table is no longer so: trials, rows and columns, numbers, choices; if none of these, words."""
     changes = [*_moved(_sources(then), _sources(now)), *_changed(then, now), *_rechosen(then, now)]
     yield from changes
     if not changes:
@@ -128,15 +193,12 @@ def _changed(then: Table, now: Table) -> Iterator[str]:
 
 
 def _rechosen(then: Table, now: Table) -> Iterator[str]:
-    """Choices that the runs no longer make."""
     choices = {(choice.where, choice.over): choice for choice in now.choices}
     for choice in then.choices:
         new = choices.get((choice.where, choice.over))
         if new is not None and choice.chosen != new.chosen:
-            yield (
-                f"{choice.where}: {choice.over} = {choice.chosen} was chosen by {choice.criterion}, MLflow now gives "
-                f"{new.chosen}"
-            )
+            was = f"{choice.where}: {choice.over} = {choice.chosen} was chosen by {choice.criterion}"
+            yield f"{was}, MLflow now gives {new.chosen}"
 
 
 def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: str | None) -> Iterator[str]:

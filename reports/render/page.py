@@ -13,7 +13,7 @@ import pandas as pd
 
 from reports.figures import Plot, canvas
 from reports.render import parts
-from reports.render.markup import to_html_rows
+from reports.render.files import to_html_rows
 from reports.statistics import findings
 from reports.store import SweepResult
 from reports.tables import number_rows

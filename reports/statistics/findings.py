@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from reports import spelling
-from reports.statistics import aggregate
+from reports.statistics import inference
 from sweeps.record import BASELINE
 
 FEW_OF_THE_CODES = 0.5
@@ -110,7 +110,7 @@ def row_means(runs: pd.DataFrame) -> pd.DataFrame:
         settings[name] = pd.to_numeric(settings[name], errors="coerce")
     # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
     settings[DIMENSIONS] = settings[DIMENSIONS].fillna(settings[HIDDEN])
-    return aggregate.by_row(settings, MEANS).mean()
+    return inference.by_row(settings, MEANS).mean()
 
 
 def cluster_collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import re
@@ -89,31 +88,28 @@ def search(client: MlflowClient, experiment: str, query: str, page_size: int = P
     while True:
         # A page is some 100,000 small objects at once, none of them garbage: without the collector, which looks through
         # them again and again, reading is three times as fast.
-        enabled = gc.isenabled()
         gc.disable()
         try:
             page = client.search_runs([experiment], query, max_results=page_size, page_token=token)
         finally:
-            if enabled:
-                gc.enable()
+            gc.enable()
         yield from page
-        token = page.token
-        if not token:
+        if not (token := page.token):
             return
 
 
 def artifact_reader(uri: str | None) -> Callable[[str, str], bytes | None]:
     """A function from a run's id and the path of a file among its artifacts to the file's bytes, None if it has no such
     file. It raises UserError if the store cannot be read."""
-    return functools.partial(read_artifact, uri, connect(uri))
+    client = connect(uri)
 
+    def read(run_id: str, path: str) -> bytes | None:
+        with readable(f"{path} of run {run_id} in {shown(uri)}"), tempfile.TemporaryDirectory() as scratch:
+            if path not in {file.path for file in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}:
+                return None
+            return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
 
-def read_artifact(uri: str | None, client: MlflowClient, run_id: str, path: str) -> bytes | None:
-    """The bytes of a file among a run's artifacts, None if it has no such file."""
-    with readable(f"{path} of run {run_id} in {shown(uri)}"), tempfile.TemporaryDirectory() as scratch:
-        if path not in {file.path for file in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}:
-            return None
-        return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
+    return read
 
 
 def download_model(run_id: str) -> Path:

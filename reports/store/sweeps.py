@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.store.connection import open_experiment, read_artifact, readable, search, shown
+from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import newest, record
 from sweeps.errors import UserError
 from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
@@ -79,9 +79,10 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(parents))}")
     declared: dict[str, tuple[str, Manifest]] = {}
+    read = artifact_reader(uri)
     for run_id in [parent.info.run_id for parent in parents[name]]:
         # A sweep that was stopped at once has none.
-        if content := read_artifact(uri, client, run_id, MANIFEST_FILE):
+        if content := read(run_id, MANIFEST_FILE):
             manifest = Manifest.from_dict(json.loads(content), f"run {run_id}")
             for dataset in manifest.datasets:
                 declared.setdefault(dataset.slug, (run_id, manifest))

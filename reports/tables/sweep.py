@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports import spelling
 from reports.metrics import METRICS
-from reports.statistics import aggregate
+from reports.statistics import inference
 from reports.store import SweepResult
 from reports.tables import spec
 from reports.tables.grid import Grid
@@ -76,10 +76,10 @@ def number_rows(result: SweepResult) -> pd.DataFrame:
     if not result.search:
         return numbered
     objectives: dict[str, str] = result.search["objectives"]
-    values = aggregate.by_row(numbered, list(objectives))
+    values = inference.by_row(numbered, list(objectives))
     first = sum(kind == 0 for kind, *_ in rank)
     means = values.mean().where(values.count() == len(result.seeds)).iloc[first:]
-    best = {row: first + number for number, row in enumerate(aggregate.best_first(means, objectives))}
+    best = {row: first + number for number, row in enumerate(inference.best_first(means, objectives))}
     return numbered.assign(row=numbered["row"].map(lambda row: best.get(row, row)))
 
 

@@ -13,7 +13,7 @@ import cplearn.data
 from cplearn.errors import InputError
 from reports import build, store
 from reports.build import Report
-from reports.render import markup
+from reports.render import files as table_files
 from runner.driver.options import Observer, SweepOptions
 from runner.driver.result import Failure, SweepSurvey, Tally
 from runner.durability.checkpoints import Checkpoints
@@ -124,7 +124,7 @@ class SweepRun:
         reports = build.build(self.uri, self.plan.sweep.name, self.options.results, slugs)
         for report in reports:
             files = {path.relative_to(report.folder).as_posix(): path for path in report.files}
-            table = markup.to_markdown(report.table).partition("<details>")[0].strip()
+            table = table_files.to_markdown(report.table).partition("<details>")[0].strip()
             log_report(self.uri, report.parent, report.dataset, files, table)
         return reports
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from frames import EMBEDDINGS, LABELS, arrays, grid, npz, result
-from reports.figures import canvas, images, lines, matrices, plots, projection, samples
+from reports.figures import canvas, embeddings, images, lines, plots, samples
 from reports.figures.samples import Sample
 from reports.tables import number_rows
 from sweeps.errors import UserError
@@ -26,10 +26,10 @@ def sample(content: dict[str, np.ndarray], name: str = "β = 1", **diagnostics: 
 
 def test_the_covariance_is_measured_in_its_mean_variance() -> None:
     for scale in (1, 1e-6):
-        found = matrices.covariance(scale * np.array([[1.0, 2], [-1, -2], [1, -2], [-1, 2]]))
+        found = embeddings.covariance(scale * np.array([[1.0, 2], [-1, -2], [1, -2], [-1, 2]]))
         np.testing.assert_allclose(found, [[0.4, 0], [0, 1.6]], atol=1e-12)
-    assert matrices.covariance(np.ones((3, 2))).tolist() == [[0, 0], [0, 0]]
-    numbers = matrices.dimension_numbers(np.array([[1.0, 3, 4], [3, 2, 0], [4, 0, 1]]))
+    assert embeddings.covariance(np.ones((3, 2))).tolist() == [[0, 0], [0, 0]]
+    numbers = embeddings.dimension_numbers(np.array([[1.0, 3, 4], [3, 2, 0], [4, 0, 1]]))
     assert numbers["variance"].tolist() == [1, 2, 1]
     np.testing.assert_allclose(numbers["covariance"], [math.sqrt(12.5), math.sqrt(4.5), math.sqrt(8)])
 
@@ -37,15 +37,15 @@ def test_the_covariance_is_measured_in_its_mean_variance() -> None:
 def test_the_adjacency_is_the_cosine_in_the_order_asked_for() -> None:
     order = np.array([2, 0, 1, 3])
     cosine = [[1, 0, 0, 0], [0, 1, 1, -1], [0, 1, 1, -1], [0, -1, -1, 1]]
-    np.testing.assert_allclose(matrices.adjacency(EMBEDDINGS, order), cosine)
+    np.testing.assert_allclose(embeddings.adjacency(EMBEDDINGS, order), cosine)
     # Means of the 2 x 2 blocks of the matrix above.
-    np.testing.assert_allclose(matrices.adjacency(EMBEDDINGS, order, most=2), [[0.5, 0], [0, 0]])
+    np.testing.assert_allclose(embeddings.adjacency(EMBEDDINGS, order, most=2), [[0.5, 0], [0, 0]])
 
 
 def test_similarity_of_classes_leaves_out_an_image_with_itself() -> None:
-    found = matrices.class_similarity(EMBEDDINGS, LABELS).set_index(["class", "other"])["cosine"]
+    found = embeddings.class_similarity(EMBEDDINGS, LABELS).set_index(["class", "other"])["cosine"]
     assert found.to_dict() == pytest.approx({(4, 4): 1, (4, 7): -0.5, (7, 4): -0.5, (7, 7): 0})
-    lone = matrices.class_similarity(EMBEDDINGS[:1], LABELS[:1])
+    lone = embeddings.class_similarity(EMBEDDINGS[:1], LABELS[:1])
     assert lone["cosine"].isna().all()
 
 
@@ -91,13 +91,13 @@ def test_mixtures_are_read_from_the_metrics_in_the_order_of_their_size() -> None
 
 def test_the_projection_is_that_of_the_largest_variance() -> None:
     features = np.array([[0.0, 5, 1], [0, -5, 1], [2, 0, -1], [-2, 0, -1]])
-    points, share = projection.numbers(features, np.arange(4), LABELS)
+    points, share = embeddings.components(features, np.arange(4), LABELS)
     np.testing.assert_allclose(np.abs(points["x"]), [5, 5, 0, 0], atol=1e-9)
     np.testing.assert_allclose(np.abs(points["y"]), [0, 0, 2, 2], atol=1e-9)
     assert share == pytest.approx(58 / 62)
-    flat, share = projection.numbers(np.array([[1.0], [3.0]]), np.arange(2), LABELS[:2])
+    flat, share = embeddings.components(np.array([[1.0], [3.0]]), np.arange(2), LABELS[:2])
     assert (flat["y"].tolist(), share) == ([0, 0], 1)
-    assert projection.numbers(np.ones((3, 4)), np.arange(3), LABELS[:3])[1] == 1
+    assert embeddings.components(np.ones((3, 4)), np.arange(3), LABELS[:3])[1] == 1
 
 
 def test_images_stand_in_their_places() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reports import spelling
-from reports.render import latex, markup
+from reports.render import files, latex
 from reports.tables import spec
 
 
@@ -36,7 +36,7 @@ def test_latex_prints_text_as_it_reads(plain: str, spelled: str) -> None:
     ],
 )
 def test_markdown_prints_text_as_it_reads(plain: str, markdown: str) -> None:
-    assert markup.markdown(plain) == markdown
+    assert files.markdown(plain) == markdown
 
 
 @pytest.mark.parametrize(

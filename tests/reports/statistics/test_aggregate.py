@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.statistics.aggregate import by_row
+from reports.statistics.inference import by_row
 
 NAN, INF = math.nan, math.inf
 

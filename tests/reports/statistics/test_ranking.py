@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.statistics.aggregate import best_first
+from reports.statistics.inference import best_first
 from reports.store import SweepResult
 from reports.tables import table_of_sweep
 from reports.tables.sweep import MOST_SUGGESTED

@@ -9,7 +9,7 @@ import pytest
 
 from frames import FULL, grid, result
 from reports import tables
-from reports.render import latex, markup
+from reports.render import files, latex
 from reports.tables.model import Cell
 
 
@@ -83,7 +83,7 @@ def test_a_value_that_is_not_finite_is_said(value: float) -> None:
     assert printed(cells["codes/ami"]) == ("0.700", None, 1)
     assert printed(cells["codes/nmi"]) == ("0.800", "0.000", None)
     assert "β = 1: seed 1 no finite AMI (codes)." in table.notes
-    assert "0.700 (n=1)" in markup.to_markdown(table)
+    assert "0.700 (n=1)" in files.to_markdown(table)
 
 
 def test_a_zero_has_no_sign() -> None:
@@ -102,7 +102,7 @@ def test_neither_baselines_nor_single_seeds_are_best() -> None:
     table = tables.table_of_sweep(result({"method.beta": [1, 2, 3]}, trials, seeds=3))
     assert [row.cells[0].bold for row in table.all_rows] == [False, True, False, False]
     assert "Baselines and means over fewer than 3 seeds are not compared with the rest." in table.caption
-    assert "| **0.510** ± 0.010 |" in markup.to_markdown(table)
+    assert "| **0.510** ± 0.010 |" in files.to_markdown(table)
     (bold, least) = table.statistics
     assert bold.startswith(
         "Bold: the best of a column, and whatever cannot be told from it (paired by seed, Student's t test"

@@ -1,4 +1,4 @@
-"""The paper's Figure 4: covariance of the embedding's dimensions and adjacency (similarity) of the test images."""
+"""The paper's Figure 4 (covariance of the embedding's dimensions, adjacency of test images); features in the plane."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from reports.figures.samples import Sample
 
 MOST_PIXELS = 250
 """About as many as a panel has in print."""
+MOST_CLASSES = 10
+# Tol's muted colours, and black: ten that the colour-blind can tell apart, with the class's number written beside.
+COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def dimension_numbers(matrix: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"dimension": np.arange(len(matrix)), "variance": variances, "covariance": others})
 
 
-def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
+def draw_matrices(matrices: Sequence[Matrix], bar: str) -> Figure:
     """The matrices side by side on one scale from -1 to 1, blue to red, which the colour-blind tell apart."""
     figure, axes = canvas.panels(len(matrices), height=2.35)
     steps = matplotlib.colormaps["RdBu_r"].resampled(21)  # Of 0.1 each; more only make larger files.
@@ -94,8 +97,49 @@ def draw(matrices: Sequence[Matrix], bar: str) -> Figure:
     return figure
 
 
+def components(features: np.ndarray, images: np.ndarray, labels: np.ndarray) -> tuple[pd.DataFrame, float]:
+    """Columns `image`, `class`, `x`, `y`: the first two principal components of `features` (m, d), and their share of
+    the variance. `images` and `labels` are (m,). The sign makes the entry farthest from zero positive; what has one
+    dimension only lies on a line."""
+    centred = features - features.mean(0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    places = centred @ directions[:2].T
+    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    places = places * np.where(places[np.abs(places).argmax(0), range(2)] < 0, -1.0, 1.0)
+    variance = float((singular**2).sum())
+    share = float((singular[:2] ** 2).sum() / variance) if variance else 1.0
+    return pd.DataFrame({"image": images, "class": labels, "x": places[:, 0], "y": places[:, 1]}), share
+
+
+def draw_points(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
+    """A panel for each row; classes have colours, and their number at their median. Of more than ten classes ten are in
+    colour and the others grey."""
+    rows = [(str(name), row) for name, row in points.groupby("row", sort=False)]
+    figure, axes = canvas.panels(len(rows), height=2.3)
+    classes = canvas.spread(sorted(points["class"].unique().tolist()), MOST_CLASSES)
+    for panel, (name, row) in zip(axes, rows, strict=True):
+        others = row[~row["class"].isin(classes)]
+        panel.scatter(others["x"], others["y"], s=2, color="0.8", linewidths=0, rasterized=True)
+        for label, colour in zip(classes, COLOURS, strict=False):
+            members = row[row["class"] == label]
+            panel.scatter(members["x"], members["y"], s=4, color=colour, linewidths=0, rasterized=True)
+            if len(members):
+                box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 0.8}
+                middle = members["x"].median(), members["y"].median()
+                panel.annotate(str(label), middle, fontsize=6, ha="center", bbox=box)
+        canvas.bare(panel)
+        panel.set_title(name)
+        panel.set_xlabel(f"{shares[name]:.0%} of the variance")
+    return figure
+
+
 def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
-    """Both figures, of those samples that have embeddings."""
+    """The matrices of those samples that have embeddings, and the projection of those that have features."""
+    yield from _matrices(samples)
+    yield from _projections(samples)
+
+
+def _matrices(samples: Sequence[Sample]) -> Iterator[Plot]:
     having = canvas.spread([s for s in samples if "embeddings" in s.arrays], canvas.MOST_PANELS)
     if not having:
         return
@@ -125,7 +169,7 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
         "Covariance of the embedding's dimensions over test images, divided by their mean variance. At the optimum "
         "it is diagonal; blocks and stripes: dimensions that repeat each other. One run a panel, its lowest seed.",
         pd.concat(dimensions)[["row", "dimension", "variance", "covariance"]],
-        lambda: draw(covariances, "covariance / mean variance"),
+        lambda: draw_matrices(covariances, "covariance / mean variance"),
     )
     yield Plot(
         "adjacency",
@@ -134,5 +178,27 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
         f"code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
         "block-diagonal. One run a panel, its lowest seed.",
         pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
-        lambda: draw(adjacencies, "cosine"),
+        lambda: draw_matrices(adjacencies, "cosine"),
+    )
+
+
+def _projections(samples: Sequence[Sample]) -> Iterator[Plot]:
+    """Principal components and no t-SNE: a linear map shows distances as they are, gives the same picture on every
+    machine and takes no time."""
+    having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
+    if not having:
+        return
+    frames, shares = [], {}
+    for sample in having:
+        kept = sample.arrays["kept"]
+        frame, shares[sample.name] = components(sample.scaled("features"), kept, sample.arrays["labels"][kept])
+        frames.append(frame.assign(row=sample.name))
+    points = pd.concat(frames)[["row", "image", "class", "x", "y"]]
+    yield Plot(
+        "projection",
+        "Features in two dimensions",
+        "First two principal components of the backbone features of test images; colours and numbers are classes, "
+        "the number stands at the class's median. One run a panel, its lowest seed.",
+        points,
+        lambda: draw_points(points, shares),
     )
