@@ -1,7 +1,7 @@
 """Figures of a sweep, a module for each family.
 
-In each, functions that compute numbers (frames in, frames out) are apart from functions that draw them, and `plots`
-puts both together for those runs that have what it takes. docs/figures.md says what each figure shows.
+In each, functions that compute numbers are apart from functions that draw them, and `plots` puts both together for
+those runs that have what it takes. docs/figures.md says what each figure shows.
 """
 
 from __future__ import annotations

@@ -186,13 +186,13 @@ def _projections(samples: Sequence[Sample]) -> Iterator[Plot]:
     """Principal components and no t-SNE: a linear map shows distances as they are, gives the same picture on every
     machine and takes no time."""
     having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
-    if not having:
-        return
     frames, shares = [], {}
     for sample in having:
         kept = sample.arrays["kept"]
         frame, shares[sample.name] = components(sample.scaled("features"), kept, sample.arrays["labels"][kept])
         frames.append(frame.assign(row=sample.name))
+    if not frames:
+        return
     points = pd.concat(frames)[["row", "image", "class", "x", "y"]]
     yield Plot(
         "projection",

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,12 @@ Reader = Callable[[str, str], bytes | None]
 
 @dataclass(frozen=True)
 class Sample:
-    """One run that stands for the row of this name.
-
-    `diagnostics` and `arrays` are what the run has of diagnostics.json and evaluation.npz (docs/evaluation.md); what a
-    method has not, or an older version did not write, is not among them. An array is decompressed whenever it is asked
-    for.
-    """
+    """One run that stands for the row of this name, with what it has of diagnostics.json and evaluation.npz
+    (docs/evaluation.md). An array is decompressed whenever it is asked for."""
 
     name: str
-    diagnostics: dict[str, list[float]] = field(repr=False)
-    arrays: Mapping[str, np.ndarray] = field(repr=False)
+    diagnostics: dict[str, list[float]]
+    arrays: Mapping[str, np.ndarray]
 
     def scaled(self, name: str) -> np.ndarray:
         """An array that is stored in half precision, with its own scale, as float64."""

@@ -29,13 +29,8 @@ CSV_COLUMNS = (
 
 def render_all(table: Table, about: Mapping[str, Any]) -> dict[str, str]:
     """The text of each file of a table by its ending; `about` says in the JSON how the table was made."""
-    return {
-        "md": to_markdown(table),
-        "tex": to_latex(table),
-        "html": to_html(table),
-        "csv": to_csv(table),
-        "json": to_json(table, about),
-    }
+    texts = to_markdown(table), to_latex(table), to_html(table), to_csv(table), to_json(table, about)
+    return dict(zip(FORMATS, texts, strict=True))
 
 
 def program() -> str:
@@ -115,13 +110,8 @@ def to_html(table: Table) -> str:
     """A page of its own without scripts, light or dark as the reader prefers; each number leads to its runs."""
     groups = parts.run_groups(table)
     anchors = {place: number for number, group in enumerate(groups) for place in group.places}
-    return _html(
-        "table.html.j2",
-        table,
-        groups=groups,
-        anchor=lambda row, column: anchors.get((row, column)),
-        caption=" ".join(table.caption + table.statistics),
-    )
+    caption = " ".join(table.caption + table.statistics)
+    return _html("table.html.j2", table, groups=groups, anchor=lambda *place: anchors.get(place), caption=caption)
 
 
 def to_html_rows(table: Table) -> Markup:
@@ -134,17 +124,10 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", parts.one_line(text))
 
 
-def _html(template: str, table: Table, **content: Any) -> str:
-    return (
-        parts.environment(autoescape=True)
-        .get_template(template)
-        .render(
-            table=table,
-            levels=[[(name, len(places)) for name, places in level] for level in parts.levels(table)],
-            tip=lambda cell: parts.described(cell, table),
-            **content,
-        )
-    )
+def _html(name: str, table: Table, **content: Any) -> str:
+    template = parts.environment(autoescape=True).get_template(name)
+    levels = [[(name, len(places)) for name, places in level] for level in parts.levels(table)]
+    return template.render(table=table, levels=levels, tip=lambda cell: parts.described(cell, table), **content)
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -153,8 +136,6 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _markdown_source(source: Source, table: Table) -> str:
-    run = f"`{source.run_id}`" if source.run_id else ""
-    if run and table.runs_at:
-        run = f"[{run}]({table.runs_at}{source.run_id})"
+    run = f"[`{source.run_id}`]({table.runs_at}{source.run_id})" if table.runs_at else f"`{source.run_id}`"
     state = "" if source.status == FINISHED else f" {source.status.lower()}"
-    return f"seed {source.seed}{' ' if run else ''}{run} (key `{source.key}`){state}"
+    return f"seed {source.seed}{f' {run}' if source.run_id else ''} (key `{source.key}`){state}"

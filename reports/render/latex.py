@@ -58,9 +58,7 @@ def to_latex(table: Table) -> str:
         comment_end_string="#>",
     )
     templates.filters.update(tex=latex, symbol=latex_symbol, comment=one_line)
-    columns = [
-        _LatexColumn.of([row.cells[place] for row in table.all_rows], table) for place in range(len(table.columns))
-    ]
+    columns = [_LatexColumn.of(cells, table) for cells in zip(*(row.cells for row in table.all_rows), strict=True)]
     dense = len(table.columns) > 11 or len(table.headings) > 1
     return templates.get_template("table.tex.j2").render(
         table=table,
@@ -109,7 +107,7 @@ class _LatexColumn:
         mean = rf"\bfseries {cell.mean}" if cell.bold else cell.mean
         if not self.beside:
             return mean
-        spread = rf"{{\tiny$\pm${_short(cell.std)}}}" if cell.std else ""
+        spread = rf"{{\tiny$\pm${re.sub(r'^0[.]', '.', cell.std)}}}" if cell.std else ""
         fewer = rf"{{\tiny\,($n{{=}}{cell.n}$)}}" if cell.n else ""
         return f"{mean} & {spread}{fewer}"
 
@@ -118,10 +116,6 @@ class _LatexColumn:
         if not number:
             return " & " * self.beside
         return f"{number} & {{\\tiny{latex(difference)}}}" if self.beside else number
-
-
-def _short(std: str) -> str:
-    return std.removeprefix("0") if std.startswith("0.") else std
 
 
 def _latex_header(table: Table, columns: Sequence[_LatexColumn]) -> Iterator[tuple[str, str]]:

@@ -32,25 +32,21 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
     MLflow, None where MLflow has no server. Equal runs give equal bytes."""
     runs = number_rows(result)
     names = canvas.names(result, runs)
-    images = result.about.get("test_images")
-    return (
-        parts.environment(autoescape=True)
-        .get_template("report.html.j2")
-        .render(
-            result=result,
-            dataset=table.dataset,
-            states=sorted(Counter(map(_state, runs["status"])).items()),
-            facts=list(facts(result)),
-            shared=sorted(shared_settings(result).items()),
-            findings=findings.findings(runs, names, images),
-            table=to_html_rows(table),
-            table_caption=" ".join(table.caption + table.statistics),
-            table_notes=table.notes,
-            plots=list(zip(plots, _pictures(plots, figures), strict=True)),
-            gaps=list(findings.gaps(runs, names)),
-            runs=list(_runs(runs, names)),
-            address=address,
-        )
+    template = parts.environment(autoescape=True).get_template("report.html.j2")
+    return template.render(
+        result=result,
+        dataset=table.dataset,
+        states=sorted(Counter(map(_state, runs["status"])).items()),
+        facts=list(facts(result)),
+        shared=sorted(shared_settings(result).items()),
+        findings=findings.findings(runs, names, result.about.get("test_images")),
+        table=to_html_rows(table),
+        table_caption=" ".join(table.caption + table.statistics),
+        table_notes=table.notes,
+        plots=list(zip(plots, _pictures(plots, figures), strict=True)),
+        gaps=list(findings.gaps(runs, names)),
+        runs=list(_runs(runs, names)),
+        address=address,
     )
 
 

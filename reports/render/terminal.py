@@ -18,14 +18,13 @@ def render_sweep(table: Table, width: int = 100) -> RichTable:
     """A sweep's table in at most `width` characters: columns that do not fit go, the least essential first, never a
     digit. Columns that are not of the specification, the objectives of a search, stay."""
     usual = spec.read("sweep")
-    groups = list(usual.essential)
-    groups[0] = [*(column.name for column in table.columns if column.name not in usual.shown), *groups[0]]
-    while True:
-        kept = [column for column in table.columns if any(column.name in group for group in groups)]
+    own = [column.name for column in table.columns if column.name not in usual.shown]
+    for most in range(len(usual.essential), 0, -1):
+        names = [*own, *itertools.chain(*usual.essential[:most])]
+        kept = [column for column in table.columns if column.name in names]
         drawn = _grid(table, kept)
-        if len(groups) == 1 or _width(drawn) <= width:
+        if _width(drawn) <= width:
             break
-        groups.pop()
     drawn.title, drawn.title_justify = _title(table), "left"
     left_out = [column for column in table.columns if column not in kept]
     drawn.caption, drawn.caption_justify = _hints(table, left_out), "left"
