@@ -39,9 +39,12 @@ def spectrum_numbers(spectra: Sequence[tuple[str, Sequence[float]]]) -> pd.DataF
     Each spectrum is descending: of the covariance of embeddings that are scaled to [0, 1] by the extremes of the whole
     matrix, as in the paper. Embeddings padded with zeros have just these singular values, and zeros.
     """
-    padded = pd.DataFrame([values for _, values in spectra], [name for name, _ in spectra], dtype=float).fillna(0.0)
-    padded.columns = np.arange(1, len(padded.columns) + 1)
-    numbers = padded.stack().rename_axis(["row", "rank"]).rename("singular_value").reset_index()
+    width = max(len(values) for _, values in spectra)
+    frames = []
+    for name, values in spectra:
+        padded = np.pad(np.asarray(values, dtype=float), (0, width - len(values)))
+        frames.append(pd.DataFrame({"row": name, "rank": np.arange(1, width + 1), "singular_value": padded}))
+    numbers = pd.concat(frames)
     return numbers.assign(log10=np.log10(numbers["singular_value"].where(numbers["singular_value"] > 0)))
 
 
