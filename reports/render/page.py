@@ -63,7 +63,7 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
         if tag.column in runs:
             yield tag.short.replace("_", " ").capitalize(), _counted(runs[tag.column])
     if Tag.VERSIONS.column in runs:
-        yield "Versions", _counted(runs[Tag.VERSIONS.column].map(_versions))
+        yield "Versions", _counted(runs[Tag.VERSIONS.column].dropna().map(_versions))
     times = finished.reindex(columns=[WALL_SECONDS])[WALL_SECONDS].dropna()
     if len(times):
         total, usual = duration(times.sum()), duration(times.median())
@@ -95,11 +95,8 @@ def _counted(values: pd.Series) -> str:
     return "; ".join(f"{value} ({count} {'trial' if count == 1 else 'trials'})" for value, count in counts.items())
 
 
-def _versions(spelled: Any) -> Any:
-    try:
-        return ", ".join(f"{name} {version}" for name, version in json.loads(spelled).items())
-    except (TypeError, ValueError, AttributeError):
-        return spelled
+def _versions(spelled: str) -> str:
+    return ", ".join(f"{name} {version}" for name, version in json.loads(spelled).items())
 
 
 def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] | None]:

@@ -157,7 +157,8 @@ def by_row(runs: pd.DataFrame, metrics: Sequence[str]) -> DataFrameGroupBy:
     metric without a column counts as never logged. A value of an unfinished run, or that is not finite, does not count.
     """
     values = runs.reindex(columns=list(metrics)).astype(float)
-    return values.where(np.isfinite(values).mul(runs["status"] == "FINISHED", axis=0)).groupby(runs["row"])
+    values.loc[runs["status"] != "FINISHED"] = np.nan
+    return values.where(np.isfinite(values)).groupby(runs["row"])
 
 
 def best_first(means: pd.DataFrame, objectives: Mapping[str, str]) -> list[Hashable]:

@@ -1,8 +1,7 @@
 """The one package that reads MLflow: the records of trials, the results of a sweep, the files of a run.
 
-All of it goes through searches that return many runs with their params, tags and last metrics, never through one call a
-run, and works on a local SQLite file and on a remote tracking server alike. Everybody who may import `reports` imports
-from here. This folder must not know tables and figures, nor how runs are written: their words stand in `sweeps.record`.
+It works on a local SQLite file and on a remote tracking server alike, by searches that return many runs at once. It
+must not know tables and figures, nor how runs are written: their words stand in `sweeps.record`.
 """
 
 from reports.store.connection import NothingThere, artifact_reader, download_model, open_experiment, runs_at

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError
 from urllib.parse import quote
 
 from sweeps.addresses import experiment_name, resolve, store_file, without_secrets
@@ -40,7 +39,7 @@ def runs_at(uri: str | None) -> str:
 
 
 def shown(uri: str | None) -> str:
-    """The store's address for a message, without a password."""
+    """The store for a message, without a password."""
     return "the MLflow store " + without_secrets(resolve(uri))
 
 
@@ -158,8 +157,6 @@ def _check_server(uri: str) -> None:
     try:
         # Without user and password, which urllib takes for a part of the host's name.
         urllib.request.urlopen(re.sub(r"//[^/@]*@", "//", uri), timeout=10).close()
-    except HTTPError:
-        return  # It answers; the rest is between MLflow and the server.
-    except OSError as error:
+    except OSError as error:  # An HTTPError too: such a server answers.
         if isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror):
             raise UserError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None

@@ -283,7 +283,8 @@ def read(name: str) -> TableSpec:
         return TableSpec.model_validate(content)
     except ValidationError as error:
         group, *key = error.errors()[0]["loc"] or ("",)
-        parts = {"rows": Dimension, "columns": Dimension, "metrics": Shown, "select": Selection}
+        parts: dict[str, type[_Strict]] = dict.fromkeys(("rows", "columns"), Dimension)
+        parts |= {"metrics": Shown, "select": Selection}
         part = parts.get(str(group), TableSpec) if key else TableSpec
         raise UserError(f"{path}: {explain(error, list(part.model_fields))}") from None
 
