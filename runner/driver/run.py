@@ -17,7 +17,7 @@ from reports.render import files as table_files
 from runner.driver.options import Observer, SweepOptions
 from runner.driver.result import Failure, SweepSurvey, Tally
 from runner.durability.checkpoints import Checkpoints
-from runner.durability.claims import Claims, claims_of, looking_at
+from runner.durability.claims import claims_of, looking_at
 from runner.durability.store_paths import check_folder
 from runner.events import Listener
 from runner.execution.contract import ExecutionOptions, Steering
@@ -99,18 +99,18 @@ class SweepRun:
         self.observer.say(str(found))
         self.reused = len(found.of_state("reused"))
         self._give_up(found.of_state("diverged"))
-        estimate = ProgressEstimate(found.forecast.timings, found.forecast.machine.slots)
+        self.estimate = ProgressEstimate(found.forecast.timings, found.forecast.machine.slots)
 
         def learn(timed: Forecast) -> None:
-            estimate.learn(timed.timings)
+            self.estimate.learn(timed.timings)
             self.observer.say(str(timed))
 
         calibration = found.forecast.start_calibration(self.options.data_root, learn)
         try:
-            with claims_of(self.uri) as claims:
+            with claims_of(self.uri) as self.claims:
                 # Of trials that finished just before their driver was killed.
                 self._discard({trial.job.key for trial in found.of_state("reused", "diverged")})
-                self.complete = self._run_unclaimed(found, claims, estimate)
+                self.complete = self._run_unclaimed(found)
         finally:
             if calibration:
                 calibration.stop()
@@ -138,10 +138,10 @@ class SweepRun:
         """How far a search is, the keys of the jobs that should have finished in the end, and jobs that stand for
         suggestions to come. The plan gets the jobs of earlier suggestions."""
         plan, wanted = self.plan, {job.key for job in self.plan.jobs}
+        if plan.sweep.search is None:
+            return [], wanted, []
         searched: list[Searched] = []
         examples: list[Job] = []
-        if plan.sweep.search is None:
-            return searched, wanted, examples
         from runner.search import storage, studies
 
         for study in studies.find(plan, storage.beside(self.uri)):
@@ -163,14 +163,11 @@ class SweepRun:
         with suppress(InputError, UserError):
             self.checkpoints.discard(set(keys))
 
-    def _run_unclaimed(self, found: SweepSurvey, claims: Claims, estimate: ProgressEstimate) -> bool:
-        """Run what no other driver is at work on, and wait for what one is, until nothing is left.
-
-        Returns whether all trials have ended.
-        """
-        todo, first = found.todo, True
+    def _run_unclaimed(self, found: SweepSurvey) -> bool:
+        """Run what no other driver is at work on, and wait for what one is; returns whether all trials have ended."""
+        claims, todo, first = self.claims, found.todo, True
         while True:
-            search = self._search(claims, anew=self.options.force and first) if found.searched else None
+            search = self._search(anew=self.options.force and first) if found.searched else None
             mine = [job for job in todo if claims.take(job.key)]
             others = [job for job in todo if job.key not in claims.held]
             # Another driver may have finished some since they were looked up.
@@ -182,7 +179,7 @@ class SweepRun:
             if mine or first or (search and search.to_come):
                 if self.options.force:
                     self.checkpoints.discard({job.key for job in mine})
-                through = self._run_claimed(mine, claims, estimate, search)
+                through = self._run_claimed(mine, search)
             # Release all claims before waiting: two drivers that each hold some would wait for each other for ever.
             claims.release()
             others += search.elsewhere if search else []
@@ -193,13 +190,13 @@ class SweepRun:
                 claims.wait({job.key for job in others})
             todo, first = [job for job in others if job in todo], False
 
-    def _search(self, claims: Claims, anew: bool) -> Search:
+    def _search(self, anew: bool) -> Search:
         """The sweep's search; waits until no other driver is at work on one of its studies."""
         from runner.search import storage, studies
         from runner.search.search import Search
 
         assert self.plan.sweep.search is not None
-        address = storage.beside(self.uri)
+        claims, address = self.claims, storage.beside(self.uri)
         keys = sorted(study.key for study in studies.find(self.plan, address))
         while not all(claims.take(key) for key in keys):
             # Release all claims before waiting, as above.
@@ -221,19 +218,17 @@ class SweepRun:
         search.claim = claim
         return search
 
-    def _run_claimed(self, jobs: list[Job], claims: Claims, estimate: ProgressEstimate, search: Search | None) -> bool:
-        """Run jobs, and those that a search suggests, under tracking and before the observer's eyes.
-
-        Returns False where the sweep is to end here: because a failure was repeated too often, or its time is up.
-        """
+    def _run_claimed(self, jobs: list[Job], search: Search | None) -> bool:
+        """Run jobs, and those that a search suggests; returns False where the sweep is to end here: because a failure
+        was repeated too often, or its time is up."""
         from runner.execution.execute import execute
 
-        tally = Tally(jobs, self.reused, estimate, lambda: search.to_come if search else 0)
-        with claims.alone():
+        tally = Tally(jobs, self.reused, self.estimate, lambda: search.to_come if search else 0)
+        with self.claims.alone():
             tracker = Tracker(
                 self.uri,
                 self.plan,
-                claim=claims.take,
+                claim=self.claims.take,
                 anew=self.options.force,
                 about=search.tags if search else {},
                 forget=lambda key: self._discard({key}),
@@ -253,7 +248,7 @@ class SweepRun:
         try:
             with self.deadline, self.observer.running(tally) as listeners:
                 followers: list[Listener] = [tracker, tally, *([search] if search else []), *listeners]
-                repeated = execute(jobs, followers, options, SweepSteering(self, claims, estimate, search))
+                repeated = execute(jobs, followers, options, SweepSteering(self, search))
         except KeyboardInterrupt:
             self._remark(tracker, search)
             if not self.deadline.passed:
@@ -307,8 +302,8 @@ class SweepRun:
 class SweepSteering(Steering):
     """What a sweep decides while trials run: the end of its budget, the suggestions of its search, early stopping."""
 
-    def __init__(self, run: SweepRun, claims: Claims, estimate: ProgressEstimate, search: Search | None) -> None:
-        self.deadline, self.claims, self.estimate, self.search = run.deadline, claims, estimate, search
+    def __init__(self, run: SweepRun, search: Search | None) -> None:
+        self.run, self.search = run, search
         if settings := run.plan.sweep.scheduler:
             from runner.execution.scheduler import Asha
 
@@ -319,13 +314,14 @@ class SweepSteering(Steering):
                 self.asha.remember(job, histories.get(job.key, {}))
 
     def admits(self, job: Job) -> bool:
-        return self.deadline.seconds is None or self.deadline.allows(self.estimate.ends_in(job))
+        deadline = self.run.deadline
+        return deadline.seconds is None or deadline.allows(self.run.estimate.ends_in(job))
 
     def next_job(self) -> Job | None:
         return self.search.more() if self.search else None
 
     def keep_alive(self) -> None:
-        self.claims.keep()
+        self.run.claims.keep()
 
 
 def _resources(sweep: Sweep, options: SweepOptions) -> Resources:

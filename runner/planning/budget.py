@@ -29,8 +29,7 @@ def parse(text: str) -> float:
 class Deadline:
     """The end of a budget, counted from the making of this object; a context manager that interrupts its block then.
 
-    The interrupt is that of Ctrl-C, so what it leaves behind is the same; `passed` tells the two apart. Without a
-    budget nothing ever happens. The block must be run by the main thread.
+    The interrupt is that of Ctrl-C; `passed` tells the two apart. The block must be run by the main thread.
     """
 
     def __init__(self, budget: str | None) -> None:
@@ -64,12 +63,7 @@ def order(
     axes: Mapping[str, Sequence[Any]],
     seconds: Callable[[Job], float | None],
 ) -> list[Job]:
-    """Jobs in the order in which a table cut short is as complete as it can be.
-
-    Seed by seed, so that one seed is everywhere before there are two anywhere; within a seed the baselines, without
-    which the other numbers cannot be read; then the grid from coarse to fine, the ends of every axis, its middle, its
-    quarters, on all data sets alike; within such a level the cheapest trials first (`seconds`), which makes most cells.
-    """
+    """Jobs in the order in which a table cut short is as complete as it can be (docs/planning.md says which)."""
     rank = {seed: i for i, seed in enumerate(seeds)}
     levels = {
         (axis, repr(v)): level for axis, vs in axes.items() for v, level in zip(vs, _levels(len(vs)), strict=True)

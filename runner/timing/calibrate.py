@@ -36,8 +36,7 @@ STARTING = 120.0
 minute, and a step that has begun is waited for."""
 
 STEPS = 20
-GPU_SHARE = 0.25
-"""Part of a GPU's memory that may be taken, so that trials that start meanwhile have the rest."""
+GPU_SHARE = 0.25  # Of its memory, so that trials that start meanwhile have the rest.
 
 PROCESS = [sys.executable, "-P", "-c", "from runner.timing.calibrate import answer_request; answer_request()"]
 

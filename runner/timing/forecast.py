@@ -26,11 +26,7 @@ from sweeps.record import DatasetUse
 START = 8.0
 """Seconds until the first trial of a sweep trains: start of Ray and of its workers, measured on two CPU cores."""
 
-QUICK, CAREFUL = 6.0, 60.0
-"""Seconds in which all kinds of trials together are timed."""
-
-History = Callable[[str, str | None], Sequence[Mapping[str, Any]]]
-"""`reports.store.timed_runs`: the records of finished runs of a method, on the data of a fingerprint or on any."""
+QUICK, CAREFUL = 6.0, 60.0  # Seconds in which all kinds of trials together are timed.
 
 
 @dataclass(frozen=True)
@@ -184,12 +180,13 @@ def forecast(
     plan: Plan,
     jobs: Sequence[Job],
     machine: Machine,
-    history: History,
+    history: Callable[[str, str | None], Sequence[Mapping[str, Any]]],
     *,
     reached: Mapping[str, int] | None = None,
     budgeted: bool = False,
 ) -> Forecast:
-    """What finished runs say about these jobs: runs of the same kind, else similar ones.
+    """What finished runs say about these jobs: runs of the same kind, else similar ones. `history` gives the records of
+    those of a method, on the data of a fingerprint or on any (`reports.store.timed_runs`).
 
     Raises InputError if the model of one of them cannot exist in the machine's memory.
     """

@@ -32,11 +32,8 @@ FEW_RUNS, CALIBRATED, SIMILAR_RUNS, LEAST_RANGE = 1.3, 1.5, 2.0, 1.05
 """Factors by which a trial's time may be off where one or two runs, a few timed steps, or only similar runs are known;
 and by which it may be off at least."""
 
-MOST_SIMILAR = 3
-"""Most kinds of similar runs of which operations are counted, since that takes a training step each."""
-
-OPERATION_IMAGES = 4
-"""Images of the step whose operations are counted; operations grow with the images, and a large batch takes long."""
+MOST_SIMILAR = 3  # Kinds of similar runs of which operations are counted, which takes a training step each.
+OPERATION_IMAGES = 4  # Images of that step; operations grow with the images, and a large batch takes long.
 
 
 @dataclass(frozen=True)
