@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from sweeps.errors import explain
 
@@ -16,10 +16,8 @@ Scalar = bool | int | float | str | None
 MOST_TRIALS = 1_000_000
 
 
-class Range(BaseModel):
+class Range(BaseModel, extra="forbid", frozen=True):
     """Random draws along an axis: `uniform`, `log_uniform` or `integers` between bounds, or a `choice` from a list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     uniform: tuple[float, float] | None = None
     log_uniform: tuple[float, float] | None = None
@@ -73,10 +71,8 @@ Axes = dict[str, Any]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)]
 
 
-class Arm(BaseModel):
+class Arm(BaseModel, extra="forbid", frozen=True, strict=True):
     """A part of a sweep that has settings and axes of its own beside the shared ones, one method for instance."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     settings: dict[str, Any] = Field({}, description="Settings on top of the shared ones.")
     axes: Axes = Field({}, description="Axes besides the shared ones.")
@@ -87,10 +83,8 @@ class Arm(BaseModel):
         return {key: read_axis(str(key), values) for key, values in axes.items()} if isinstance(axes, Mapping) else axes
 
 
-class ResourceRequest(BaseModel):
+class ResourceRequest(BaseModel, extra="forbid", frozen=True):
     """What a trial asks for, unless the command line says otherwise; it never enters a trial's identity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpus: float | None = Field(None, ge=1, description="CPUs of each process of a trial.")
     gpus: float | None = Field(None, ge=0, description="GPUs: a fraction of one, or several with a process for each.")
@@ -110,10 +104,8 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-class SearchSettings(BaseModel):
+class SearchSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     """Suggestions of a sampler instead of a grid; `search: optuna` alone means the defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Literal["optuna"] = Field(description="Who suggests: optuna, by its TPE sampler.")
     trials: int = Field(20, ge=1, le=100_000, description="Suggestions on each data set; each runs with every seed.")
@@ -124,10 +116,8 @@ class SearchSettings(BaseModel):
     startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
 
 
-class SchedulerSettings(BaseModel):
+class SchedulerSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     """Early stopping; `scheduler: asha` alone means the defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Literal["asha"] = Field(description="Asynchronous successive halving (Li et al., MLSys 2020).")
     metric: str = Field("train/online_accuracy", description="A metric that is logged after every epoch.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.markup import escape
+from typer import Argument, Exit, Option
 
 from runner.cli import console
 from runner.cli.console import DatasetName, Epochs, OneSetting
@@ -15,13 +15,9 @@ from runner.driver.options import DataRoot
 if TYPE_CHECKING:
     from cplearn.evaluate.protocol import Outcome
 
-Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")
-]
-Threads = Annotated[
-    int, typer.Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")
-]
-Save = Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the model there.")]
+Device = Annotated[str, Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")]
+Threads = Annotated[int, Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")]
+Save = Annotated[Path | None, Option("--save", metavar="DIR", help="Write the model there.")]
 
 
 def train(
@@ -56,9 +52,9 @@ def train(
 
 
 def import_solo(
-    checkpoint: Annotated[Path, typer.Argument(help="A Lightning checkpoint of the authors' code.")],
+    checkpoint: Annotated[Path, Argument(help="A Lightning checkpoint of the authors' code.")],
     dataset: DatasetName = None,
-    stem_padding: Annotated[int, typer.Option(min=1, max=2, help="Padding of the stem, which no weight tells.")] = 2,
+    stem_padding: Annotated[int, Option(min=1, max=2, help="Padding of the stem, which no weight tells.")] = 2,
     device: Device = "",
     cpus: Threads = 1,
     save: Save = None,
@@ -81,7 +77,7 @@ def import_solo(
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run id of the tracking store, or a folder that holds a model.")],
+    run: Annotated[str, Argument(help="A run id of the tracking store, or a folder that holds a model.")],
     dataset: DatasetName = None,
     settings: OneSetting = [],  # noqa: B006
     device: Device = "",
@@ -115,7 +111,7 @@ def _print(outcome: Outcome) -> None:
         console.say(f"{name:32} {value:.4f}")
     if outcome.failure:
         console.show(f"[red]failed:[/] {escape(outcome.failure)}", console.err)
-        raise typer.Exit(console.FAILED)
+        raise Exit(console.FAILED)
 
 
 def _usable_device(name: str, threads: int) -> str:

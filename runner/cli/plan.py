@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from typer import Option
 
 from runner.cli.console import out
 from runner.driver.options import SweepOptions
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def plan(
     options: SweepOptions,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
+        bool, Option("--calibrate", help="Time a few steps of every kind of trial here, for a minute at most.")
     ] = False,
-    every: Annotated[bool, typer.Option("--list", help="List every trial with its key and state.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
+    every: Annotated[bool, Option("--list", help="List every trial with its key and state.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
 ) -> None:
     """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
     from runner.driver.run import SweepRun

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.markup import escape
+from typer import Argument, Exit, Option
 
 from runner.cli.console import FAILED, err, note, out, say, show
 from runner.driver.options import Results, Uri
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
 
 
 def report(
-    name: Annotated[str | None, typer.Argument(help="A sweep's name; default: every sweep of the store.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", metavar="NAME", help="Only this data set.")] = None,
+    name: Annotated[str | None, Argument(help="A sweep's name; default: every sweep of the store.")] = None,
+    dataset: Annotated[str | None, Option("--dataset", "-d", metavar="NAME", help="Only this data set.")] = None,
     table: Annotated[
-        str | None, typer.Option("--table", metavar="NAME|FILE", help="One of the paper's tables, or a YAML file.")
+        str | None, Option("--table", metavar="NAME|FILE", help="One of the paper's tables, or a YAML file.")
     ] = None,
     sweeps: Annotated[
-        list[str] | None, typer.Option("--sweep", metavar="NAME", help="With --table: only trials of this sweep.")
+        list[str] | None, Option("--sweep", metavar="NAME", help="With --table: only trials of this sweep.")
     ] = None,
-    where: Annotated[
-        list[str], typer.Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")
-    ] = [],  # noqa: B006
+    where: Annotated[list[str], Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")] = [],  # noqa: B006
     results: Results = Path("results"),
     tracking_uri: Uri = None,
 ) -> None:
@@ -69,7 +67,7 @@ def report(
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="A table's file, or a folder of results.")] = Path("results"),
+    path: Annotated[Path, Argument(help="A table's file, or a folder of results.")] = Path("results"),
     tracking_uri: Uri = None,
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
@@ -87,13 +85,13 @@ def verify(
     tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
     if drifted:
         out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
-        raise typer.Exit(FAILED)
+        raise Exit(FAILED)
     say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
 
 
 def trace(
-    path: Annotated[Path, typer.Argument(help="A table's file: table.md, table.tex, ...")],
-    words: Annotated[list[str], typer.Argument(help="What the cell's row and column are called, roughly.")],
+    path: Annotated[Path, Argument(help="A table's file: table.md, table.tex, ...")],
+    words: Annotated[list[str], Argument(help="What the cell's row and column are called, roughly.")],
     tracking_uri: Uri = None,
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
@@ -105,7 +103,7 @@ def trace(
 
 
 def ui(
-    port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
@@ -127,7 +125,7 @@ def ui(
         code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
     except KeyboardInterrupt:
         code = 0
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
 def show_reports(reports: Iterable[Report]) -> None:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Exit, Option
 
 from runner.cli import console
 from runner.cli.console import DatasetName
@@ -17,14 +17,12 @@ from runner.driver.options import DataRoot, Results
 
 
 def data(
-    name: Annotated[str | None, typer.Argument(help="A data set to fetch and check; default: list them.")] = None,
+    name: Annotated[str | None, Argument(help="A data set to fetch and check; default: list them.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="imagenet100: make it of this full ImageNet.")
+        Path | None, Option("--from", metavar="DIR", help="imagenet100: make it of this full ImageNet.")
     ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --from: other classes, one a line.")
-    ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="With --from: copy the images instead of linking.")] = False,
+    classes: Annotated[Path | None, Option(metavar="FILE", help="With --from: other classes, one a line.")] = None,
+    copy: Annotated[bool, Option("--copy", help="With --from: copy the images instead of linking.")] = False,
     data_root: DataRoot = None,
 ) -> None:
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
@@ -58,7 +56,7 @@ def data(
 
 
 def settings(
-    method: Annotated[str, typer.Argument(help="A method; cplearn settings untrained lists another's.")] = "cplearn",
+    method: Annotated[str, Argument(help="A method; cplearn settings untrained lists another's.")] = "cplearn",
     dataset: DatasetName = None,
 ) -> None:
     """List every setting of a trial with its default on a data set and its sentence."""
@@ -73,8 +71,8 @@ def settings(
 
 
 def bench(
-    parts: Annotated[list[str] | None, typer.Argument(help="Only these parts, step say; default: all.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    parts: Annotated[list[str] | None, Argument(help="Only these parts, step say; default: all.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
     results: Results = Path("results"),
 ) -> None:
     """Measure this program's speed on this machine as ratios within one run; write bench.md and bench.json."""
@@ -82,7 +80,7 @@ def bench(
 
 
 def bench_sweep(
-    quick: Annotated[bool, typer.Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Try the machinery; the numbers then mean nothing.")] = False,
     results: Results = Path("results"),
 ) -> None:
     """Measure what a sweep of 2,000 trials costs beside the training, for minutes; write bench-sweep.md and .json."""
@@ -106,7 +104,7 @@ def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: 
             path, failed = benchmark.run(results / "bench", parts, quick, console.out, known, name)
     except KeyboardInterrupt:
         console.say(f"Stopped; {name}.md holds the parts that were through.")
-        raise typer.Exit(console.INTERRUPTED) from None
+        raise Exit(console.INTERRUPTED) from None
     console.say_written(path)
     if failed:
-        raise typer.Exit(console.FAILED)
+        raise Exit(console.FAILED)
