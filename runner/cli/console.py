@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Option
 
+from cplearn.errors import InputError
 from runner.driver.options import SweepOptions
+from sweeps.errors import UserError
+from sweeps.loading import parse_override
 
 out, err = Console(), Console(stderr=True)
 for console in (out, err):
@@ -38,8 +41,6 @@ MESSAGE = 700
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's mistake is one sentence and status 2, never a traceback."""
-    from cplearn.errors import InputError
-    from sweeps.errors import UserError
 
     try:
         yield
@@ -87,7 +88,6 @@ def say_written(path: Path) -> None:
 
 def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:
     """Dotted settings to values, as given on the command line."""
-    from sweeps.loading import parse_override
 
     short = {"dataset": dataset or None, "epochs": epochs}
     given = {key: value for key, value in short.items() if value is not None}

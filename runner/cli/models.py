@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from rich.markup import escape
 from typer import Argument, Exit, Option
 
+from cplearn.errors import InputError
 from runner.cli import console
 from runner.cli.console import DatasetName, Epochs, OneSetting
 from runner.driver.options import DataRoot
+from sweeps.settings import nested
 
 if TYPE_CHECKING:
     from cplearn.evaluate.protocol import Outcome
@@ -34,7 +36,6 @@ def train(
     from cplearn import training
     from cplearn.config import trial as config
     from runner.durability.store_paths import check_folder
-    from sweeps.settings import nested
 
     trial = config.TrialSettings.read(nested(console.overridden(dataset, epochs, settings)))
     device = _usable_device(device, cpus)
@@ -63,7 +64,6 @@ def import_solo(
     """Read a CPLearn model (ResNet-18) that the authors' code has trained, evaluate it and print its metrics."""
     import cplearn.data
     from cplearn import solo
-    from cplearn.errors import InputError
 
     found = solo.read(checkpoint, stem_padding)
     name = dataset or found.dataset
@@ -88,9 +88,7 @@ def evaluate(
     import cplearn
     import cplearn.data
     from cplearn import training
-    from cplearn.errors import InputError
     from cplearn.evaluate import protocol
-    from sweeps.settings import nested
 
     model = cplearn.load(run)
     overrides = console.overridden(None, None, settings)
@@ -120,8 +118,6 @@ def _usable_device(name: str, threads: int) -> str:
     On the CPU torch computes with `threads` from now on, which decides how sums are rounded.
     """
     import torch
-
-    from cplearn.errors import InputError
 
     torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

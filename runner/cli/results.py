@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 from rich.markup import escape
 from typer import Argument, Exit, Option
 
+from cplearn.errors import InputError
 from runner.cli.console import FAILED, err, note, out, say, show
 from runner.driver.options import Results, Uri
+from sweeps.addresses import resolve
+from sweeps.errors import UserError
+from sweeps.loading import parse_override
 
 if TYPE_CHECKING:
     from reports.build import Report
@@ -37,9 +41,6 @@ def report(
     from cplearn.data.catalogue import slug
     from reports import build, store
     from reports.render import terminal
-    from sweeps.addresses import resolve
-    from sweeps.errors import UserError
-    from sweeps.loading import parse_override
 
     uri = resolve(tracking_uri)
     if table:
@@ -72,7 +73,6 @@ def verify(
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
     from reports import provenance, store
-    from sweeps.addresses import resolve
 
     uri = resolve(tracking_uri)
     store.open_experiment(uri)  # Whether there is one.
@@ -96,7 +96,6 @@ def trace(
 ) -> None:
     """Print the runs behind a cell of a table, their settings, and the command that repeats each."""
     from reports import provenance
-    from sweeps.addresses import resolve
 
     for cell in provenance.trace(resolve(tracking_uri), path, words):
         out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
@@ -107,9 +106,7 @@ def ui(
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
-    from cplearn.errors import InputError
     from runner.tracking.database import check_store
-    from sweeps.addresses import resolve
 
     uri = resolve(tracking_uri)
     check_store(uri)

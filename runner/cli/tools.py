@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Exit, Option
 
+from cplearn.errors import InputError
 from runner.cli import console
 from runner.cli.console import DatasetName
 from runner.driver.options import DataRoot, Results
@@ -28,7 +29,6 @@ def data(
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
     import cplearn.data
     from cplearn.data.catalogue import CATALOGUE
-    from cplearn.errors import InputError
 
     if (source or classes or copy) and name != "imagenet100":
         raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
@@ -88,7 +88,6 @@ def bench_sweep(
 
 
 def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: bool = False) -> None:
-    from cplearn.errors import InputError
 
     # The benchmarks lie beside the packages in a clone, and are not installed with them.
     clone = Path(__file__).resolve().parents[2]
