@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Callable
 
 import typer
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Sweeps of CPLearn and other self-supervised methods: Ray Tune runs them, MLflow keeps them, tables come out.",
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": with_sweep_options(sweep.sweep),
     "plan": with_sweep_options(plan.plan, without=("retries", "stop_after", "checkpoint_every")),
     "train": models.train,
@@ -32,7 +33,8 @@ for name, command in {
     "settings": tools.settings,
     "bench": tools.bench,
     "bench-sweep": tools.bench_sweep,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name)(plain_errors()(command))
 
 
