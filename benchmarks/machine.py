@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from runner.machine import hardware
+from runner.machine import resources
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scikit-learn", "pillow")
 
@@ -19,7 +19,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     return {
-        "cpu": hardware.cpu(),
+        "cpu": resources.cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": platform.platform(),

@@ -11,6 +11,7 @@ import yaml
 from benchmarks.commands import Workplace, workplace
 from benchmarks.measure import Goal, Measured, Part
 from cplearn import data, training
+from runner.events import TrialResult
 from runner.machine.environment import in_worker
 from runner.planning.plan import SCHEMA, Plan, make_plan
 from runner.tracking.tracker import Tracker
@@ -77,7 +78,7 @@ def _write(tracker: Tracker, plan: Plan) -> float:
         tracker.started(job)
         for epoch, metrics in enumerate(epochs, start=1):
             tracker.epoch(job, epoch, metrics)
-        tracker.finished(job, outcome.metrics, files, {"device": "cpu"})
+        tracker.finished(job, TrialResult(outcome.metrics, files, {"device": "cpu"}))
     # Only then is everything written: entries go through the tracker's pending writes.
     tracker.close("FINISHED")
     return time.perf_counter() - start

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.faults import FailureKind
-from runner.planning.plan import Job
+
+if TYPE_CHECKING:
+    from runner.planning.plan import Job  # Needs torch, which a worker's node may lack.
 
 T = TypeVar("T")
+
+History = Sequence[tuple[int, int, Mapping[str, float]]]
+"""Trained epochs: the epoch, when it ended (ms since 1970), its metrics."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What the evaluation of a trial gives: metrics, its files, and the tags of what it ran on.
+
+    Files travel as bytes by relative path, because the nodes of a cluster need not share a disk.
+    """
+
+    metrics: Mapping[str, float]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    hardware: Mapping[str, str] = field(default_factory=dict)
 
 
 class Listener:
     """Hears which jobs are planned, then of each job: started, any number of epochs, finished, failed or stopped.
 
-    This one does nothing; a subclass overrides what it wants to hear. A job whose worker was lost starts again, and its
-    epochs go back to those of its last checkpoint.
+    A subclass overrides what it wants to hear. A job whose worker was lost starts again, at its last checkpoint.
     """
 
     def planned(self, jobs: Sequence[Job]) -> None:
-        """These jobs wait to be run. A search plans further ones later; after an interruption some are told again."""
+        """These jobs wait to be run; after an interruption some are told again."""
 
     def started(self, job: Job) -> None:
         """A worker has begun with the job."""
 
-    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
-        """The job goes on after the epochs in `history`: epoch, when it ended (ms since 1970), metrics."""
+    def resumed(self, job: Job, history: History) -> None:
+        """The job goes on after these epochs."""
 
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch was trained."""
@@ -33,10 +51,8 @@ class Listener:
     def noted(self, job: Job, text: str) -> None:
         """Something the user should know that does not end the job."""
 
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
-        """The job has a result: its final metrics, its files by relative path, the tags of what it ran on."""
+    def finished(self, job: Job, result: TrialResult) -> None:
+        """The job has a result."""
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         """The job has ended without a result; `reason` is a text of several lines."""
@@ -57,17 +73,12 @@ class Audience:
         self.ended: set[str] = set()
         self.error: Exception | None = None
 
-    def planned(self, jobs: Sequence[Job]) -> None:
-        """Tell of jobs that wait to be run."""
-        for listener in self.listeners:
-            self.guarded(lambda listener=listener: listener.planned(jobs))  # type: ignore[misc]
-
-    def tell(self, event: str, job: Job, *details: Any) -> None:
-        """Tell of an event of a job, a method of `Listener`."""
+    def tell(self, event: str, *details: Any) -> None:
+        """Tell of an event, a method of `Listener`, with its arguments."""
         if event in ("finished", "failed", "stopped"):
-            self.ended.add(job.key)
+            self.ended.add(details[0].key)
         for listener in self.listeners:
-            self.guarded(lambda listener=listener: getattr(listener, event)(job, *details))  # type: ignore[misc]
+            self.guarded(functools.partial(getattr(listener, event), *details))
 
     def guarded(self, call: Callable[[], T]) -> T | None:
         """What `call` returns; None if it raises, with the first error kept."""

@@ -11,25 +11,21 @@ from cplearn.errors import InputError
 
 FailureKind = Literal["diverged", "exception", "lost", "memory"]
 """Why a trial has failed: the loss is no longer finite, the trial has raised an exception, its worker or node was lost,
-memory did not suffice.
-
-The first two are functions of the trial and would happen again, so they are not retried. The others are, up to a limit.
-"""
+memory did not suffice. The first two would happen again, so they are not retried."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What follows from failures: a trial is tried again `retries` times after lost workers and lack of memory, and the
-    sweep stops after `stop_after` equal failures (0: never)."""
+    """A trial is tried again `retries` times after lost workers and lack of memory; the sweep stops after `stop_after`
+    equal failures (0: never)."""
 
     retries: int = 3
     stop_after: int = 3
 
     def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise InputError(f"--retries must be at least 0, not {self.retries}")
-        if self.stop_after < 0:
-            raise InputError(f"--stop-after must be at least 0, not {self.stop_after}")
+        for option, number in (("--retries", self.retries), ("--stop-after", self.stop_after)):
+            if number < 0:
+                raise InputError(f"{option} must be at least 0, not {number}")
 
 
 class Repeats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from runner.cli.console import note, out, show
 from runner.driver.result import Tally
-from runner.events import Listener
+from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job
 from runner.planning.quantities import duration
@@ -37,16 +37,14 @@ class Progress(Listener):
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         self.epochs[job.key] = (epoch, dict(metrics))
 
-    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+    def resumed(self, job: Job, history: History) -> None:
         epoch, _, metrics = history[-1]
         self.noted(job, f"goes on after epoch {epoch} of {job.trial.epochs}")
         self.epoch(job, epoch, metrics)
 
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
+    def finished(self, job: Job, result: TrialResult) -> None:
         shown = {"accuracy {:.3f}": "probe/accuracy", "NMI {:.3f}": "codes/nmi", "codes {:.0f}": "collapse/codes_used"}
-        results = (form.format(metrics[name]) for form, name in shown.items() if name in metrics)
+        results = (form.format(result.metrics[name]) for form, name in shown.items() if name in result.metrics)
         self._line("[green]done[/]  ", job, ", ".join(results))
 
     def noted(self, job: Job, text: str) -> None:

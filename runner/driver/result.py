@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.build import Report
-from runner.events import Listener
+from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, Searched, Surveyed
 from runner.timing.forecast import Forecast
@@ -102,15 +102,13 @@ class Tally(Listener):
         self.estimate.started(job)
         self.running[job.key] = job
 
-    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+    def resumed(self, job: Job, history: History) -> None:
         self.estimate.resumed(job, history[-1][0])
 
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         self.estimate.epoch(job, epoch)
 
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
+    def finished(self, job: Job, result: TrialResult) -> None:
         self._end(job)
         self.done.append(job)
 

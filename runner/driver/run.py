@@ -142,9 +142,9 @@ class SweepRun:
             return [], wanted, []
         searched: list[Searched] = []
         examples: list[Job] = []
-        from runner.search import storage, studies
+        from runner.search import studies
 
-        for study in studies.find(plan, storage.beside(self.uri)):
+        for study in studies.find(plan, studies.beside(self.uri)):
             if self.options.force:
                 study.study = None
             searched.append(study.survey())
@@ -192,11 +192,11 @@ class SweepRun:
 
     def _search(self, anew: bool) -> Search:
         """The sweep's search; waits until no other driver is at work on one of its studies."""
-        from runner.search import storage, studies
+        from runner.search import studies
         from runner.search.search import Search
 
         assert self.plan.sweep.search is not None
-        claims, address = self.claims, storage.beside(self.uri)
+        claims, address = self.claims, studies.beside(self.uri)
         keys = sorted(study.key for study in studies.find(self.plan, address))
         while not all(claims.take(key) for key in keys):
             # Release all claims before waiting, as above.

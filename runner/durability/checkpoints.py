@@ -33,10 +33,7 @@ class Checkpoints:
     def __init__(self, place: str) -> None:
         self.place = place if "://" in place else str(Path(place).absolute())
         try:
-            if "://" in place:
-                self.files, self.root = fs.FileSystem.from_uri(place)
-            else:
-                self.files, self.root = fs.LocalFileSystem(), self.place
+            self.files, self.root = fs.FileSystem.from_uri(self.place)
         except (ArrowException, OSError) as error:
             raise InputError(f"--checkpoints {place}: {' '.join(str(error).split())}") from None
         if not self.root:

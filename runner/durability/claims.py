@@ -26,9 +26,9 @@ STORE = 0
 class Claims:
     """Claims on trials by their keys, as locks on single bytes of one file; a context manager.
 
-    The system releases them when the process ends, even by kill -9, and child processes do not inherit them. One open
-    file serves any number of trials. They hold on one machine, and between machines where the file lies on a shared
-    file system with locks. POSIX knows one owner a process, so two claims of one process do not exclude each other.
+    The system releases them when the process ends, even by kill -9, and child processes do not inherit them. They hold
+    on one machine, and between machines where the file lies on a shared file system with locks. POSIX knows one owner a
+    process, so two claims of one process do not exclude each other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,8 +90,8 @@ class SharedClaims(Claims):
     """Claims as advisory locks of the PostgreSQL database that is the store, so between any machines.
 
     The server releases them when the driver's connection ends. One that is lost, because the server was restarted say,
-    is made anew and the claims are taken again, which `keep` looks after. Unlike locks on a file, they also keep two
-    claims of one process apart. Messages show `address` without its password.
+    is made anew and the claims are taken again, which `keep` looks after. They also keep two claims of one process
+    apart. Messages show `address` without its password.
     """
 
     def __init__(self, address: str) -> None:
@@ -197,9 +197,9 @@ def looking_at(uri: str) -> Iterator[None]:
     to make it, too. Where its file does not exist there is nothing to read, and nothing is left behind."""
     if uri.startswith("sqlite:") and not store_file(uri).exists():
         yield
-        return
-    with claims_of(uri) as claims, claims.alone():
-        yield
+    else:
+        with claims_of(uri) as claims, claims.alone():
+            yield
 
 
 def _number(key: str) -> int:

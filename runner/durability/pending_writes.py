@@ -18,10 +18,9 @@ PATIENCE = 30 * 60.0
 class PendingWrites:
     """Carries out calls one after the other in a thread of its own, so that the caller never waits.
 
-    A call that fails with an error for which `is_transient` holds is repeated, ever more slowly; it must therefore do
-    no harm when repeated. After `patience` seconds without success, or at once after any other error, no call is
-    carried out any more: `put` and `close` then raise. `say` gets a sentence when the receiver goes away and when it is
-    back.
+    A call that fails with an error for which `is_transient` holds is repeated, ever more slowly. After `patience`
+    seconds without success, or at once after any other error, no call is carried out any more: `put` and `close` then
+    raise. `say` gets a sentence when the receiver goes away and when it is back.
 
     >>> written = []
     >>> writes = PendingWrites(lambda error: isinstance(error, OSError), print)
@@ -47,10 +46,7 @@ class PendingWrites:
         self.waiting.put(call)
 
     def close(self, patience: float | None = None) -> None:
-        """Wait until all calls are carried out, for `patience` seconds if given; raises as `put` does.
-
-        Afterwards nothing can be added.
-        """
+        """Wait until all calls are carried out, for `patience` seconds if given; raises as `put` does."""
         left = self.waiting.qsize()
         self.waiting.put(None)
         self.thread.join(1.0)
@@ -76,12 +72,11 @@ class PendingWrites:
         raise self.error
 
     def _run(self) -> None:
-        while (call := self.waiting.get()) is not None:
-            try:
+        try:
+            while (call := self.waiting.get()) is not None:
                 self._carry_out(call)
-            except BaseException as error:
-                self.error = error
-                return
+        except BaseException as error:
+            self.error = error
 
     def _carry_out(self, call: Callable[[], None]) -> None:
         pause, start = FIRST_PAUSE, time.monotonic()
@@ -93,12 +88,12 @@ class PendingWrites:
                     raise
                 if pause == FIRST_PAUSE:
                     self.say(f"the tracking store is away ({_line(error)}); trials go on, entries wait for it")
+                self.hurry.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                if pause > FIRST_PAUSE:
-                    self.say("the tracking store is back")
-                return
-            self.hurry.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+                break
+        if pause > FIRST_PAUSE:
+            self.say("the tracking store is back")
 
 
 def _line(error: BaseException) -> str:

@@ -3,23 +3,24 @@
 The driver is the process of the command line; `execute` runs in it, and so does Tune's loop. A worker is a Ray actor
 that trains one trial after the other; with several processes a trial it is the first of them (see `ranks`).
 
-1. `execute` takes jobs, listeners, `ExecutionOptions` and a `Steering`. It connects to Ray (`session`), leaves out
-   nodes that cannot train (`nodes`), and starts Tune.
-2. Whenever a slot is free, Tune asks the `dispatch.Dispatcher` for a trial. It sends the next job that the steering
-   admits as a `TrialRequest`, a plain dict under `REQUEST` in Tune's configuration. There is no other way for a trial
-   to start.
+1. `execute` takes jobs, listeners, `ExecutionOptions` and a `Steering`. It connects to Ray, leaves out nodes that
+   cannot train (`nodes`), and starts Tune.
+2. Whenever a slot is free, Tune asks the `tune_callbacks.Dispatcher` for a trial. It sends the next job that the
+   steering admits as a `TrialRequest` under `REQUEST` in Tune's configuration. There is no other way for a trial to
+   start.
 3. The worker (`trainable.TrialTrainable`) builds the trial from the request, and goes on from its checkpoint if there
    is one. Each `step` trains one epoch, or evaluates after the last one.
 4. After each step the worker sends a `StepReport` under `REPORT` in Tune's result. The first one has the history of the
-   epochs that were trained before. The last one has either a `TrialResult` or a `Problem`. A report is an object, not a
+   epochs that were trained before. The last one has either a
+   `runner.events.TrialResult` or a `Problem`. A report is an object, not a
    dict: Tune would flatten a dict and keep its numbers for ever.
-5. In the driver Tune first asks `dispatch.EarlyStopper` whether the trial stops here, then gives the report to
-   `tune_callbacks.TuneCallbacks`. This takes it out of Tune's result, and tells the listeners (`runner.events`).
+5. In the driver Tune first asks `tune_callbacks.EarlyStopper` whether the trial stops here, then gives the report to
+   `TuneCallbacks`. This takes it out of Tune's result, and tells the listeners (`runner.events`).
 6. The worker takes up the next request in the same process (`reset_config`), so that torch and data stay in memory.
 
 | fault | who notices | what follows |
 | :-- | :-- | :-- |
-| the loss is no longer finite | worker: `TrialResult.failure` | the trial has failed as "diverged" |
+| the loss is no longer finite | worker: `Problem` "diverged" | the trial has failed |
 | the trial raises | worker: `Problem` "exception" | the trial has failed; others go on |
 | memory does not suffice | worker: it raises MemoryError; or Ray ends the worker | Tune tries again in another worker |
 | a worker or node is lost | Tune | Tune tries again, from the last checkpoint |
@@ -36,7 +37,6 @@ that trains one trial after the other; with several processes a trial it is the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,16 +45,12 @@ from runner.faults import FailureKind, Policy
 from runner.machine.resources import Resources
 
 if TYPE_CHECKING:
+    from runner.events import History, TrialResult
     from runner.execution.scheduler import Asha
     from runner.planning.plan import Job
 
-REQUEST = "request"
-"""The key of a `TrialRequest`, as a dict, in the configuration of a Tune trial."""
-REPORT = "report"
-"""The key of a `StepReport` in a Tune result."""
-
-History = list[tuple[int, int, dict[str, float]]]
-"""Trained epochs: the epoch, when it ended (ms since 1970), its metrics."""
+REQUEST, REPORT = "request", "report"
+"""The keys of a `TrialRequest` in the configuration of a Tune trial, and of a `StepReport` in a Tune result."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class ExecutionOptions:
     """How trials are run; none of it changes their numbers.
 
     `data_root` should be absolute, because workers do not run in the driver's directory. `checkpoints` is a folder or
-    an address (see `durability.checkpoints`), or None; a trial leaves a checkpoint every `checkpoint_every` seconds at
-    most. `compile` turns on `torch.compile`.
+    an address (see `durability.checkpoints`); `checkpoint_every` is the least seconds between two of a trial, 0 asks
+    for one after every epoch. `compile` turns on `torch.compile`.
     """
 
     resources: Resources = Resources()  # noqa: RUF009 (it is frozen)
@@ -102,54 +98,19 @@ class TrialRequest:
     """The job's key, which also names its checkpoints."""
     settings: Mapping[str, Any]
     """The trial's settings, `TrialSettings.canonical()`."""
-    data: Sequence[Sequence[str]]
+    data: Sequence[tuple[str, str]]
     """Name and fingerprint of each data set that the trial uses; the worker's must be the same."""
-    data_root: str | None
-    cpus: float
-    """CPUs of each process, also its number of threads."""
-    gpus: float
-    """GPUs of each process."""
-    ranks: int
-    """Number of processes that train the trial together."""
-    compile: bool
-    checkpoints: str | None
-    checkpoint_every: float
-    """Least seconds between two checkpoints; 0 asks for one after every epoch."""
+    options: ExecutionOptions
+    """With the number of GPUs settled."""
     rungs: Sequence[int]
     """Epochs that end with a checkpoint in any case, because the trial may be stopped there."""
     driver: Mapping[str, str]
     """The driver's code and libraries (`nodes.facts`), which a node must have too; empty on the driver's machine."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The request as Tune takes it."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> TrialRequest:
-        """The request that was made a dict by `to_dict`.
-
-        >>> request = TrialRequest("0a", {"epochs": 2}, [], None, 1, 0, 1, False, None, 60, [], {})
-        >>> TrialRequest.from_dict(request.to_dict()) == request
-        True
-        """
-        return cls(**config)
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What the evaluation of a trial gives: metrics, why it failed (None if it did not), and its files.
-
-    Files travel as bytes by relative path, because the nodes of a cluster need not share a disk.
-    """
-
-    metrics: Mapping[str, float]
-    failure: str | None
-    files: Mapping[str, bytes]
-
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a trial ended without a result: its traceback; or, for an unfit `node`, what that node lacks."""
+    """Why a trial ended without a result: in words, or its traceback; or, for an unfit `node`, what that node lacks."""
 
     kind: FailureKind | Literal["unfit"]
     text: str
@@ -163,11 +124,9 @@ class StepReport:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the epoch; empty if none was trained in this step, or if the loss is no longer finite."""
-    history: History = field(default_factory=list)
+    history: History = ()
     """In the first report: the epochs before, which an earlier worker has trained."""
     result: TrialResult | None = None
     problem: Problem | None = None
     notes: list[str] = field(default_factory=list)
     """Sentences for the user."""
-    hardware: dict[str, str] = field(default_factory=dict)
-    """Tags of what the trial ran on (`machine.hardware.describe`)."""

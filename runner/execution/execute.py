@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import gc
+import logging
+import os
+import signal
+import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
+from cplearn.errors import InputError
 from runner.events import Audience, Listener
-from runner.execution import session
-from runner.execution.contract import ExecutionOptions, Steering, TrialRequest
-from runner.execution.dispatch import Dispatcher, EarlyStopper, SweepStopper
-from runner.execution.nodes import Nodes, facts
+from runner.execution.contract import ExecutionOptions, Steering
+from runner.execution.nodes import Nodes, environment
 from runner.execution.trainable import TrialTrainable
-from runner.execution.tune_callbacks import TuneCallbacks
-from runner.faults import Repeats
+from runner.execution.tune_callbacks import Dispatcher, EarlyStopper, TuneCallbacks
+from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.machine.resources import Resources
 from runner.planning.plan import Job
+
+# Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
+# driver alone talks to the store.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+)
 
 
 def execute(
@@ -33,32 +46,31 @@ def execute(
     steering has raised; KeyboardInterrupt if the user stops the sweep. Workers are gone then.
     """
     steering = steering or Steering()
-    jobs = list(jobs) or _further(steering)
-    if not jobs:
+    if not jobs and not (jobs := _further(steering)):
         return None
-    audience, repeats = Audience(listeners), Repeats(options.policy.stop_after)
-    with session.connected() as is_own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
-        nodes = Nodes({} if is_own else facts())
-        resources, slots = _fit(options.resources, nodes)
-        request = functools.partial(_request, resources=resources, options=options, steering=steering, nodes=nodes)
-        dispatcher = Dispatcher(jobs, slots, request, audience, steering)
-        callbacks = TuneCallbacks(dispatcher, audience, options.policy, repeats, nodes, steering)
+    audience = Audience(listeners)
+    with connected() as is_own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
+        nodes = Nodes(is_own)
+        resources, slots = nodes.fit(options.resources)
+        options = dataclasses.replace(options, resources=resources)
+        dispatcher = Dispatcher(jobs, slots, options, nodes, audience, steering)
+        callbacks = TuneCallbacks(dispatcher)
         while dispatcher.waiting:
-            audience.planned(dispatcher.waiting)
-            _tune(callbacks, resources, scratch)
+            audience.tell("planned", dispatcher.waiting)
+            _tune(dispatcher, callbacks, scratch)
             if audience.error:
                 raise audience.error
-            if repeats.reached or not callbacks.interrupted:
+            if callbacks.repeats.reached or not callbacks.interrupted:
                 break
             if callbacks.ray_died:
-                session.stop()
-                session.start()
+                stop_ray()
+                start_ray()
             else:
-                nodes.ask(resources)
-                dispatcher.slots = nodes.require(resources)
+                dispatcher.slots = nodes.ask(resources)
             callbacks.resume()
-            dispatcher.add(() if dispatcher.waiting else _further(steering))
-        return repeats.reached
+            for job in () if dispatcher.waiting else _further(steering):
+                dispatcher.add(job)
+        return callbacks.repeats.reached
 
 
 def cluster(resources: Resources) -> tuple[Resources, int]:
@@ -66,8 +78,8 @@ def cluster(resources: Resources) -> tuple[Resources, int]:
 
     Raises InputError if no node can hold a trial, or those that could cannot train.
     """
-    with session.connected() as is_own:
-        return _fit(resources, Nodes({} if is_own else facts()))
+    with connected() as is_own:
+        return Nodes(is_own).fit(resources)
 
 
 def _further(steering: Steering) -> list[Job]:
@@ -75,52 +87,88 @@ def _further(steering: Steering) -> list[Job]:
     return [job] if job else []
 
 
-def _fit(resources: Resources, nodes: Nodes) -> tuple[Resources, int]:
-    resources = resources.settle(any(node.get("GPU", 0) for node in nodes.alive()))
-    nodes.require(resources)
-    nodes.ask(resources)
-    return resources, nodes.require(resources)
-
-
-def _request(
-    job: Job, *, resources: Resources, options: ExecutionOptions, steering: Steering, nodes: Nodes
-) -> TrialRequest:
-    return TrialRequest(
-        key=job.key,
-        settings=job.trial.canonical(),
-        data=[(job.trial.dataset, job.fingerprint), *job.transfer],
-        data_root=options.data_root,
-        cpus=resources.cpus,
-        gpus=resources.each.get("GPU", 0.0),
-        ranks=resources.processes,
-        compile=options.compile,
-        checkpoints=options.checkpoints,
-        checkpoint_every=options.checkpoint_every,
-        rungs=steering.asha.rungs(job) if steering.asha else [],
-        driver=nodes.driver,
-    )
-
-
-def _tune(callbacks: TuneCallbacks, resources: Resources, scratch: str) -> None:
+def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: str) -> None:
     """Run what the dispatcher hands out, until it has no more or the callbacks end it."""
+    resources, nodes = dispatcher.options.resources, dispatcher.nodes
     bundles: list[dict[str, Any]] = [resources.each] * resources.processes
-    placed = tune.PlacementGroupFactory(bundles, **callbacks.nodes.selector(resources.processes))
+    placed = tune.PlacementGroupFactory(bundles, **nodes.selector(resources.processes))
     tune.Tuner(
         tune.with_resources(TrialTrainable, placed),
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
-            search_alg=callbacks.dispatcher,
-            scheduler=EarlyStopper(callbacks),
+            search_alg=dispatcher,
+            scheduler=EarlyStopper(dispatcher),
             num_samples=-1,  # The dispatcher says itself when it has no more.
         ),
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=tempfile.mkdtemp(dir=scratch),
             callbacks=[callbacks],
-            stop=SweepStopper(callbacks),
-            failure_config=tune.FailureConfig(max_failures=callbacks.policy.retries, fail_fast=False),
+            stop=callbacks,
+            failure_config=tune.FailureConfig(max_failures=callbacks.retries, fail_fast=False),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
     ).fit()
+
+
+@contextmanager
+def connected() -> Iterator[bool]:
+    """Be connected to Ray in the block; yields whether this Ray is local and was started for the block.
+
+    A connection that exists is used, and left as it is.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    start_ray()
+    try:
+        yield not os.environ.get("RAY_ADDRESS")
+    finally:
+        stop_ray()
+
+
+def start_ray() -> None:
+    """Connect to the cluster of RAY_ADDRESS, or start a local Ray; raises InputError if it cannot be joined."""
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A new local Ray hands these on to its workers.
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a check in the driver asks for.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"runtime_env": environment()} if address else {"include_dashboard": False}
+    # Ray puts a handler of its own in the place of the caller's, and dies by it.
+    sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            host, colon, port = address.rpartition(":")
+            if colon and port.isdigit() and "//" not in host:
+                # Ray would try for minutes where nobody listens.
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        # Without an address Ray would join any cluster that somebody has started on this machine.
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not address:
+            raise
+        ray.shutdown()
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"RAY_ADDRESS={address}: this cluster cannot be joined ({why})") from None
+    with suppress(ValueError):  # Only the main thread may, and only there Ray does.
+        signal.signal(signal.SIGTERM, sigterm)
+
+
+def stop_ray() -> None:
+    """Leave Ray, which ends a local one."""
+    # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
+    # some is collected in whichever thread happens to allocate; so it is collected before, and not meanwhile.
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if was_enabled:
+            gc.enable()

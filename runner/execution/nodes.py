@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -19,9 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cplearn.errors import InputError
 from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.machine.resources import Resources
-
-if TYPE_CHECKING:
-    from cplearn.data import Dataset
 
 CODE = ("cplearn", "sweeps", "runner")
 """The packages that workers are sent; what else a node needs is installed there."""
@@ -35,11 +31,7 @@ PATIENCE = 180.0
 
 
 class Unfit(Exception):
-    """A node cannot take part in the sweep: its id, and why."""
-
-    def __init__(self, node: str, why: str) -> None:
-        super().__init__(node, why)
-        self.node, self.why = node, why
+    """A node cannot take part in the sweep; the arguments are why, and its id."""
 
 
 def environment() -> dict[str, Any]:
@@ -49,12 +41,19 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def facts() -> dict[str, str]:
-    """What this machine has of that which all nodes must have: versions of libraries, and a digest of the code."""
+    """What this machine has of that which all nodes must have: versions of libraries, and a digest of the code: of all
+    modules of the packages, and of the tables that lie beside them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for package in CODE:
+        folder = _folder(package)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".txt", ".yaml"):
+                digest.update(f"{package}/{path.relative_to(folder)}\0".encode() + path.read_bytes())
     versions = {}
     for library in (*EQUAL, *PRESENT):
         with suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library).partition("+")[0]
-    return {"code": _digest(), **versions}
+    return {"code": digest.hexdigest(), **versions}
 
 
 def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path) -> str:
@@ -77,56 +76,44 @@ def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path
 def check(driver: Mapping[str, str]) -> None:
     """Raise Unfit if this process cannot train for a driver with such facts; it has none if it is on this machine."""
     if driver and (why := differences(driver, facts(), _folder(CODE[0]).parent)):
-        raise Unfit(node_id(), why)
-
-
-def check_data(expected: Sequence[Sequence[str]], datasets: Sequence[Dataset]) -> None:
-    """Raise Unfit unless data sets have the names and fingerprints that they have for the driver."""
-    for (name, fingerprint), dataset in zip(expected, datasets, strict=True):
-        if dataset.fingerprint != fingerprint:
-            why = f"the images or labels of {name} there differ from the driver's; copy the same files there"
-            raise Unfit(node_id(), why)
+        raise Unfit(why, node_id())
 
 
 def node_id() -> str:
-    """The id of the node that this process runs on."""
+    """The id of the node that this process runs on; empty without Ray."""
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
 
 
-@functools.cache
-def node_name() -> str:
-    """The name of the node that this process runs on."""
-    return name_of(node_id())
-
-
-def data_root(given: str | None, remote: bool) -> Path | None:
-    """The data folder of a worker: on a cluster that which CPLEARN_DATA named when the node's Ray was started, else
-    the driver's."""
-    place = (os.environ.get("CPLEARN_DATA") if remote else None) or given
-    return Path(place) if place else None
-
-
 class Nodes:
-    """The nodes that a sweep uses. `driver` has the facts to compare with; without any, Ray is the driver's own and its
-    node is not asked."""
+    """The nodes that a sweep uses. Where Ray is the driver's own, its node is not asked.
 
-    def __init__(self, driver: Mapping[str, str]) -> None:
-        self.driver = dict(driver)
+    `driver` has the facts to compare with, if any. `left_out` has sentences that say why nodes, by id, take no part;
+    `unreported` those of them that nobody has been told.
+    """
+
+    def __init__(self, ray_is_own: bool) -> None:
+        self.driver = {} if ray_is_own else facts()
         self.left_out: dict[str, str] = {}
-        """Sentences that say why nodes, by id, take no part."""
-        self.asked: set[str] = set()
         self.unreported: list[str] = []
+        self.asked: set[str] = set()
 
     def alive(self) -> list[dict[str, float]]:
         """The resources of the nodes that are alive and take part."""
         return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.left_out]
 
-    def ask(self, resources: Resources) -> None:
-        """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once."""
-        if not self.driver:
-            return
+    def fit(self, resources: Resources) -> tuple[Resources, int]:
+        """`resources` with the number of GPUs settled, and how many trials run at once, as `ask` does."""
+        resources = resources.settle(any(node.get("GPU", 0) for node in self.alive()))
+        self._slots(resources)
+        return resources, self.ask(resources)
+
+    def ask(self, resources: Resources) -> int:
+        """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once.
+
+        Returns how many trials run at once. Raises InputError if no node can hold one.
+        """
         calls = {}
-        for node in ray.nodes():
+        for node in ray.nodes() if self.driver else ():
             room = all(node["Resources"].get(kind, 0) >= need for kind, need in resources.each.items())
             if node["Alive"] and room and node["NodeID"] not in self.asked | self.left_out.keys():
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -140,9 +127,11 @@ class Nodes:
             except GetTimeoutError:
                 why = f"it has not answered for {PATIENCE:.0f} seconds"
             except RayError as error:
-                why = f"it cannot run the code ({_last_line(error)})"
+                last_line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+                why = f"it cannot run the code ({last_line})"
             if why:
                 self.leave_out(node_id, why)
+        return self._slots(resources)
 
     def leave_out(self, node_id: str, why: str) -> None:
         """Use a node no more."""
@@ -150,19 +139,13 @@ class Nodes:
             self.left_out[node_id] = f"node {name_of(node_id)} is left out: {why}"
             self.unreported.append(self.left_out[node_id])
 
-    def news(self) -> list[str]:
-        """A sentence for each node that has been left out since this was last asked."""
-        news, self.unreported = self.unreported, []
-        return news
-
     def selector(self, processes: int) -> dict[str, Any]:
         """Arguments of a placement group by which its bundles avoid the nodes that are left out."""
         if not self.left_out:
             return {}
         return {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(sorted(self.left_out))})"}] * processes}
 
-    def require(self, resources: Resources) -> int:
-        """How many trials run at once; raises InputError if no node can hold one."""
+    def _slots(self, resources: Resources) -> int:
         try:
             return resources.slots(self.alive())
         except InputError:
@@ -176,6 +159,7 @@ def _answer(driver: dict[str, str]) -> str:
     return differences(driver, facts(), _folder(CODE[0]).parent)
 
 
+@functools.cache
 def name_of(node_id: str) -> str:
     """What people call a node: the name it was started with, else its host's."""
     for node in ray.nodes():
@@ -189,19 +173,3 @@ def _folder(package: str) -> Path:
     path = importlib.import_module(package).__file__
     assert path
     return Path(path).parent
-
-
-def _digest() -> str:
-    """A digest of all modules of the packages, and of the tables that lie beside them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for package in CODE:
-        folder = _folder(package)
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".txt", ".yaml"):
-                digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
-                digest.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-    return digest.hexdigest()
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__

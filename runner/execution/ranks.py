@@ -1,4 +1,4 @@
-"""A trial on several devices under Ray: one process a device, the first of which is the trial's worker."""
+"""The training that a request asks for: in one process, or in one a device, of which the first is the worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -15,22 +16,21 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+import cplearn.data
+from cplearn.config.trial import TrialSettings
 from cplearn.distributed import Ranks
+from cplearn.errors import InputError
+from cplearn.evaluate import protocol
 from cplearn.training import TrialTraining
+from runner.execution import nodes
 from runner.execution.contract import TrialRequest
 
 PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
-"""How long a process waits for another one in a step. A process that fails is noticed at once (see `Team`); this limit
-is for one that hangs."""
-
+"""How long a process waits for another one that hangs in a step; what fails is noticed at once (see `Team`)."""
 JOINING = datetime.timedelta(minutes=5)
 """How long the processes wait for each other to form a group, once all of them have started."""
-
 GRACE = 5.0
 """Seconds in which the cause of a failure may show, after the first process has failed for want of another."""
-
-Build = Callable[[TrialRequest, str, Ranks], TrialTraining]
-"""Makes the training that a request asks for, on a device (`trainable.build`)."""
 
 T = TypeVar("T")
 
@@ -39,33 +39,62 @@ class ProcessLost(RuntimeError):
     """A process of a trial has died, or its node: a failure of the machine, not of the trial."""
 
 
+def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
+    """The training that a request asks for, or the part of it that one of several processes has.
+
+    Raises Unfit where this node has not the driver's code, libraries or data.
+    """
+    nodes.check(request.driver)
+    trial = TrialSettings.read(dict(request.settings))
+    # On a cluster the folder that CPLEARN_DATA named when the node's Ray was started, else the driver's.
+    folder = (os.environ.get("CPLEARN_DATA") if request.driver else None) or request.options.data_root
+    root = Path(folder) if folder else None
+    try:
+        dataset = cplearn.data.load(**trial.data_request(), root=root)
+        others = protocol.load_transfer(trial, dataset.image_size, root)
+    except InputError as error:
+        raise nodes.Unfit(str(error), nodes.node_id()) from None
+    for (name, fingerprint), data in zip(request.data, [dataset, *others], strict=True):
+        if data.fingerprint != fingerprint:
+            why = f"the images or labels of {name} there differ from the driver's; copy the same files there"
+            raise nodes.Unfit(why, nodes.node_id())
+    return TrialTraining(trial, dataset, device, compile=request.options.compile, data_root=root, ranks=ranks)
+
+
+def prepare(request: TrialRequest) -> str:
+    """The device of each process of a trial, cpu or cuda; torch gets as many threads as the process has CPUs."""
+    resources = request.options.resources
+    # Without a limit, each of several workers on a machine starts a thread for every core.
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    return "cuda" if resources.gpus and torch.cuda.is_available() else "cpu"
+
+
 class Team:
     """A trial that trains on several processes; its owner, who is the first of them, uses it like a lone training.
 
-    The others are Ray actors in the further bundles of the trial's placement group. They train along and hold nothing
-    that the first does not have too. If one raises or dies, the first would wait for it in the middle of a step; so a
-    thread watches the others, and ends them all. `close` ends them too.
-
-    What a process raises is raised here, and ProcessLost if one has died.
+    The others are Ray actors in the further bundles of the trial's placement group, and train along. If one raises or
+    dies, the first would wait for it in the middle of a step; so a thread watches the others, and ends them all. What a
+    process raises is raised here, and ProcessLost if one has died.
     """
 
-    def __init__(self, build: Build, request: TrialRequest, device: str) -> None:
+    def __init__(self, request: TrialRequest, device: str) -> None:
         self.others: list[Any] = []
-        size, group = request.ranks, get_current_placement_group()
+        resources, group = request.options.resources, get_current_placement_group()
+        size = resources.processes
         try:
             for rank in range(1, size):
                 place = (
                     PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) if group else "DEFAULT"
                 )
-                resources = {"num_cpus": request.cpus, "num_gpus": request.gpus}
-                actor = ray.remote(_Rank).options(**resources, scheduling_strategy=place).remote(rank, size)
+                room = {"num_cpus": resources.cpus, "num_gpus": resources.each.get("GPU", 0.0)}
+                actor = ray.remote(_Rank).options(**room, scheduling_strategy=place).remote(request, rank, size)
                 self.others.append(actor)
             # Who waits in a group cannot be told that another process does not even start.
-            self._together("ready", lambda: None)
+            self._together("__ray_ready__", lambda: None)
             host = ray.util.get_node_ip_address()
             store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOINING)
-            self._together("join", lambda: _join(0, size, store, device), host, store.port, request)
-            self.training = self._together("build", lambda: build(request, device, Ranks(0, size)), build, request)
+            self._together("join", lambda: _join(0, size, store, device), host, store.port)
+            self.training = self._together("build", lambda: build(request, device, Ranks(0, size)))
         except BaseException:
             self.close()
             raise
@@ -76,11 +105,9 @@ class Team:
         return getattr(self.training, name)
 
     def train_epoch(self) -> dict[str, float]:
-        """Train one epoch in all processes."""
         return self._together("call", self.training.train_epoch, "train_epoch")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state in all processes."""
         self._together("call", lambda: self.training.load_state_dict(state), "load_state_dict", state)
 
     def close(self) -> None:
@@ -132,20 +159,16 @@ class Team:
 class _Rank:
     """One of the other processes."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, request: TrialRequest, rank: int, size: int) -> None:
+        self.request, self.rank, self.size = request, rank, size
 
-    def ready(self) -> None:
-        """Returns once the process has started."""
-
-    def join(self, host: str, port: int, request: TrialRequest) -> None:
-        torch.set_num_threads(max(1, int(request.cpus)))
-        self.device = "cuda" if request.gpus > 0 and torch.cuda.is_available() else "cpu"
+    def join(self, host: str, port: int) -> None:
+        self.device = prepare(self.request)
         store = dist.TCPStore(host, port, is_master=False, timeout=JOINING)
         _join(self.rank, self.size, store, self.device)
 
-    def build(self, build: Build, request: TrialRequest) -> None:
-        self.training = build(request, self.device, Ranks(self.rank, self.size))
+    def build(self) -> None:
+        self.training = build(self.request, self.device, Ranks(self.rank, self.size))
 
     def call(self, method: str, *arguments: Any) -> None:
         """Call a method of the training; what it returns is the first process's affair."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -13,27 +13,17 @@ from runner.planning.plan import Job
 from sweeps.file import SchedulerSettings
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A trial as far as ASHA looks at it. Its id is the job's key, so that a trial that starts again is the same."""
-
-    trial_id: str
-
-
 class Asha:
-    """Stops jobs that are not among the best of those that have reached the same rung before.
+    """Stops jobs that are not among the best of those that have reached the same rung before; never baselines.
 
     Tune's own ASHA decides. It compares all trials that it is told of, and forgets them when the process ends. So there
-    is one ASHA for each data set and seed, and `remember` tells it of epochs that were trained before.
-    Baselines are what other numbers are read against: they are never stopped, nor does anything compete with them.
-
-    `stopped` has the epoch after which each job was stopped, by key.
+    is one for each data set and seed, and `remember` tells it of epochs that were trained before. `stopped` has the
+    epoch after which each job was stopped, by key.
     """
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.groups: dict[tuple[str, int], ASHAScheduler] = {}
-        self.entered: set[str] = set()
         self.stopped: dict[str, int] = {}
 
     def rungs(self, job: Job) -> list[int]:
@@ -41,8 +31,7 @@ class Asha:
         return [] if job.role == "baseline" else self.settings.rungs(job.trial.epochs)
 
     def remember(self, job: Job, history: Mapping[int, float]) -> None:
-        """Enter what a job has reached before, metric by epoch. Its rungs were passed or not then; nothing is decided
-        anew."""
+        """Enter what a job has reached before, metric by epoch; nothing is decided anew."""
         for epoch, value in sorted(history.items()):
             self._enter(job, epoch, value)
 
@@ -51,10 +40,10 @@ class Asha:
 
         Raises InputError if the one that counts is not among them.
         """
+        if not self.rungs(job):
+            return False
         value = metrics.get(self.settings.metric)
         if value is None:
-            if not self.rungs(job):
-                return False
             raise InputError(
                 f"scheduler.metric {self.settings.metric!r} is not logged by method {job.trial.method.name!r}; after "
                 f"each epoch there are: {', '.join(sorted(metrics))}"
@@ -71,19 +60,9 @@ class Asha:
         """Whether ASHA would stop a job with this value after an epoch; the last one is not worth stopping at."""
         if not self.rungs(job) or epoch >= job.trial.epochs:
             return False
-        group = self._group(job)
-        trial: Any = _Named(job.key)
-        if job.key not in self.entered:
-            self.entered.add(job.key)
-            group.on_trial_add(None, trial)
-        decision = group.on_trial_result(None, trial, {"epoch": epoch, self.settings.metric: value})
-        return bool(decision == TrialScheduler.STOP)
-
-    def _group(self, job: Job) -> ASHAScheduler:
-        settings = self.settings
-        return self.groups.setdefault(
-            (job.dataset, job.trial.seed),
-            ASHAScheduler(
+        settings, group = self.settings, (job.dataset, job.trial.seed)
+        if group not in self.groups:
+            self.groups[group] = ASHAScheduler(
                 time_attr="epoch",
                 metric=settings.metric,
                 mode=settings.mode,
@@ -92,5 +71,9 @@ class Asha:
                 grace_period=settings.grace,
                 reduction_factor=settings.reduction,
                 stop_last_trials=False,
-            ),
-        )
+            )
+        # All that ASHA looks at. The id is the job's key, so that a trial that starts again is the same.
+        trial: Any = SimpleNamespace(trial_id=job.key)
+        self.groups[group].on_trial_add(None, trial)
+        decision = self.groups[group].on_trial_result(None, trial, {"epoch": epoch, settings.metric: value})
+        return bool(decision == TrialScheduler.STOP)

@@ -8,44 +8,21 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from runner.events import TrialResult
 from runner.execution import nodes
-from runner.execution.contract import REPORT, REQUEST, History, Problem, StepReport, TrialRequest, TrialResult
+from runner.execution.contract import REPORT, REQUEST, Problem, StepReport, TrialRequest
 from runner.faults import FailureKind
-from runner.machine import hardware
+from runner.machine.resources import describe
 
 if TYPE_CHECKING:
-    from cplearn.distributed import Ranks
     from cplearn.training import TrialTraining
     from runner.execution.ranks import Team
 
-T = TypeVar("T")
-
-
-def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
-    """The training that a request asks for, or the part of it that one of several processes has.
-
-    Raises Unfit where this node has not the driver's code, libraries or data.
-    """
-    nodes.check(request.driver)
-    import cplearn.data
-    from cplearn.config.trial import TrialSettings
-    from cplearn.errors import InputError
-    from cplearn.evaluate import protocol
-    from cplearn.training import TrialTraining
-
-    trial = TrialSettings.read(dict(request.settings))
-    root = nodes.data_root(request.data_root, remote=bool(request.driver))
-    try:
-        dataset = cplearn.data.load(**trial.data_request(), root=root)
-        others = protocol.load_transfer(trial, dataset.image_size, root)
-    except InputError as error:
-        raise nodes.Unfit(nodes.node_id(), str(error)) from None
-    nodes.check_data(request.data, [dataset, *others])
-    return TrialTraining(trial, dataset, device, compile=request.compile, data_root=root, ranks=ranks)
+# A node may lack torch, which is noticed before anything is imported that needs it.
 
 
 class TrialTrainable(tune.Trainable):
@@ -57,28 +34,23 @@ class TrialTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.request = TrialRequest.from_dict(config[REQUEST])
-        self.problem: Problem | None = None
-        self.notes: list[str] = []
+        self.request: TrialRequest = config[REQUEST]
+        self.report = StepReport()
+        self.history: list[tuple[int, int, dict[str, float]]] = []
         self._guarded(self._prepare)
 
     def _prepare(self) -> None:
-        # Before torch is imported, which may be what is lacking.
         nodes.check(self.request.driver)
-        import torch
-
         from runner.durability.checkpoints import Checkpoints
+        from runner.execution import ranks
 
-        # Without a limit, each of several workers on a machine starts a thread for every core.
-        torch.set_num_threads(max(1, int(self.request.cpus)))
-        self.device = "cuda" if self.request.gpus > 0 and torch.cuda.is_available() else "cpu"
-        self.training: TrialTraining | Team = self._make()
-        self.history: History = []
-        self.checkpoints = Checkpoints(self.request.checkpoints) if self.request.checkpoints else None
-        self.saved, self.write_failed, self.reported = time.monotonic(), False, False
+        self.device = ranks.prepare(self.request)
+        self.training = self._make()
+        place = self.request.options.checkpoints
+        self.checkpoints = Checkpoints(place) if place else None
+        self.saved, self.write_failed = time.monotonic(), False
         if self.checkpoints and self.training.epochs:
-            state, notes = self.checkpoints.restore(self.request.key)
-            self.notes += notes
+            state, self.report.notes = self.checkpoints.restore(self.request.key)
             if state is not None:
                 self._go_on(state)
 
@@ -86,22 +58,23 @@ class TrialTrainable(tune.Trainable):
         try:
             self.training.load_state_dict(state)
             self.history = state["history"]
+            # A copy, because the epoch of the first step is reported as metrics.
+            self.report.history = list(self.history)
         except (RuntimeError, KeyError, ValueError) as error:
-            self.notes.append(f"a checkpoint of other code ({type(error).__name__}), so training starts anew")
+            self.report.notes.append(f"a checkpoint of other code ({type(error).__name__}), so training starts anew")
             self.cleanup()
             self.training = self._make()
 
     def _make(self) -> TrialTraining | Team:
         from cplearn.distributed import Ranks
-        from runner.execution.ranks import Team
+        from runner.execution.ranks import Team, build
 
-        if self.request.ranks > 1:
-            return Team(build, self.request, self.device)
-        return build(self.request, self.device, Ranks())
+        alone = self.request.options.resources.processes == 1
+        return build(self.request, self.device, Ranks()) if alone else Team(self.request, self.device)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process, which has torch and the data in memory already."""
-        if self.problem and not _usable():
+        if not _usable():
             # Tune counts the worker as lost and starts the trial in another.
             os._exit(1)
         self.cleanup()
@@ -110,84 +83,77 @@ class TrialTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the other processes of the trial, if it has any."""
-        from runner.execution.ranks import Team
-
         # Not there, if it could not even be made.
         training = self.__dict__.pop("training", None)
-        if isinstance(training, Team):
+        if hasattr(training, "close"):
             training.close()
 
     def step(self) -> dict[str, Any]:
-        report = None if self.problem else self._guarded(self._advance)
-        if self.problem:
-            if self.problem.kind == "lost":
-                raise RuntimeError(self.problem.text)
-            if self.problem.kind == "memory":
-                # In another worker, as what else filled the memory may be gone then.
-                raise MemoryError(self.problem.text)
-            report = StepReport(problem=self.problem)
-        assert report is not None
-        report.notes, self.notes = self.notes, []
+        if not self.report.problem:
+            self._guarded(self._advance)
+        report, self.report = self.report, StepReport()
+        if report.problem and report.problem.kind == "lost":
+            raise RuntimeError(report.problem.text)
+        if report.problem and report.problem.kind == "memory":
+            # In another worker, as what else filled the memory may be gone then.
+            raise MemoryError(report.problem.text)
         return {REPORT: report, "done": bool(report.result or report.problem)}
 
-    def _advance(self) -> StepReport:
-        # A copy, because the epoch of this step is reported as metrics.
-        report = StepReport(history=[] if self.reported else list(self.history))
-        self.reported = True
-        if not self.training.finished:
-            report.metrics = self.training.train_epoch()
-            if report.metrics:
-                self.history.append((self.training.epoch, int(time.time() * 1000), report.metrics))
-            self._checkpoint()
+    def _advance(self) -> None:
+        if self.training.finished:
+            self._evaluate()
         else:
-            report.result = self._evaluate()
-        report.epoch = self.training.epoch
-        report.hardware = dict(hardware.describe(self.device, self.request.ranks))
-        if self.request.driver:
-            report.hardware["node"] = nodes.node_name()
-        return report
+            self.report.metrics = self.training.train_epoch()
+            if self.report.metrics:
+                self.history.append((self.training.epoch, int(time.time() * 1000), self.report.metrics))
+            self._checkpoint()
+        self.report.epoch = self.training.epoch
 
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due; after the last epoch one always is, so that no training can be lost."""
         if self.checkpoints is None:
             return
         due = self.training.finished or self.training.epoch in self.request.rungs
-        if not due and time.monotonic() - self.saved < self.request.checkpoint_every:
+        if not due and time.monotonic() - self.saved < self.request.options.checkpoint_every:
             return
         try:
             self.checkpoints.save(self.request.key, {**self.training.state_dict(), "history": self.history})
         except OSError as error:
             if not self.write_failed:
                 why = error.strerror or " ".join(str(error).split())
-                self.notes.append(
+                self.report.notes.append(
                     f"the checkpoint of epoch {self.training.epoch} could not be written ({why}); training goes on, "
                     "and an older checkpoint stays, if there is one"
                 )
             self.write_failed = True
         self.saved = time.monotonic()
 
-    def _evaluate(self) -> TrialResult:
+    def _evaluate(self) -> None:
         outcome = self.training.evaluate()
-        files: dict[str, bytes] = {}
-        if outcome.failure is None:
-            with tempfile.TemporaryDirectory() as folder:
-                self.training.save(Path(folder), outcome)
-                paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-                files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-        return TrialResult(outcome.metrics, outcome.failure, files)
+        if outcome.failure is not None:
+            self.report.problem = Problem("diverged", outcome.failure)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self.training.save(Path(folder), outcome)
+            paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        tags = describe(self.device, self.request.options.resources.processes)
+        if self.request.driver:
+            tags = {**tags, "node": nodes.name_of(nodes.node_id())}
+        self.report.result = TrialResult(outcome.metrics, files, tags)
 
-    def _guarded(self, call: Callable[[], T]) -> T | None:
-        """What `call` returns; an exception becomes `problem`."""
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Call something; an exception becomes the problem of the report."""
         try:
-            return call()
+            call()
         except Exception as error:
             # An exception of another process of the trial comes wrapped.
             cause = getattr(error, "cause", error)
             if isinstance(cause, nodes.Unfit):
-                self.problem = Problem("unfit", cause.why, cause.node)
+                problem = Problem("unfit", *cause.args)
             else:
-                self.problem = Problem(_kind(error), "".join(traceback.format_exception(error)))
-            return None
+                problem = Problem(_kind(error), "".join(traceback.format_exception(error)))
+            self.report = StepReport(problem=problem, notes=self.report.notes)
 
 
 def _kind(error: Exception) -> FailureKind:
@@ -207,7 +173,7 @@ def _usable() -> bool:
     import torch
 
     try:
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
     except RuntimeError:
         return False

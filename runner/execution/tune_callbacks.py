@@ -1,28 +1,127 @@
-"""What Ray Tune reports of its trials, as events of jobs; and what follows from faults."""
+"""What Ray Tune asks while a sweep runs: which job is next, what ends early; and what it reports, as events of jobs."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 
 from runner.events import Audience
-from runner.execution.contract import REPORT, Problem, Steering, StepReport
-from runner.execution.dispatch import Dispatcher
+from runner.execution.contract import REPORT, REQUEST, ExecutionOptions, Steering, StepReport, TrialRequest
 from runner.execution.nodes import Nodes
-from runner.faults import FailureKind, Policy, Repeats
+from runner.faults import FailureKind, Repeats
 from runner.planning.plan import Job
 
 LOOK_SECONDS = 5.0
 """How often a driver makes sure that its own Ray is alive, and calls `Steering.keep_alive`."""
 
 
-class TuneCallbacks(tune.Callback):
+class _Stateless:
+    """Tune pickles its helpers for `Tuner.restore`; here what is missing is computed anew, so they have no state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Dispatcher(_Stateless, tune.search.Searcher):
+    """Hands out waiting jobs, the first that is admitted; where none waits, it asks the steering for a further one.
+
+    It hands out one job more than there are slots. With a job waiting, Tune passes a free worker on to it; without,
+    Tune would end the worker and start another. But the steering is asked for no more jobs than the slots can run, so
+    that a search has seen every result there is.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: int,
+        options: ExecutionOptions,
+        nodes: Nodes,
+        audience: Audience,
+        steering: Steering,
+    ) -> None:
+        super().__init__()
+        self.slots, self.options, self.nodes, self.audience, self.steering = slots, options, nodes, audience, steering
+        self.jobs = {job.key: job for job in jobs}
+        self.waiting = list(jobs)
+        self.running: set[str] = set()
+        """Ids of the Tune trials that have been handed out and have not ended."""
+
+    def add(self, job: Job) -> None:
+        """Let a job wait, after those that wait already."""
+        self.jobs[job.key] = job
+        self.waiting.append(job)
+
+    def take_back(self) -> list[Job]:
+        """Let jobs that have been handed out and have not ended wait again, ahead of the others; returns them."""
+        elsewhere = self.audience.ended | {job.key for job in self.waiting}
+        back = [job for key, job in self.jobs.items() if key not in elsewhere]
+        self.waiting = back + self.waiting
+        self.running.clear()
+        return back
+
+    def job(self, trial: TuneTrial) -> Job:
+        """The job of a Tune trial."""
+        return self.jobs[trial.config[REQUEST].key]
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.running) > self.slots:
+            return None
+        if not self.waiting and len(self.running) < self.slots:
+            job = self.audience.guarded(self.steering.next_job)
+            if job:
+                self.add(job)
+                self.audience.tell("planned", [job])
+        for job in self.waiting:
+            if self.audience.guarded(lambda job=job: self.steering.admits(job)):  # type: ignore[misc]
+                self.waiting.remove(job)
+                self.running.add(trial_id)
+                return {REQUEST: self._request(job)}
+        return None if self.running else self.FINISHED
+
+    def _request(self, job: Job) -> TrialRequest:
+        data = [(job.trial.dataset, job.fingerprint), *job.transfer]
+        rungs = self.steering.asha.rungs(job) if self.steering.asha else []
+        return TrialRequest(job.key, job.trial.canonical(), data, self.options, rungs, self.nodes.driver)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+
+class EarlyStopper(_Stateless, FIFOScheduler):
+    """Tune's way to ask whether a trial stops after an epoch; the sweep's `Asha` decides, if there is one."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.dispatcher = dispatcher
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        stops = self.dispatcher.audience.guarded(lambda: self._stops(self.dispatcher.job(trial), result.get(REPORT)))
+        return self.STOP if stops else self.CONTINUE
+
+    def _stops(self, job: Job, report: StepReport | None) -> bool:
+        asha = self.dispatcher.steering.asha
+        if asha is None or report is None:
+            return False
+        name = asha.settings.metric
+        asha.remember(job, {epoch: metrics[name] for epoch, _, metrics in report.history if name in metrics})
+        return bool(report.metrics) and asha.stops(job, report.epoch, report.metrics)
+
+
+class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Tune's callbacks: they tell the listeners, and decide what follows from a fault.
 
     Two faults interrupt all trials, which then go on in a further call of Tune. `node_left_out`: trials must be placed
@@ -30,32 +129,20 @@ class TuneCallbacks(tune.Callback):
     that the driver has started itself is dead, and Tune would wait for another one for ever.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        audience: Audience,
-        policy: Policy,
-        repeats: Repeats,
-        nodes: Nodes,
-        steering: Steering,
-    ) -> None:
-        self.dispatcher, self.audience, self.policy, self.repeats = dispatcher, audience, policy, repeats
-        self.nodes, self.steering = nodes, steering
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher, self.nodes = dispatcher, dispatcher.nodes
+        self.audience, self.steering = dispatcher.audience, dispatcher.steering
+        policy = dispatcher.options.policy
+        self.retries, self.repeats = policy.retries, Repeats(policy.stop_after)
         self.node_left_out = self.ray_died = False
         self.losses: Counter[str] = Counter()
         """How often each job was lost in a way that Tune does not count: while it started, or with the driver's Ray."""
         self.looked = time.monotonic()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles callbacks for `Tuner.restore`. What is missing is computed anew here, never restored.
-        return {}
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether trials were ended that can go on."""
-        return self.node_left_out or self.ray_died
-
-    def ends_sweep(self) -> bool:
+    def stop_all(self) -> bool:
         """Whether all trials end now."""
         if time.monotonic() - self.looked > LOOK_SECONDS:
             self.looked = time.monotonic()
@@ -63,34 +150,27 @@ class TuneCallbacks(tune.Callback):
             self.audience.guarded(self.steering.keep_alive)
         return self.repeats.reached is not None or self.audience.error is not None or self.interrupted
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether trials were ended that can go on."""
+        return self.node_left_out or self.ray_died
+
     def resume(self) -> None:
         """Let the interrupted jobs wait again; those whose Ray has died too often have failed."""
         back = self.dispatcher.take_back()
         for job in back if self.ray_died else ():
             self.losses[job.key] += 1
-            if self.losses[job.key] <= self.policy.retries:
+            if self.losses[job.key] <= self.retries:
                 self.audience.tell("noted", job, "Ray's node on this machine has died; it is started again")
             else:
                 self.dispatcher.waiting.remove(job)
                 self._fail(job, "Ray's node on this machine has died again and again", "lost")
         self.node_left_out = self.ray_died = False
 
-    def stops_early(self, trial: TuneTrial, report: StepReport | None) -> bool:
-        """Whether the sweep's scheduler stops a job after this report; raises InputError where the job does not log the
-        metric that counts."""
-        asha = self.steering.asha
-        if asha is None or report is None:
-            return False
-        job, name = self.dispatcher.job(trial), asha.settings.metric
-        asha.remember(job, {epoch: metrics[name] for epoch, _, metrics in report.history if name in metrics})
-        return bool(report.metrics) and asha.stops(job, report.epoch, report.metrics)
-
-    # What Tune calls.
-
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         job = self.dispatcher.job(trial)
-        for text in self.nodes.news():
-            self.audience.tell("noted", job, text)
+        while self.nodes.unreported:
+            self.audience.tell("noted", job, self.nodes.unreported.pop(0))
         self.audience.tell("started", job)
 
     def on_trial_result(
@@ -105,15 +185,18 @@ class TuneCallbacks(tune.Callback):
             tell("resumed", job, report.history)
         if report.metrics:
             tell("epoch", job, report.epoch, report.metrics)
-        asha = self.steering.asha
+        asha, problem = self.steering.asha, report.problem
         if asha and report.metrics and job.key in asha.stopped:
             tell("stopped", job, report.epoch, asha.why(job))
-        if report.result and report.result.failure:
-            self._fail(job, report.result.failure, "diverged")
-        elif report.result:
-            tell("finished", job, report.result.metrics, report.result.files, report.hardware)
-        if report.problem:
-            self._solve(job, report.problem)
+        if report.result:
+            tell("finished", job, report.result)
+        if problem is None:
+            return
+        if problem.kind == "unfit":
+            self.nodes.leave_out(problem.node, problem.text)
+            self.node_left_out = True
+        else:
+            self._fail(job, _tidy(problem.text), problem.kind)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         # Tune keeps every trial until the end, with a history of every number: the driver would grow with each.
@@ -122,7 +205,7 @@ class TuneCallbacks(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         why = "memory did not suffice" if _lost_kind(_reason(trial)) == "memory" else "the worker was lost"
-        text = f"{why}; it goes on from its last checkpoint (retry {trial.num_failures} of {self.policy.retries})"
+        text = f"{why}; it goes on from its last checkpoint (retry {trial.num_failures} of {self.retries})"
         self.audience.tell("noted", self.dispatcher.job(trial), text)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -131,18 +214,11 @@ class TuneCallbacks(tune.Callback):
             return
         reason = _reason(trial)
         self.losses[job.key] += 1
-        if trial.num_failures <= self.policy.retries and self.losses[job.key] <= self.policy.retries:
+        if max(trial.num_failures, self.losses[job.key]) <= self.retries:
             self.audience.tell("noted", job, "the worker was lost as it started; it is tried again")
-            self.dispatcher.add([job])
+            self.dispatcher.add(job)
         else:
             self._fail(job, reason, _lost_kind(reason))
-
-    def _solve(self, job: Job, problem: Problem) -> None:
-        if problem.kind == "unfit":
-            self.nodes.leave_out(problem.node, problem.text)
-            self.node_left_out = True
-        else:
-            self._fail(job, _tidy(problem.text), problem.kind)
 
     def _fail(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.repeats.add(kind, reason)

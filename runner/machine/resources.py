@@ -1,12 +1,22 @@
-"""What a trial is given to run on, and how many run at once. Needs neither torch nor Ray until asked for."""
+"""What a trial is given to run on, how many run at once, and what that is in the words that runs are tagged with.
+
+Needs neither torch nor Ray until asked for.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
+import platform
+import re
+import socket
+import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from cplearn.errors import InputError
 
@@ -90,8 +100,34 @@ def hardware(resources: Resources, remote: bool) -> dict[str, str]:
     """The tags by which finished runs are known to have run on the like; of a remote cluster less is known."""
     import torch
 
-    from runner.machine.hardware import describe
-
     device = "cuda" if resources.gpus and (remote or torch.cuda.is_available()) else "cpu"
     threads = {"device": device, "threads": str(max(1, int(resources.cpus))), "ranks": str(resources.processes)}
     return threads if remote else threads | {"device_name": describe(device)["device_name"]}
+
+
+@functools.cache
+def describe(device: str, ranks: int = 1) -> dict[str, str]:
+    """Tags of a process that trains on `device`, cpu or cuda: its name, host, CPUs and torch's threads here, and how
+    many such processes share a trial."""
+    import torch
+
+    return {
+        "device": device,
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu(),
+        "host": socket.gethostname(),
+        "cpus": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "ranks": str(ranks),
+    }
+
+
+@functools.cache
+def cpu() -> str:
+    """The processor's model, `AMD EPYC 7763` for instance; where the system does not say, its architecture."""
+    with suppress(OSError):
+        if model := re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return model[1].strip()
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return platform.processor() or platform.machine()

@@ -1,8 +1,7 @@
 """The search beyond a grid: suggestions of the studies become jobs, and the results of jobs become their values.
 
-The studies lie beside the tracking store, and both survive the driver. Where they disagree after it was killed, each
-mends the other: a suggestion without a value whose trials have finished gets its value, and one that has ended while
-the store does not know the end of its trials has them run.
+Where studies and tracking store disagree after a driver was killed, each mends the other: a suggestion without a value
+whose trials have finished gets its value, and one that has ended unknown to the store has its trials run.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from optuna.trial import TrialState
 
 from cplearn.errors import InputError
-from runner.events import Listener
+from runner.events import Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
-from runner.search import storage, studies
+from runner.search import studies
 from runner.search.studies import Suggestion
 from sweeps.errors import UserError
 from sweeps.record import TIME, UNSEEN, Tag, TrialRecord, state_of
@@ -29,9 +28,9 @@ Recall = Callable[[Collection[str]], Mapping[str, TrialRecord]]
 class Search(Listener):
     """Gives the jobs that the studies of a sweep suggest, and tells the studies what has become of each.
 
-    At most one driver at a time may have it: whoever holds the claims of the studies' keys. Suggestions that an earlier
-    driver has left without a value come first. `recall` looks into the tracking store; `anew` starts new studies and
-    recalls nothing. `claim` keeps other drivers from a job, `announce` is called when `plan` has got further jobs.
+    At most one driver at a time may have it: whoever holds the claims of the studies' keys. `recall` looks into the
+    tracking store; `anew` starts new studies and recalls nothing. `claim` keeps other drivers from a job, `announce` is
+    called when `plan` has got further jobs.
 
     A suggestion's value is the mean of each objective over the seeds. One that diverges at any seed fails, one that the
     scheduler stops at any seed is pruned; both count, and their other seeds are not begun. After any other failure it
@@ -48,16 +47,15 @@ class Search(Listener):
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         assert plan.sweep.search is not None
-        self.plan, self.settings = plan, plan.sweep.search
+        self.plan, self.settings, self.say = plan, plan.sweep.search, say
         self.recall: Recall = (lambda keys: {}) if anew else recall
-        self.say = say
         self.claim: Callable[[str], bool] = lambda key: True
         self.announce: Callable[[], None] = lambda: None
         self.objectives = list(self.settings.objectives)
         self.asked: dict[str, int] = {}
         """How many suggestions each study has."""
         self.waiting: dict[str, list[Suggestion]] = {}
-        """The suggestions that wait for the end of a trial."""
+        """The suggestions that wait for the end of a trial, by its key."""
         self.ended: dict[str, list[float] | TrialState] = {}
         """The objectives of trials that have finished, and how others have ended for good."""
         self.queue: deque[Job] = deque()
@@ -66,9 +64,9 @@ class Search(Listener):
         self.given: set[str] = set()
         """Jobs that are queued, here or elsewhere, or handed out."""
         self.mending: set[str] = set()
-        """Jobs that the store has lost, of suggestions that have their values already."""
+        """Jobs that the store has lost, of suggestions that have ended already."""
         self.studies = studies.find(plan, address)
-        with storage.reachable():
+        with studies.reachable():
             for study in self.studies:
                 is_first = study.study is None
                 if (is_first or anew) and study.begin() and is_first:
@@ -81,7 +79,7 @@ class Search(Listener):
 
     # What the driver asks.
 
-    @storage.reachable()
+    @studies.reachable()
     def more(self) -> Job | None:
         """The next job to run; None if there is none now."""
         self._look_elsewhere()
@@ -125,18 +123,16 @@ class Search(Listener):
 
     # Events of jobs.
 
-    @storage.reachable()
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
-        self._finish(job, metrics)
+    @studies.reachable()
+    def finished(self, job: Job, result: TrialResult) -> None:
+        self._finish(job, result.metrics)
 
-    @storage.reachable()
+    @studies.reachable()
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         if kind == "diverged":
             self._end(job.key, TrialState.FAIL)
 
-    @storage.reachable()
+    @studies.reachable()
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
         self._end(job.key, TrialState.PRUNED)
 
@@ -152,17 +148,18 @@ class Search(Listener):
                 self._take_up(suggestion, records)
             elif suggestion.is_wanted:
                 self.plan.add(suggestion.jobs)
-                self._mend([job for job in suggestion.jobs if state_of(records.get(job.key)) != "reused"])
+                self._mend(suggestion.jobs, records)
             else:
                 begun = [job for job in suggestion.jobs if job.key in records]
                 self.plan.add(begun)
                 # The driver may have died when the study knew of the end, and the store did not yet.
                 ends = [records[job.key] for job in begun]
                 if not any(record.stopped_by or record.failure == "diverged" for record in ends):
-                    self._mend([job for job in begun if state_of(records[job.key]) != "reused"])
+                    self._mend(begun, records)
 
-    def _mend(self, lost: list[Job]) -> None:
-        """Run what the store has lost of a suggestion that has its values already."""
+    def _mend(self, jobs: list[Job], records: Mapping[str, TrialRecord]) -> None:
+        """Run what the store has lost of a suggestion that has ended already."""
+        lost = [job for job in jobs if state_of(records.get(job.key)) != "reused"]
         self.mending |= {job.key for job in lost}
         self._enqueue(lost)
 
@@ -186,10 +183,8 @@ class Search(Listener):
 
     def _take_up(self, suggestion: Suggestion, records: Mapping[str, TrialRecord]) -> None:
         """Tell the study at once what is known, and queue what is to be run."""
-        if not suggestion.jobs:
-            # Settings that went together when they were suggested do so no more.
+        if not suggestion.jobs:  # Settings that went together when they were suggested do so no more.
             suggestion.close(TrialState.FAIL)
-            return
         self.plan.add(suggestion.jobs)
         for job in suggestion.jobs:
             self.waiting.setdefault(job.key, []).append(suggestion)
@@ -237,11 +232,10 @@ class Search(Listener):
         of its suggestion."""
         for suggestion in self.waiting.pop(key, []):
             ends = [self.ended.get(job.key) for job in suggestion.jobs]
+            values = [end for end in ends if isinstance(end, list)]
             if lost := next((end for end in ends if isinstance(end, TrialState)), None):
                 suggestion.close(lost)
-                continue
-            values = [end for end in ends if isinstance(end, list)]
-            if len(values) == len(ends):
+            elif len(values) == len(ends):
                 suggestion.close(TrialState.COMPLETE, [statistics.fmean(each) for each in zip(*values, strict=True)])
 
     def _is_wanted(self, key: str) -> bool:

@@ -1,30 +1,40 @@
-"""Optuna's study of each data set of a sweep: what it may suggest, and what it has suggested."""
+"""Optuna's study of each data set of a sweep: what it may suggest, what it has suggested, and where it is kept."""
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
 
 from cplearn.config import trial as config
 from cplearn.errors import InputError
+from runner.durability.store_paths import companion
 from runner.planning.plan import Job, Plan, Searched
-from runner.search import storage
 from sweeps.errors import UserError
-from sweeps.file import Range, Scalar, SearchSettings
+from sweeps.file import Range, Scalar
 from sweeps.settings import trial_key
-from sweeps.trials import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MOST_BEST = 10
 """Most suggestions of a Pareto front that are named."""
+DATABASE_SCHEMA = "cplearn_studies"
+"""The schema of studies in a PostgreSQL database; MLflow and Optuna each keep their version in a table of one name."""
 
 
 @dataclass
@@ -54,22 +64,29 @@ class Suggestion:
             self.study.opened.tell(self.number, list(values) if complete else None, self.state)
 
 
-@dataclass
 class DatasetStudy:
-    """The study of one data set: where it is kept, what it may suggest; `study` is None as long as there is none.
+    """The study of one data set of a sweep: what it may suggest, and what it has suggested.
 
-    `key` tells studies of other spaces, objectives, seeds, settings or data apart.
+    `key` tells studies of other spaces, objectives, seeds, settings or data apart. `study` is None as long as there is
+    none; making this creates nothing. Raises InputError where studies cannot be read.
     """
 
-    plan: Plan
-    settings: SearchSettings
-    dataset: str | None
-    slug: str
-    key: str
-    name: str
-    space: Space
-    address: str
-    study: optuna.Study | None = None
+    def __init__(self, plan: Plan, dataset: str | None, address: str) -> None:
+        assert plan.sweep.space is not None
+        assert plan.sweep.search is not None
+        self.plan, self.dataset, self.address = plan, dataset, address
+        self.space, self.settings = plan.sweep.space, plan.sweep.search
+        axes = {key: axis.model_dump() if isinstance(axis, Range) else axis for key, axis in self.space.axes.items()}
+        probe = plan.make(next(self.space.probes(dataset, plan.sweep.seeds[0])))
+        shared = {key: value for key, value in probe.trial.identity().items() if key not in {*axes, "seed"}}
+        meaning = {"settings": shared, "axes": axes, "objectives": self.settings.objectives, "seeds": plan.sweep.seeds}
+        self.slug = probe.dataset
+        self.key = trial_key(meaning, probe.fingerprint, config.NUMERICS)
+        self.name = f"{plan.sweep.name} · {self.slug} · {self.key[:8]}"
+        self.study: optuna.Study | None = None
+        with reachable():
+            if existing := of_name(self.name, names(address)):
+                self.study = optuna.load_study(study_name=existing[-1], storage=opened_storage(address))
 
     @property
     def opened(self) -> optuna.Study:
@@ -78,32 +95,28 @@ class DatasetStudy:
 
     def suggestions(self) -> list[Suggestion]:
         """All that was suggested, except for what a killed driver had not finished asking for."""
-        suggestions = []
-        for trial in self.study.get_trials(deepcopy=False) if self.study else []:
-            if self._is_whole(trial):
-                suggestions.append(Suggestion(self, trial.number, self._fitting_jobs(trial.params), trial.state))
-        return suggestions
+        trials = self.study.get_trials(deepcopy=False) if self.study else []
+        whole = [trial for trial in trials if self._is_whole(trial)]
+        return [Suggestion(self, trial.number, self._fitting_jobs(trial.params), trial.state) for trial in whole]
 
     def survey(self) -> Searched:
         """How far the study is."""
-        suggestions = self.suggestions()
+        states = [suggestion.open for suggestion in self.suggestions()]
         name = self.study.study_name if self.study else ""
-        done = sum(not suggestion.open for suggestion in suggestions)
-        return Searched(self.slug, name, self.settings.trials, len(suggestions), done)
+        return Searched(self.slug, name, self.settings.trials, len(states), states.count(False))
 
     def examples(self, count: int) -> Iterator[Job]:
-        """Jobs of so many random points, which stand for suggestions to come where time is estimated; fewer where
-        settings do not go together."""
+        """Jobs of so many random points, which stand for suggestions to come where time is estimated."""
         generator = random.Random(0)
         for _ in range(count):
             yield from self._fitting_jobs(self.space.draw(generator))
 
     def begin(self) -> bool:
         """Make a new study; returns whether another of the same sweep and data set was there before."""
-        known = storage.names(self.address)
-        family, count = self.name.removesuffix(self.key[:8]), len(storage.of_name(self.name, known))
+        known = names(self.address)
+        family, count = self.name.removesuffix(self.key[:8]), len(of_name(self.name, known))
         self.study = optuna.create_study(
-            storage=storage.opened(self.address),
+            storage=opened_storage(self.address),
             study_name=f"{self.name} #{count + 1}" if count else self.name,
             directions=list(self.settings.objectives.values()),
         )
@@ -144,24 +157,22 @@ class DatasetStudy:
             return ""
         seeds = len(self.plan.sweep.seeds)
         over = f"; means over {seeds} seeds" if seeds > 1 else ""
+        best, title = sorted(self.opened.best_trials, key=lambda trial: trial.number), "Pareto front"
         if len(self.settings.objectives) == 1:
-            sign = 1 if self.opened.direction == StudyDirection.MAXIMIZE else -1
-            best, title = [max(complete, key=lambda trial: (sign * trial.values[0], -trial.number))], "Best"
-        else:
-            best, title = sorted(self.opened.best_trials, key=lambda trial: trial.number), "Pareto front"
+            best, title = best[:1], "Best"
         head = f"{title} of {len(complete)} complete suggestions on {self.slug} ({self.opened.study_name}{over}):"
         lines = []
         for trial in best[:MOST_BEST]:
-            params = (
-                (key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in trial.params.items()
-            )
-            point = ", ".join(f"{key}={value}" for key, value in params)
-            values = ", ".join(
-                f"{name} {value:.4f}" for name, value in zip(self.settings.objectives, trial.values, strict=True)
+            numbers = zip(self.settings.objectives, trial.values, strict=True)
+            values = ", ".join(f"{name} {value:.4f}" for name, value in numbers)
+            point = ", ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in trial.params.items()
             )
             lines.append(f"- {point}: {values} (suggestion {trial.number})")
-        more = [f"- and {len(best) - MOST_BEST} more"] if len(best) > MOST_BEST else []
-        return "\n".join([head, *lines, *more])
+        if len(best) > MOST_BEST:
+            lines.append(f"- and {len(best) - MOST_BEST} more")
+        return "\n".join([head, *lines])
 
     def _is_whole(self, trial: FrozenTrial) -> bool:
         return trial.params.keys() == self.space.axes.keys()
@@ -178,28 +189,9 @@ class DatasetStudy:
 
 
 def find(plan: Plan, address: str) -> list[DatasetStudy]:
-    """The studies of a sweep, one for each data set, as far as they exist; creates nothing.
-
-    Raises InputError where they cannot be read.
-    """
-    space, search = plan.sweep.space, plan.sweep.search
-    assert space is not None
-    assert search is not None
-    studies = []
-    axes = {key: axis.model_dump() if isinstance(axis, Range) else axis for key, axis in space.axes.items()}
-    for dataset in space.datasets:
-        probe = plan.make(next(space.probes(dataset, plan.sweep.seeds[0])))
-        shared = {key: value for key, value in probe.trial.identity().items() if key not in {*space.axes, "seed"}}
-        meaning = {"settings": shared, "axes": axes, "objectives": search.objectives, "seeds": plan.sweep.seeds}
-        key = trial_key(meaning, probe.fingerprint, config.NUMERICS)
-        name = f"{plan.sweep.name} · {probe.dataset} · {key[:8]}"
-        studies.append(DatasetStudy(plan, search, dataset, probe.dataset, key, name, space, address))
-    with storage.reachable():
-        known = storage.names(address)
-        for study in studies:
-            if names := storage.of_name(study.name, known):
-                study.study = optuna.load_study(study_name=names[-1], storage=storage.opened(address))
-    return studies
+    """The studies of a sweep, one for each data set, as far as they exist."""
+    assert plan.sweep.space is not None
+    return [DatasetStudy(plan, dataset, address) for dataset in plan.sweep.space.datasets]
 
 
 def _distribution(axis: Sequence[Scalar] | Range) -> BaseDistribution:
@@ -215,3 +207,57 @@ def _distribution(axis: Sequence[Scalar] | Range) -> BaseDistribution:
         return IntDistribution(*axis.integers)
     assert axis.choice is not None
     return _distribution(axis.choice)
+
+
+def beside(uri: str) -> str:
+    """The address of the studies that belong to a tracking store: a SQLite file beside a SQLite file, a schema of the
+    same PostgreSQL database; for any other store a file in the user's cache folder."""
+    if uri.startswith("postgresql"):
+        url = make_url(uri).update_query_dict({"options": f"-csearch_path={DATABASE_SCHEMA}"})
+        return url.render_as_string(hide_password=False)
+    return f"sqlite:///{companion(uri, 'studies')}"
+
+
+@functools.cache
+def opened_storage(address: str) -> optuna.storages.RDBStorage:
+    """The storage at an address; makes its file or schema where there is none."""
+    if path := _file(address):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        with create_engine(address, poolclass=NullPool).begin() as connection:
+            connection.execute(CreateSchema(DATABASE_SCHEMA, if_not_exists=True))
+    return optuna.storages.RDBStorage(address)
+
+
+def names(address: str) -> list[str]:
+    """The names of all studies at an address; creates nothing."""
+    path = _file(address)
+    exists = path.is_file() if path else inspect(create_engine(address, poolclass=NullPool)).has_schema(DATABASE_SCHEMA)
+    return optuna.get_all_study_names(opened_storage(address)) if exists else []
+
+
+def of_name(name: str, known: Collection[str]) -> list[str]:
+    """The studies of a name, the oldest first; those that were begun anew end in ` #2` and so on.
+
+    >>> of_name("beta", ["beta #10", "beta #2", "betas", "beta"])
+    ['beta', 'beta #2', 'beta #10']
+    """
+    studies = [study for study in known if re.fullmatch(rf"{re.escape(name)}( #\d+)?", study)]
+    return sorted(studies, key=lambda study: (len(study), study))
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """An error of the studies' database is one sentence, without its address."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        # What the database itself says; SQLAlchemy adds the statement and Optuna hides it.
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        reason = " ".join(str(getattr(cause, "orig", None) or type(cause).__name__).split())
+        raise InputError(f"the studies beside the tracking store cannot be used: {reason}") from error
+
+
+def _file(address: str) -> Path | None:
+    """The file of a SQLite address; None for a server."""
+    return Path(address.partition(":///")[2]) if address.startswith("sqlite:") else None

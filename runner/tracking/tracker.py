@@ -1,10 +1,8 @@
 """Writes a sweep and its trials to MLflow, all from the driver process.
 
 A single writer needs no locking, keeps credentials out of the workers, and lets a cluster's nodes run without a way to
-the tracking server. The names of what it writes stand in `sweeps.record`.
-
-While the store is away, writes wait and are repeated. So each of them can be repeated without harm: MLflow tells a
-metric apart by run, name, step, time and value, and its time is that of the event.
+the tracking server. While the store is away, writes wait and are repeated, which does no harm: MLflow tells a metric
+apart by run, name, step, time and value, and its time is that of the event.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
@@ -25,12 +23,11 @@ from mlflow.utils import get_results_from_paginated_fn
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from runner.durability.pending_writes import PendingWrites
-from runner.events import Listener
+from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
-from runner.tracking.code_version import code_tags
 from runner.tracking.database import make_store
-from runner.tracking.trial_run import TrialRun
+from runner.tracking.trial_run import TrialRun, code_tags
 from sweeps.addresses import experiment_name
 from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, tag_is
 
@@ -70,8 +67,9 @@ class Tracker(Listener):
         self.parent = self._sweep_run()
         for name, value in (about or {}).items():
             self.client.set_tag(self.parent, name, value)
-        interrupted = self._end_orphans()
-        self.interrupted = {} if anew else interrupted
+        self.interrupted = self._end_orphans()
+        if anew:
+            self.interrupted.clear()
         self.runs: dict[str, TrialRun] = {}
         self.remark = ""
         """What the sweep's note says beside its description."""
@@ -142,38 +140,32 @@ class Tracker(Listener):
         """Open the job's run. A job whose worker was lost starts more than once, in one run."""
         if job.key not in self.runs:
             before = self.interrupted.get(job.key)
-            run = TrialRun(self.client, self.experiment, self.parent, self.plan, job, before)
-            self.runs[job.key] = run
-            self.writes.put(run.open)
+            self.runs[job.key] = TrialRun(self.client, self.experiment, self.parent, self.plan, job, before)
+            self.writes.put(self.runs[job.key].open)
 
-    def resumed(self, job: Job, history: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
-        """Make up for epochs that the trial's checkpoint has and its run has not."""
+    def resumed(self, job: Job, history: History) -> None:
         for epoch, when, metrics in history:
             self.epoch(job, epoch, metrics, when)
 
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float], when: int | None = None) -> None:
         self.writes.put(functools.partial(self.runs[job.key].log_epoch, epoch, metrics, when or _now()))
 
-    def finished(
-        self, job: Job, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str]
-    ) -> None:
-        """Write the result, then forget what the trial would have needed to go on."""
+    def finished(self, job: Job, result: TrialResult) -> None:
         run, when = self.runs[job.key], _now()
 
         def write() -> None:
-            run.finish(metrics, files, hardware, when)
+            run.finish(result, when)
             self.forget(job.key)
 
         self.writes.put(write)
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
-        """What has diverged would do so again, so its checkpoints are forgotten; after another failure they serve."""
         self.started(job)
         run = self.runs[job.key]
 
         def write() -> None:
             run.fail(reason, kind)
-            if kind == "diverged":
+            if kind == "diverged":  # It would do so again; after another failure its checkpoints serve.
                 self.forget(job.key)
 
         self.writes.put(write)

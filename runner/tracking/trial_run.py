@@ -1,20 +1,26 @@
-"""The run of one trial, as it is written step by step."""
+"""The run of one trial, as it is written step by step, and the tags of the code that trains."""
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+import cplearn
+from cplearn.config.trial import NUMERICS
+from runner.events import TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, command
-from runner.tracking.code_version import code_tags
 from sweeps.record import (
     END_TAGS,
     EVALUATION_SECONDS,
@@ -23,12 +29,12 @@ from sweeps.record import (
     TRAIN_SECONDS,
     TRIAL,
     WALL_SECONDS,
-    DatasetUse,
     Tag,
     param_text,
     tag_is,
 )
 
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
 ERROR_CHARACTERS = 4000
 
@@ -60,7 +66,10 @@ class TrialRun:
             Tag.ATTEMPT: uuid.uuid4().hex,
         } | code_tags()
         self.params = [Param(key, param_text(value)) for key, value in job.trial.flat().items()]
-        self.dataset = _input(plan.use_of(job))
+        use = plan.use_of(job)
+        source, profile = json.dumps({"uri": use.source}), json.dumps(use.profile())
+        dataset = Dataset(use.slug, use.fingerprint, "local", source, profile=profile)
+        self.dataset = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
         self.outdated_tags = [tag for tag in END_TAGS if before and tag in before.data.tags]
         self.is_complete = before is not None and WALL_SECONDS in before.data.metrics
         self.tried = False
@@ -79,7 +88,7 @@ class TrialRun:
             run = self.client.create_run(self.experiment, tags=dict(self.tags), run_name=self.name)
         else:
             self.client.update_run(run.info.run_id, status="RUNNING", name=self.name)
-            self.client.log_batch(run.info.run_id, tags=_run_tags(self.tags))
+            self._log_tags(run.info.run_id, self.tags)
             while self.outdated_tags:
                 self.client.delete_tag(run.info.run_id, self.outdated_tags[-1])
                 self.outdated_tags.pop()
@@ -96,20 +105,18 @@ class TrialRun:
             self._log_metrics(metrics, epoch, when)
             self.logged_epochs.add(epoch)
 
-    def finish(
-        self, metrics: Mapping[str, float], files: Mapping[str, bytes], hardware: Mapping[str, str], when: int
-    ) -> None:
+    def finish(self, result: TrialResult, when: int) -> None:
         """Add the result. The run ends last, so that a finished run is a complete one."""
         if not self.is_complete:
-            wall = metrics.get(TRAIN_SECONDS, 0.0) + metrics.get(EVALUATION_SECONDS, 0.0)
-            self._log_metrics({**metrics, WALL_SECONDS: wall}, self.epochs, when)
+            wall = result.metrics.get(TRAIN_SECONDS, 0.0) + result.metrics.get(EVALUATION_SECONDS, 0.0)
+            self._log_metrics({**result.metrics, WALL_SECONDS: wall}, self.epochs, when)
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
+            for name, content in result.files.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(self.run_id, folder)
-        self._end("FINISHED", {tag: hardware[tag.short] for tag in HARDWARE if tag.short in hardware})
+        self._end("FINISHED", {tag: result.hardware[tag.short] for tag in HARDWARE if tag.short in result.hardware})
 
     def fail(self, reason: str, kind: FailureKind) -> None:
         """End the run as FAILED, with the last lines of the reason."""
@@ -125,20 +132,33 @@ class TrialRun:
         self.client.log_batch(self.run_id, metrics=batch)
 
     def _end(self, status: str, tags: Mapping[Tag, str]) -> None:
-        self.client.log_batch(self.run_id, tags=_run_tags(tags))
+        self._log_tags(self.run_id, tags)
         self.client.set_terminated(self.run_id, status)
 
+    def _log_tags(self, run_id: str, tags: Mapping[Tag, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(str(tag), text) for tag, text in tags.items()])
 
-def _run_tags(tags: Mapping[Tag, str]) -> list[RunTag]:
-    return [RunTag(str(tag), text) for tag, text in tags.items()]
+
+@functools.cache
+def code_tags() -> dict[Tag, str]:
+    """Tags of the code that trains: its numerics, its packages, and in a git checkout its commit and whether it had
+    been edited."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    tags = {Tag.NUMERICS: str(NUMERICS), Tag.VERSIONS: json.dumps(versions)}
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return tags
+    edited = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return tags | {Tag.MLFLOW_COMMIT: commit, Tag.GIT_COMMIT: commit, Tag.GIT_EDITED: str(edited).lower()}
 
 
-def _input(use: DatasetUse) -> DatasetInput:
-    dataset = Dataset(
-        name=use.slug,
-        digest=use.fingerprint,
-        source_type="local",
-        source=json.dumps({"uri": use.source}),
-        profile=json.dumps(use.profile()),
-    )
-    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+def _git(*arguments: str) -> str | None:
+    """What git prints in the folder of the trainer; None where it fails."""
+    command, folder = ["git", *arguments], Path(cplearn.__file__).parent
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+    return None

@@ -10,7 +10,8 @@ import pytest
 from reports import store
 from reports.render import page
 from reports.tables.sweep import shared_settings
-from runner.machine.hardware import describe
+from runner.events import TrialResult
+from runner.machine.resources import describe
 from runner.planning.plan import SCHEMA, make_plan
 from runner.tracking.tracker import Tracker
 from stores import empty_store, sqlite
@@ -43,7 +44,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
         for job in (finished, stopped, interrupted):
             tracker.started(job)
             tracker.epoch(job, 1, {LOSS: 0.5})
-        tracker.finished(finished, RESULT, {"model/config.json": b"{}"}, describe("cpu"))
+        tracker.finished(finished, TrialResult(RESULT, {"model/config.json": b"{}"}, describe("cpu")))
         tracker.failed(diverged, "Traceback\nFloatingPointError: the loss became nan", "diverged")
         tracker.stopped(stopped, 1, "the worst of three")
         tracker.close("FINISHED")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from runner.events import Listener
+from runner.events import Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job
 
@@ -26,8 +25,8 @@ class Recorder(Listener):
     def noted(self, job: Job, text: str) -> None:
         self.notes.append(text)
 
-    def finished(self, job: Job, metrics: Mapping[str, float], files: Any, hardware: Any) -> None:
-        self.final[job.label] = {name: value for name, value in metrics.items() if not name.startswith("time/")}
+    def finished(self, job: Job, result: TrialResult) -> None:
+        self.final[job.label] = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.reasons[job.label], self.kinds[job.label] = reason, kind

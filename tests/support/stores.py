@@ -17,9 +17,10 @@ from unittest.mock import patch
 
 from mlflow import MlflowClient
 
-from runner.machine.hardware import describe
+from runner.events import TrialResult
+from runner.machine.resources import describe
 from runner.planning.plan import Job, Plan
-from runner.tracking import code_version
+from runner.tracking import trial_run
 from runner.tracking.database import make_store
 from runner.tracking.tracker import Tracker
 from runner.tracking.trial_run import TrialRun
@@ -63,10 +64,10 @@ def empty_store() -> Path:
 @contextmanager
 def made_by(commit: str) -> Iterator[None]:
     """Runs that are written meanwhile say that they were made by a commit of a clean checkout."""
-    code_version.code_tags.cache_clear()
-    with patch.object(code_version, "_git", lambda *arguments: commit if arguments[0] == "rev-parse" else ""):
+    trial_run.code_tags.cache_clear()
+    with patch.object(trial_run, "_git", lambda *arguments: commit if arguments[0] == "rev-parse" else ""):
         yield
-    code_version.code_tags.cache_clear()
+    trial_run.code_tags.cache_clear()
 
 
 class Writer:
@@ -107,7 +108,7 @@ class Writer:
         run.open()
         if status == "FINISHED":
             run.log_epoch(job.trial.epochs, {LOSS: 1.0}, now)
-            run.finish(final, {}, describe("cpu"), now)
+            run.finish(TrialResult(final, {}, describe("cpu")), now)
         else:
             assert status == "FAILED"
             run.log_epoch(job.trial.epochs, {LOSS: 1.0, **final}, now)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runner.events import TrialResult
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Plan, make_plan
 from runner.tracking.tracker import Tracker
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker.started(job)
     for job in plan.jobs[:2]:
         trained = METRICS if job.trial.method.trains else METRICS | {"time/train_s": 0.0}
-        tracker.finished(job, trained, {"diagnostics.json": b"{}"}, tags)
+        tracker.finished(job, TrialResult(trained, {"diagnostics.json": b"{}"}, tags))
     tracker.failed(plan.jobs[2], "Traceback\nValueError: [the disk] was full", "exception")
     tracker.failed(plan.jobs[4], "the loss became nan in epoch 1", "diverged")
     tracker.writes.close()

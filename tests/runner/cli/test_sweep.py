@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 import cplearn
 import runner
-from runner.events import Listener
+from runner.events import Listener, TrialResult
 from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.machine.resources import Resources
@@ -193,10 +193,10 @@ class Order(Listener):
     def epoch(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
         self.events.append((f"epoch {epoch}", job.label))
 
-    def finished(self, job: Job, metrics: Any, files: Mapping[str, bytes], hardware: Mapping[str, str]) -> None:
+    def finished(self, job: Job, result: TrialResult) -> None:
         self.running.discard(job.key)
         self.events.append(("finished", job.label))
-        assert {"model/config.json", "model/weights.pt", "diagnostics.json", "evaluation.npz"} == files.keys()
+        assert {"model/config.json", "model/weights.pt", "diagnostics.json", "evaluation.npz"} == result.files.keys()
 
     def failed(self, job: Job, reason: str, kind: str) -> None:
         self.running.discard(job.key)

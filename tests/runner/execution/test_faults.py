@@ -25,9 +25,8 @@ from typer.testing import CliRunner
 from cplearn.config.trial import TrialSettings
 from listeners import Recorder
 from runner.cli import app
-from runner.execution import session
 from runner.execution.contract import ExecutionOptions
-from runner.execution.execute import execute
+from runner.execution.execute import execute, start_ray, stop_ray
 from runner.faults import Policy, Repeats, normalise
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, command, make_plan
@@ -159,9 +158,9 @@ def cluster() -> Iterator[Cluster]:
         cluster.add_node(num_cpus=1, node_name=name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
-        session.start()
+        start_ray()
     yield cluster
-    session.stop()
+    stop_ray()
     cluster.shutdown()
 
 
@@ -448,6 +447,6 @@ def test_no_garbage_is_collected_while_ray_shuts_down(monkeypatch: pytest.Monkey
     gc.enable()
     seen: list[tuple[bool, bool]] = []
     monkeypatch.setattr("ray.shutdown", lambda: seen.append((gc.isenabled(), garbage() is None)))
-    session.stop()
+    stop_ray()
     assert seen == [(False, True)]
     assert gc.isenabled()

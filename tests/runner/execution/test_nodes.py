@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from cplearn.data.cache import write_description
+from cplearn.data import cache as decoded
 from runner.execution.nodes import EQUAL, PRESENT, differences, facts
 from support import run_cli
 
@@ -81,7 +81,11 @@ def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
         (about,) = cache(tmp_path / "different")
         labels = about.with_name("test-labels.npy")
         np.save(labels, 1 - np.load(labels))
-        write_description(about.parent, json.loads(about.read_text())["classes"], "images with other labels")
+        description = json.loads(about.read_text())
+        train, test = (decoded._map(about.parent, split) for split in ("train", "test"))
+        description = decoded.describe(train, test, description["classes"], "images with other labels")
+        description["checksums"] = decoded._checksums(about.parent, description)
+        about.write_text(json.dumps(description))
         add("different", "different")
         code, output = sweep(tmp_path, cluster.address)
         assert code == 2, output

@@ -27,8 +27,7 @@ from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.execution.ranks import PATIENCE
 from runner.faults import Policy
-from runner.machine.hardware import describe
-from runner.machine.resources import Resources, hardware
+from runner.machine.resources import Resources, describe, hardware
 from runner.planning.plan import SCHEMA, Job, make_plan
 from sweeps.errors import UserError
 from sweeps.spec import read_sweep

@@ -18,8 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 from cplearn.errors import InputError
+from runner.events import TrialResult
 from runner.planning.plan import SCHEMA, Job, Plan, make_plan
-from runner.search import storage, studies
+from runner.search import studies
 from runner.search.search import Search
 from sweeps.record import TrialRecord
 from sweeps.spec import read_sweep
@@ -46,7 +47,7 @@ def planned(folder: Path, text: str = SWEEP) -> Plan:
 
 
 def place(folder: Path) -> str:
-    return storage.beside(f"sqlite:///{folder / 'mlflow.db'}")
+    return studies.beside(f"sqlite:///{folder / 'mlflow.db'}")
 
 
 def begin(folder: Path, text: str = SWEEP, store: Recorded | None = None, **options: Any) -> Search:
@@ -79,7 +80,7 @@ def drive(one: Search, most: int = 1000, end: Callable[[Job], None] | None = Non
         if end:
             end(job)
         else:
-            one.finished(job, score(job), {}, {})
+            one.finished(job, TrialResult(score(job)))
     return done
 
 
@@ -160,7 +161,7 @@ def test_what_diverges_or_is_stopped_counts_and_its_other_seeds_are_not_begun(tm
         elif job.trial.method.beta > 1:  # type: ignore[attr-defined]
             one.stopped(job, 1, "stopped early")
         else:
-            one.finished(job, score(job), {}, {})
+            one.finished(job, TrialResult(score(job)))
 
     jobs = drive(one, end=end)
     found = states(tmp_path)
@@ -188,7 +189,7 @@ def test_a_trial_that_raises_is_run_again_by_the_next_call(tmp_path: Path) -> No
 
     def end(job: Job) -> None:
         if broken:
-            one.finished(job, score(job), {}, {})
+            one.finished(job, TrialResult(score(job)))
         else:
             broken.append(job)
             one.failed(job, "OSError: no space left", "exception")
@@ -243,7 +244,7 @@ def test_points_that_come_twice_run_once(tmp_path: Path) -> None:
             waiting.append(job)
         if len(waiting) == 2 or not job:
             ended = waiting.pop(0)
-            one.finished(ended, score(ended), {}, {})
+            one.finished(ended, TrialResult(score(ended)))
     assert states(tmp_path) == {"COMPLETE": 7}
     points = [tuple(trial.params.values()) for trial in trials(tmp_path)]
     assert len(jobs) == len({job.key for job in jobs}) == len(set(points))
@@ -275,7 +276,7 @@ def test_several_objectives_give_a_front_and_the_test_split_is_named(tmp_path: P
     seen = begin(tmp_path / "other", SWEEP.replace("startup: 4", "objectives: {knn/accuracy: maximize}"))
     job = seen.more()
     assert job
-    seen.finished(job, {"knn/accuracy": 0.5}, {}, {})
+    seen.finished(job, TrialResult({"knn/accuracy": 0.5}))
     assert "Chosen by the test split** (knn/accuracy)" in seen.summary()
 
 
@@ -284,7 +285,7 @@ def test_an_objective_that_no_trial_has_ends_the_search_in_one_sentence(tmp_path
     job = one.more()
     assert job
     with pytest.raises(InputError, match="'codes/ami' is not measured for method 'cplearn'"):
-        one.finished(job, {"probe/accuracy": 1.0}, {}, {})
+        one.finished(job, TrialResult({"probe/accuracy": 1.0}))
 
 
 def test_jobs_of_another_driver_are_waited_for(tmp_path: Path) -> None:
@@ -305,11 +306,11 @@ def test_jobs_of_another_driver_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_studies_lie_beside_their_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert storage.beside(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db.studies"
-    address = storage.beside("postgresql://me:s%40cret@host/base")
+    assert studies.beside(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db.studies"
+    address = studies.beside("postgresql://me:s%40cret@host/base")
     assert address.startswith("postgresql://me:s%40cret@host/base?options=-csearch_path%3Dcplearn_studies")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert storage.beside("http://host:5000").startswith(f"sqlite:///{tmp_path}/cplearn/")
+    assert studies.beside("http://host:5000").startswith(f"sqlite:///{tmp_path}/cplearn/")
 
 
 def test_a_damaged_file_of_studies_is_one_sentence(tmp_path: Path) -> None:

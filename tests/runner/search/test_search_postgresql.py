@@ -11,9 +11,10 @@ from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
 from cplearn.errors import InputError
+from runner.events import TrialResult
 from runner.planning.plan import SCHEMA, make_plan
 from runner.search.search import Search
-from runner.search.storage import beside
+from runner.search.studies import beside
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -45,7 +46,7 @@ def test_mlflow_and_optuna_share_a_database(database: str, tmp_path: Path) -> No
     assert again
     assert again.key == job.key
     while job:
-        first.finished(job, {"validation/accuracy": 0.5}, {}, {})
+        first.finished(job, TrialResult({"validation/accuracy": 0.5}))
         job = first.more()
     study = optuna.load_study(study_name=None, storage=beside(database))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3

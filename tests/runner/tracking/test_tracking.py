@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from reports import store
+from runner.events import TrialResult
 from runner.planning.plan import SCHEMA, Plan, make_plan
 from runner.tracking import database
 from runner.tracking.tracker import Tracker
@@ -128,7 +129,7 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(uri: str, plan: Plan, final
     second.started(job)
     second.resumed(job, HISTORY[:2])
     second.epoch(job, *HISTORY[2][::2])
-    second.finished(job, FINAL, FILES, {"device": "cpu"})
+    second.finished(job, TrialResult(FINAL, FILES, {"device": "cpu"}))
     second.close("FINISHED")
     (after,) = runs(uri)
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
@@ -162,7 +163,7 @@ def test_of_several_interrupted_runs_the_newest_goes_on(uri: str, plan: Plan) ->
         ids += [run.info.run_id for run in runs(uri) if run.info.run_id not in ids]
     tracker = Tracker(uri, plan)
     tracker.started(job)
-    tracker.finished(job, FINAL, FILES, {})
+    tracker.finished(job, TrialResult(FINAL, FILES, {}))
     tracker.close("FINISHED")
     assert {run.info.run_id: run.info.status for run in runs(uri)} == {ids[0]: "KILLED", ids[1]: "FINISHED"}
 
@@ -189,7 +190,7 @@ def test_what_another_driver_runs_is_left_alone(uri: str, plan: Plan) -> None:
     cut_off(first)
     second = Tracker(uri, plan, claim=lambda key: key != busy.key)
     second.started(idle)
-    second.finished(idle, FINAL, FILES, {})
+    second.finished(idle, TrialResult(FINAL, FILES, {}))
     second.close("FINISHED")
     assert {run.data.tags[Tag.KEY]: run.info.status for run in runs(uri)} == {
         busy.key: "RUNNING",
