@@ -121,7 +121,7 @@ class EarlyStopper(_Stateless, FIFOScheduler):
         return bool(report.metrics) and asha.stops(job, report.epoch, report.metrics)
 
 
-class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):  # type: ignore[misc]
+class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
     """Tune's callbacks: they tell the listeners, and decide what follows from a fault.
 
     Two faults interrupt all trials, which then go on in a further call of Tune. `node_left_out`: trials must be placed

@@ -54,7 +54,7 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
         raise
     if error:
         raise error
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
