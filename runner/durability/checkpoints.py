@@ -121,6 +121,12 @@ class Checkpoints:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        # Without this a power cut could undo the renaming.
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _read(self, key: str, epoch: int) -> State:
         """The state in a file; raises OSError if it cannot be read, or is not what was written."""
