@@ -1,7 +1,13 @@
-"""Sweep files and values on a command line as YAML: read safely, whatever is in them."""
+"""Sweep files, table files and values on a command line as YAML: read safely, whatever is in them.
+
+The scalars are those of YAML 1.2's core schema: `1e-1` is a number, `0o10` is eight, `on`, `off`, `yes` and `no` are
+words. What an author cannot have meant is refused with its key and line: numbers with a leading zero, which YAML 1.1
+takes for octal ones, keys that are written twice, anchors, aliases and tags of other types.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +17,18 @@ import yaml
 
 from sweeps.errors import UserError, nearest
 
-LARGEST = 1_000_000  # Bytes of a file.
+LARGEST = 250_000  # Bytes of a file.
+DEEPEST = 50  # Groups and lists inside of each other.
+WIDEST = 2**64  # What no seed, count or size reaches.
+TAG = "tag:yaml.org,2002:"
+FORMS = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    "str": re.compile(r"(?s:.*)"),
+}
+"""Types of plain scalars by their spelling; the first that fits counts."""
 
 
 def find(name: str) -> Path:
@@ -36,37 +53,15 @@ def find(name: str) -> Path:
 
 
 def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
-    """`key=value` as given on a command line; the value is YAML. Raises UserError if it is not of that form."""
+    """`key=value` as given on a command line; the value is YAML. Raises UserError if it is not of that form.
+
+    >>> parse_override("method.beta=[1e-1, off]")
+    ('method.beta', [0.1, 'off'])
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
-    try:
-        return key.strip(), yaml.load(value, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"{option} {text!r}: the value is not valid YAML") from None
-
-
-class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also reads 1e-3 as a number and refuses a key that is written twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        # Sweep files need no aliases, and nested ones expand to gigabytes.
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+    return key.strip(), parse(value, f"{option} {text!r}")
 
 
 def load(path: Path, kind: str = "a sweep file") -> dict[str, Any]:
@@ -76,22 +71,113 @@ def load(path: Path, kind: str = "a sweep file") -> dict[str, Any]:
             raise UserError(f"{path}: not a file; {kind} is a short text in YAML")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if len(content) > LARGEST:
         raise UserError(f"{path}: larger than {LARGEST:,} bytes; {kind} is a short text")
-    try:
-        document = yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        deep = "nested too deeply" if isinstance(error, RecursionError) else None
-        raise UserError(f"{path}: not valid YAML{where}: {deep or getattr(error, 'problem', None) or error}") from None
+    document = parse(text, str(path))
     if not isinstance(document, dict):
         raise UserError(
             f"{path}: {kind} is a group of keys (sweep, settings, axes, ...), not {type(document).__name__}"
         )
     return document
+
+
+def parse(text: str, whose: str) -> Any:
+    """The value of a text in YAML; raises UserError, with `whose` and the line, where it is not valid or is refused."""
+    try:
+        return yaml.load(text, Loader=Loader)
+    except Refusal as refusal:
+        where = f", line {refusal.problem_mark.line + 1}" if "\n" in text else ""
+        raise UserError(f"{whose}{where}: {refusal.problem}") from None
+    # Escapes such as "\\UFFFFFFFF" that are no characters raise what Python raises.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark and "\n" in text else ""
+        raise UserError(f"{whose}: not valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
+
+
+def read_json(text: str | bytes, whose: str) -> Any:
+    """The value of a text in JSON, with a byte-order mark or without; raises UserError, with `whose`, if it is none."""
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{whose}: cannot be read as JSON ({error})") from None
+
+
+class Refusal(yaml.MarkedYAMLError):
+    """Something that is valid YAML and cannot be meant."""
+
+    def __init__(self, problem: str, place: yaml.Node | yaml.Event) -> None:
+        super().__init__(problem=problem, problem_mark=place.start_mark)
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with the types of YAML 1.2's core schema and no others."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        # Sweep files need no aliases, and nested ones expand to gigabytes.
+        if getattr(event, "anchor", None) is not None:
+            raise Refusal("anchors (&name) and aliases (*name) are not allowed; write the value out", event)
+        if self.depth == DEEPEST:
+            raise Refusal(f"nested too deeply: at most {DEEPEST} groups and lists inside of each other", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        if kind is not yaml.ScalarNode:
+            return TAG + ("seq" if kind is yaml.SequenceNode else "map")
+        return TAG + (next(name for name, form in FORMS.items() if form.fullmatch(value)) if implicit[0] else "str")
+
+    def construct_document(self, node: Any) -> Any:
+        return _value(node, "")
+
+
+def _value(node: yaml.Node, key: str) -> Any:
+    """What a node stands for; `key` is the dotted name of its place. Raises Refusal."""
+    name, where = node.tag.removeprefix(TAG), f"{key}: " if key else ""
+    if isinstance(node, yaml.SequenceNode) and name == "seq":
+        return [_value(item, key) for item in node.value]
+    if isinstance(node, yaml.MappingNode) and name == "map":
+        group: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise Refusal(f"{where}a key must be a word, not a list or a group", key_node)
+            inner = _value(key_node, key)
+            if inner in group:
+                raise Refusal(f"{where}key {key_node.value!r} is written twice", key_node)
+            group[inner] = _value(value_node, f"{key}.{inner}" if key else str(inner))
+        return group
+    if not isinstance(node, yaml.ScalarNode) or name not in FORMS:
+        raise Refusal(f"{where}the tag {node.tag.replace(TAG, '!!')} is not allowed here", node)
+    return _scalar(name, node.value, where, node)
+
+
+def _scalar(name: str, text: str, where: str, node: yaml.Node) -> bool | int | float | str | None:
+    """The value of a plain text as one of FORMS. Raises Refusal."""
+    if not FORMS[name].fullmatch(text):
+        raise Refusal(f"{where}{text!r} is not of the type that its tag names, {name}", node)
+    if name == "null":
+        return None
+    if name == "bool":
+        return text.lower() == "true"
+    if name == "float":
+        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    if name == "str":
+        if re.search("[\0\ud800-\udfff]", text):
+            raise Refusal(f"{where}{text!r} has signs in it that no text has", node)
+        return text
+    value = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) < 100 else WIDEST
+    if abs(value) >= WIDEST:
+        raise Refusal(f"{where}the number has more than 64 bits; write it with a point, such as 1.0e30", node)
+    if re.fullmatch("[-+]?0[0-9]+", text):
+        raise Refusal(f'{where}{text} has a leading zero; write {value} or "{text}"', node)
+    return value

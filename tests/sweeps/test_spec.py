@@ -227,7 +227,7 @@ def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: st
         ("sweep: [\n", "not valid YAML in line"),
         ("sweep: s\nsweep: t\n", "'sweep' is written twice"),
         ("a: &a [1]\nsweep: *a\n", "aliases"),
-        ("sweep: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("sweep: !!python/object/apply:os.system ['true']\n", "the tag !!python"),
         ("settings: {}\n", "sweep: field required"),
         ("sweep: ../up\n", "sweep: string should match pattern"),
         ("sweep: s\naxis: {}\n", "unknown key 'axis'; did you mean 'axes'"),
