@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def find(name: str) -> Path:
     return known[name]
 
 
-def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
-    """`key=value` as given on a command line; the value is YAML. Raises UserError if it is not of that form.
+def parse_override(text: str, option: str = "--set", words: Collection[str] = ()) -> tuple[str, Any]:
+    """`key=value` as given on a command line; the value is YAML, or for the keys `words` a word, of digits alone too.
+    Raises UserError if it is not of that form.
 
     >>> parse_override("method.beta=[1e-1, off]")
     ('method.beta', [0.1, 'off'])
@@ -61,7 +63,8 @@ def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
-    return key.strip(), parse(value, f"{option} {text!r}")
+    key = key.strip()
+    return key, value.strip() if key in words else parse(value, f"{option} {text!r}")
 
 
 def load(path: Path, kind: str = "a sweep file") -> dict[str, Any]:
@@ -177,7 +180,7 @@ def _scalar(name: str, text: str, where: str, node: yaml.Node) -> bool | int | f
         return text
     value = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) < 100 else WIDEST
     if abs(value) >= WIDEST:
-        raise Refusal(f"{where}the number has more than 64 bits; write it with a point, such as 1.0e30", node)
+        raise Refusal(f"{where}{text[:50]} has more than 64 bits; write 1.0e30 for instance, or a word in quotes", node)
     if re.fullmatch("[-+]?0[0-9]+", text):
         raise Refusal(f'{where}{text} has a leading zero; write {value} or "{text}"', node)
     return value

@@ -213,13 +213,20 @@ class TrialTraining:
         return copied
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` left off, on a CPU to the same bits as if never stopped."""
-        self.epoch, self.seconds, self.failure = state["epoch"], state["seconds"], state["failure"]
+        """Go on where `state_dict` left off, on a CPU to the same bits as if never stopped.
+
+        Raises almost anything where the state is not that of such a training, which is of no use then.
+        """
+        self.epoch, self.seconds, self.failure = int(state["epoch"]), float(state["seconds"]), state["failure"]
+        if self.epoch > self.epochs or not isinstance(self.failure, str | None):
+            raise ValueError("the state is that of another training")
         self.model.load_state_dict(state["model"])
+        if {**self.scaler.state_dict(), **state["scaler"]}.keys() != state["scaler"].keys():
+            raise ValueError("the state is that of another scaler")
         self.scaler.load_state_dict(state["scaler"])
         steps = self.epoch * self.steps_per_epoch
         if self.trial.method.trains:
-            self.optimizer.load_state_dict(state["optimizer"])
+            optimisers.restore(self.optimizer, state["optimizer"])
             self.schedule.resume(steps)
         if self.online is not None:
             self.online.load_state_dict(state["online"], steps)

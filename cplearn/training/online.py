@@ -57,5 +57,5 @@ class OnlineProbe:
     def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
         """Go on where `state_dict` left off, after `steps` updates."""
         self.linear.load_state_dict(state["linear"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimisers.restore(self.optimizer, state["optimizer"])
         self.schedule.resume(steps)

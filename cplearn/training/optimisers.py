@@ -46,6 +46,30 @@ def build(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Op
     return kind(groups, lr=1.0, weight_decay=0.0, fused=True)
 
 
+def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser that `build` has made the state of another one, but for what a `Schedule` sets.
+
+    Raises ValueError, or what such a content raises, for a state that does not fit: fused updates do not look at
+    shapes, and would write beyond the tensors.
+    """
+    own, given = (
+        [{key: value for key, value in group.items() if key not in ("lr", "weight_decay")} for group in groups]
+        for groups in (optimizer.state_dict()["param_groups"], state["param_groups"])
+    )
+    is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
+    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fits = own == given and all(
+        tensors.keys() == names
+        and all(tensor.layout == torch.strided and tensor.is_floating_point() for tensor in tensors.values())
+        and all(tensors[name].shape == (() if name == "step" else parameters[place].shape) for name in names)
+        for place, tensors in state["state"].items()
+    )
+    if not fits:
+        raise ValueError("the state is that of another optimiser")
+    optimizer.load_state_dict(state)
+
+
 class Schedule(LambdaLR):
     """The learning rate and the weight decay of every update, as functions of the number of updates made before it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pandas as pd
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import newest, record
 from sweeps.errors import UserError
+from sweeps.loading import read_json
 from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     for run_id in [parent.info.run_id for parent in parents[name]]:
         # A sweep that was stopped at once has none.
         if content := read(run_id, MANIFEST_FILE):
-            manifest = Manifest.from_dict(json.loads(content), f"run {run_id}")
+            manifest = Manifest.from_dict(read_json(content, f"the manifest of run {run_id}"), f"run {run_id}")
             for dataset in manifest.datasets:
                 declared.setdefault(dataset.slug, (run_id, manifest))
     if not declared:

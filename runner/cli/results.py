@@ -41,12 +41,13 @@ def report(
     from cplearn.data.catalogue import slug
     from reports import build, store
     from reports.render import terminal
+    from reports.tables.model import EXTRA
 
     uri = resolve(tracking_uri)
     if table:
         if name or dataset:
             raise UserError("--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset")
-        kept = dict(parse_override(text, "--where") for text in where)
+        kept = dict(parse_override(text, "--where", EXTRA) for text in where)
         written = build.build_table(uri, table, results, sweeps, kept)
         out.print(terminal.render_table(written.table, out.width))
         say(f"Written to {written.folder}\n")

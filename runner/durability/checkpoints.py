@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ KEPT = 2
 """Checkpoints kept of a trial: should the newest be damaged, the one before serves."""
 
 State = dict[str, Any]
+
+
+class Unusable(Exception):
+    """A checkpoint cannot be used; the message says why."""
 
 
 class Checkpoints:
@@ -59,25 +63,27 @@ class Checkpoints:
         for epoch in self._epochs({key})[key][KEPT:]:
             self.files.delete_file(self._path(key, epoch))
 
-    def restore(self, key: str) -> tuple[State | None, list[str]]:
-        """The newest intact state of a trial, None if training has to start anew; and notes on what was damaged.
+    def restore(self, key: str, use: Callable[[State], object]) -> str:
+        """Hand the newest state of a trial to `use`, or the one before where that cannot be read or `use` raises
+        Unusable. Returns a note on what could not be used, or nothing.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Checkpoints(folder).save("0a", {"epoch": 3})
-        ...     Checkpoints(folder).restore("0a")
-        ({'epoch': 3}, [])
+        ...     Checkpoints(folder).restore("0a", print)
+        {'epoch': 3}
+        ''
         """
-        notes: list[str] = []
-        epochs = self._epochs({key}).get(key, [])
-        for epoch in epochs:
+        reasons: list[str] = []
+        outcome = "training starts anew"
+        for epoch in self._epochs({key}).get(key, []):
             try:
-                return self._read(key, epoch), notes
-            except OSError as error:
-                notes.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {_why(error)}")
-        if epochs:
-            notes.append("no usable checkpoint, so training starts anew")
-        return None, notes
+                use(self._read(key, epoch))
+                outcome = f"training goes on from epoch {epoch}"
+                break
+            except Unusable as error:
+                reasons.append(f"the checkpoint of epoch {epoch} (key {key}) cannot be used: {error}")
+        return f"{'; '.join(reasons)}; so {outcome}" if reasons else ""
 
     def discard(self, keys: Collection[str]) -> None:
         """Remove all checkpoints of the keys; raises InputError where that cannot be done."""
@@ -129,15 +135,23 @@ class Checkpoints:
             os.close(folder)
 
     def _read(self, key: str, epoch: int) -> State:
-        """The state in a file; raises OSError if it cannot be read, or is not what was written."""
-        with self.files.open_input_stream(self._path(key, epoch)) as stream:
-            content = stream.read()
+        """The state in a file; raises Unusable if it cannot be read, or is not what was written."""
+        try:
+            with self.files.open_input_stream(self._path(key, epoch)) as stream:
+                content = stream.read()
+        except OSError as error:
+            raise Unusable(_why(error)) from None
         start = len(MAGIC) + DIGEST
         if len(content) < start or not content.startswith(MAGIC):
-            raise OSError("it is not a checkpoint, or cut off at its beginning")
+            raise Unusable("it is not a checkpoint, or cut off at its beginning")
         if _digest(content[start:]) != content[len(MAGIC) : start]:
-            raise OSError("its content does not fit its checksum")
-        state: State = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+            raise Unusable("its content does not fit its checksum")
+        try:
+            state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises almost anything
+            raise Unusable(f"torch cannot read it ({type(error).__name__})") from None
+        if not isinstance(state, dict) or state.get("epoch") != epoch:
+            raise Unusable("it holds something else")
         return state
 
 

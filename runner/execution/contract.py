@@ -30,6 +30,7 @@ that trains one trial after the other; with several processes a trial it is the 
 | the driver's own Ray dies | callbacks: no node is alive | Ray is started again, and unfinished jobs with it |
 | the same failure `stop_after` times | callbacks | all trials end; `execute` returns the failure |
 | a listener or the steering raises | callbacks | all trials end; `execute` raises the error |
+| a checkpoint cannot be used | worker: a note | the one before is used, else training starts anew |
 | a checkpoint cannot be written | worker: a note | training goes on; the checkpoint before stays |
 
 "Tries again" means up to `Policy.retries` times a job; then it has failed as "lost" or "memory".

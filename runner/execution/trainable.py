@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
 from ray import tune
 
 from runner.events import TrialResult
@@ -21,6 +22,8 @@ from runner.machine.resources import describe
 if TYPE_CHECKING:
     from cplearn.training import TrialTraining
     from runner.execution.ranks import Team
+
+TrainedEpochs = list[tuple[int, int, dict[str, float]]]  # As `runner.events.History`.
 
 # A node may lack torch, which is noticed before anything is imported that needs it.
 
@@ -36,7 +39,7 @@ class TrialTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.request: TrialRequest = config[REQUEST]
         self.report = StepReport()
-        self.history: list[tuple[int, int, dict[str, float]]] = []
+        self.history: TrainedEpochs = []
         self._guarded(self._prepare)
 
     def _prepare(self) -> None:
@@ -50,20 +53,23 @@ class TrialTrainable(tune.Trainable):
         self.checkpoints = Checkpoints(place) if place else None
         self.saved, self.write_failed = time.monotonic(), False
         if self.checkpoints and self.training.epochs:
-            state, self.report.notes = self.checkpoints.restore(self.request.key)
-            if state is not None:
-                self._go_on(state)
+            self.report.notes += filter(None, [self.checkpoints.restore(self.request.key, self._go_on)])
 
     def _go_on(self, state: dict[str, Any]) -> None:
+        """Take up a state; raises Unusable, with a fresh training, where that fails whatever the state holds."""
+        from runner.durability.checkpoints import Unusable
+
         try:
+            self.history = TypeAdapter(TrainedEpochs).validate_python(state["history"])
             self.training.load_state_dict(state)
-            self.history = state["history"]
             # A copy, because the epoch of the first step is reported as metrics.
             self.report.history = list(self.history)
-        except (RuntimeError, KeyError, ValueError) as error:
-            self.report.notes.append(f"a checkpoint of other code ({type(error).__name__}), so training starts anew")
+        except Exception as error:
+            if _kind(error) != "exception":
+                raise
             self.cleanup()
-            self.training = self._make()
+            self.training, self.history = self._make(), []
+            raise Unusable(f"it is of other code ({type(error).__name__})") from None
 
     def _make(self) -> TrialTraining | Team:
         from cplearn.distributed import Ranks
