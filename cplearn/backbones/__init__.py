@@ -67,7 +67,8 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     [0.0, 0.0]
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        # A model that is only laid out has no numbers, and to pretend to draw them would import torch's compiler.
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
             gain = 2 if isinstance(layer, nn.Conv2d) else 1
             layer.weight.normal_(0, (gain / layer.weight[0].numel()) ** 0.5, generator=generator)
             if layer.bias is not None:

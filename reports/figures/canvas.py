@@ -51,6 +51,7 @@ class Plot:
         with matplotlib.style.context(STYLE):
             figure = self.draw()
             figure.savefig(png, dpi=DPI, metadata={"Software": None})
+            figure.set_layout_engine("none")  # It is laid out already, which takes half of the time of drawing.
             figure.savefig(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
         return [png, pdf, csv]
 
