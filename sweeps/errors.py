@@ -15,6 +15,10 @@ class UserError(ValueError):
     """
 
 
+class StoreError(UserError):
+    """The tracking store, or what it holds, cannot be read."""
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """A hint at the known word that an unknown one is most like.
 

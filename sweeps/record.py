@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeps.errors import UserError, explain
+from sweeps.errors import StoreError, UserError, explain
+from sweeps.loading import read_json
 
 SWEEP, TRIAL, BASELINE = "sweep", "trial", "baseline"
 """A run is of kind SWEEP or TRIAL; a trial has the role TRIAL, or BASELINE where others are compared with it."""
@@ -182,18 +183,24 @@ class Manifest:
         return document
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any], whose: str) -> Manifest:
-        """The manifest that `to_dict` has made a document of; raises UserError, with `whose` in its sentence."""
-        if document.get("version") != MANIFEST_VERSION:
-            raise UserError(
-                f"the manifest of {whose} has version {document.get('version')!r}, this program reads "
-                f"{MANIFEST_VERSION}; use the version of the program that wrote it"
-            )
+    def read(cls, content: bytes, whose: str) -> Manifest:
+        """The manifest whose `to_dict` is `content`, in JSON; raises StoreError, with `whose` in its sentence."""
         try:
+            document = read_json(content, "it")
+            version = document.get("version") if isinstance(document, dict) else MANIFEST_VERSION
+            if version != MANIFEST_VERSION:
+                raise StoreError(
+                    f"the manifest of {whose} has version {version!r}, this program reads {MANIFEST_VERSION}; use the "
+                    "version of the program that wrote it"
+                )
             return TypeAdapter(cls).validate_python(document)
-        except ValidationError as error:
-            damage = explain(error, [])
-            raise UserError(f"the manifest of {whose} is damaged ({damage}); run the sweep again to write it") from None
+        except StoreError:
+            raise
+        except (UserError, ValidationError) as error:
+            damage = explain(error, []) if isinstance(error, ValidationError) else error
+            raise StoreError(
+                f"the manifest of {whose} is damaged ({damage}); run the sweep again to write it"
+            ) from None
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]

@@ -47,7 +47,7 @@ def trace(uri: str | None, path: str | Path, words: Sequence[str]) -> list[Trace
 
     Raises UserError if there is no such table or cell, and if the store cannot be read.
     """
-    table, _ = read_sidecar(sidecar_of(Path(path)))
+    table = read_sidecar(sidecar_of(Path(path))).table
     cells = _matching_cells(table, words)
     records = store.read_keys(uri, {source.key for _, cell in cells for source in cell.sources})
     return [_traced(table, where, cell, records) for where, cell in cells]

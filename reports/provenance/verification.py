@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from reports import store
 from reports.render.files import FORMATS, from_json, program, render_all
 from reports.statistics.inference import Number
-from reports.store import NothingThere, SweepResult
+from reports.store import SweepResult
 from reports.tables import table_of_runs, table_of_sweep
 from reports.tables.model import FINISHED, Cell, Source, Table
 from reports.tables.spec import TableSpec, Where
 from sweeps.addresses import experiment_name, resolve, without_secrets
-from sweeps.errors import UserError, explain
+from sweeps.errors import StoreError, UserError, explain
+from sweeps.loading import read_json
 
 TOLERANCE = 1e-9
 """Relative difference of equal numbers: another NumPy may add the same values in another order."""
@@ -57,6 +57,8 @@ def make_table(origin: Origin, uri: str | None, results: dict[str, list[SweepRes
     except ValidationError as error:
         raise UserError(f"its specification: {explain(error, list(TableSpec.model_fields))}") from None
     if specification.per_sweep:
+        if len(origin.sweeps) != 1:
+            raise UserError(f"its specification is that of one sweep, and it was made of {len(origin.sweeps)}")
         (sweep,) = origin.sweeps
         if sweep not in results:
             results[sweep] = store.read_sweep(uri, sweep)
@@ -79,13 +81,26 @@ def sidecar_of(path: Path) -> Path:
     return sidecar
 
 
-def read_sidecar(sidecar: Path) -> tuple[Table, dict[str, Any]]:
-    """The table in a table.json, and the whole document."""
+@dataclass(frozen=True)
+class Sidecar:
+    """A table.json: its table, how that was made, and the text of each file that it gives, by the file's ending."""
+
+    table: Table
+    about: dict[str, Any]
+    texts: dict[str, str]
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """What a table.json holds. Raises UserError, whatever that is, unless it is a table that can be printed."""
     try:
-        document = json.loads(sidecar.read_text(encoding="utf-8"))
-        return from_json(document), document
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(f"{sidecar}: is not a table of this program ({type(error).__name__}: {error})") from None
+        document = read_json(path.read_bytes(), str(path))
+        table = from_json(document)
+        about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
+        return Sidecar(table, about, render_all(table, about))
+    except UserError:
+        raise
+    except Exception as error:  # Parts that do not go together fail anywhere.
+        raise UserError(f"{path}: is not a table of this program ({type(error).__name__}: {error})") from None
 
 
 @dataclass(frozen=True)
@@ -115,21 +130,20 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
 
 
 def _check(sidecar: Path, uri: str | None, results: dict[str, list[SweepResult]]) -> Checked:
-    then, document = read_sidecar(sidecar)
-    about = {key: value for key, value in document.items() if key not in {"format", "table", "sources"}}
+    then = read_sidecar(sidecar)
     try:
-        origin = Origin(**about["made_from"])
-    except (KeyError, TypeError):
+        origin = TypeAdapter(Origin).validate_python(then.about.get("made_from"))
+    except ValidationError:
         was = "does not say what it was made of, as tables of earlier versions"
         raise UserError(f"{sidecar}: {was}; write it anew with: cplearn report") from None
     try:
-        drift = list(_drift(then, make_table(origin, uri, results)))
-    except NothingThere:
+        drift = list(_drift(then.table, make_table(origin, uri, results)))
+    except StoreError:
         raise
     except UserError as error:
         drift = [f"cannot be made any more: {error}"]
-    drift += _misprinted(sidecar, render_all(then, about), document.get("program"))
-    numbers = sum(cell.number is not None for row in then.all_rows for cell in row.cells)
+    drift += _misprinted(sidecar, then.texts, then.about.get("program"))
+    numbers = sum(cell.number is not None for row in then.table.all_rows for cell in row.cells)
     return Checked(sidecar.parent, numbers, tuple(drift))
 
 
@@ -201,7 +215,7 @@ def _rechosen(then: Table, now: Table) -> Iterator[str]:
             yield f"{was}, MLflow now gives {new.chosen}"
 
 
-def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: str | None) -> Iterator[str]:
+def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: object) -> Iterator[str]:
     """Lines of the printed files that the numbers in table.json do not give."""
     older = f" (written by {made_by}, this is {program()})" if made_by != program() else ""
     for kind in FORMATS:

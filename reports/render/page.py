@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from reports.store import SweepResult
 from reports.tables import number_rows
 from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.sweep import commits, shared_settings
-from sweeps.record import HARDWARE, WALL_SECONDS, Tag
+from sweeps.record import HARDWARE, WALL_SECONDS, Tag, param_value
 
 MOST_BYTES = 3_500_000
 """Most bytes of figures within a page; those beyond are named only."""
@@ -96,7 +95,10 @@ def _counted(values: pd.Series) -> str:
 
 
 def _versions(spelled: str) -> str:
-    return ", ".join(f"{name} {version}" for name, version in json.loads(spelled).items())
+    versions = param_value(spelled)
+    return (
+        ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else spelled
+    )
 
 
 def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] | None]:

@@ -4,12 +4,11 @@ It works on a local SQLite file and on a remote tracking server alike, by search
 must not know tables and figures, nor how runs are written: their words stand in `sweeps.record`.
 """
 
-from reports.store.connection import NothingThere, artifact_reader, download_model, open_experiment, runs_at
+from reports.store.connection import artifact_reader, download_model, open_experiment, runs_at
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import metric_histories, read_keys, timed_runs, trial_records
 
 __all__ = [
-    "NothingThere",
     "SweepResult",
     "artifact_reader",
     "download_model",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sweeps.addresses import experiment_name, resolve, store_file, without_secrets
-from sweeps.errors import UserError
+from sweeps.errors import StoreError, UserError
 from sweeps.record import MODEL_FOLDER
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-class NothingThere(UserError):
+class NothingThere(StoreError):
     """The store, or the experiment in it, does not exist."""
 
 
@@ -71,14 +71,16 @@ def connect(uri: str | None) -> MlflowClient:
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn errors of MLflow, and of the files that it reads, into a UserError that `what` cannot be read."""
+    """Turn errors of MLflow, of files, and of what they hold into a StoreError that `what` cannot be read."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except UserError:
+        raise
+    except (MlflowException, OSError, ValueError, TypeError, LookupError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{what} cannot be read: {reason}") from error
+        raise StoreError(f"{what} cannot be read: {reason}") from error
 
 
 def search(client: MlflowClient, experiment: str, query: str, page_size: int = PAGE) -> Iterator[Run]:
@@ -142,7 +144,7 @@ def _check_database(uri: str) -> None:
         with closing(read_only(path)) as connection:
             tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall()
     except sqlite3.Error as error:
-        raise UserError(f"{shown(uri)} cannot be read: {error}") from None
+        raise StoreError(f"{shown(uri)} cannot be read: {error}") from None
     if not tables:
         raise NothingThere(f"{shown(uri)} is empty; run a sweep first, or set MLFLOW_TRACKING_URI")
 
@@ -159,4 +161,4 @@ def _check_server(uri: str) -> None:
         urllib.request.urlopen(re.sub(r"//[^/@]*@", "//", uri), timeout=10).close()
     except OSError as error:  # An HTTPError too: such a server answers.
         if isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror):
-            raise UserError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None
+            raise StoreError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None

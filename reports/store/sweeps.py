@@ -12,7 +12,6 @@ import pandas as pd
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import newest, record
 from sweeps.errors import UserError
-from sweeps.loading import read_json
 from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     for run_id in [parent.info.run_id for parent in parents[name]]:
         # A sweep that was stopped at once has none.
         if content := read(run_id, MANIFEST_FILE):
-            manifest = Manifest.from_dict(read_json(content, f"the manifest of run {run_id}"), f"run {run_id}")
+            manifest = Manifest.read(content, f"run {run_id}")
             for dataset in manifest.datasets:
                 declared.setdefault(dataset.slug, (run_id, manifest))
     if not declared:
@@ -138,7 +137,8 @@ def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str
     parents: dict[str, list[Run]] = {}
     with readable(shown(uri)):
         runs = list(search(client, experiment, tag_is(Tag.KIND, SWEEP)))
-    for run in sorted(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True):
+        runs.sort(key=lambda run: max(run.info.start_time, run.info.end_time or 0), reverse=True)
+    for run in runs:
         parents.setdefault(run.data.tags.get(Tag.SWEEP, ""), []).append(run)
     if not parents:
         raise UserError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")

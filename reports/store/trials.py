@@ -111,7 +111,7 @@ def record(run: Run) -> dict[str, Any]:
         "error": tags.get("error"),
         **{f"{PARAMS}{name}": text for name, text in run.data.params.items()},
         **{f"tags.{name}": text for name, text in tags.items() if name not in OWN_COLUMNS},
-        **{name.replace("gmm/", "collapse/"): value for name, value in run.data.metrics.items()},
+        **{name.replace("gmm/", "collapse/"): float(value) for name, value in run.data.metrics.items()},
     }
 
 
@@ -126,7 +126,7 @@ def newest(
     for query in queries:
         for run in search(client, experiment, query):
             key = run.data.tags.get(Tag.KEY)
-            if key is None or (keys is not None and key not in keys):
+            if not isinstance(key, str) or (keys is not None and key not in keys):
                 continue
             rank = (run.info.status == "FINISHED", run.info.start_time, run.info.run_id)
             if key not in best or rank > best[key][0]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.errors import UserError
+from sweeps.errors import StoreError, UserError
 from sweeps.record import (
     DatasetUse,
     Manifest,
@@ -69,12 +69,16 @@ def manifest() -> Manifest:
     return Manifest("beta", "", "settings: {}", {"method.beta": [0.1]}, [0], [use], [trial])
 
 
+def encoded(document: dict[str, Any]) -> bytes:
+    return json.dumps(document).encode()
+
+
 def test_a_manifest_comes_back_from_its_document() -> None:
-    document = json.loads(json.dumps(manifest().to_dict()))
+    document = manifest().to_dict()
     assert document["version"] == 1
     assert "search" not in document
-    assert Manifest.from_dict(document, "run 7") == manifest()
-    assert Manifest.from_dict({**document, "search": {"trials": 3}}, "run 7").search == {"trials": 3}
+    assert Manifest.read(encoded(document), "run 7") == manifest()
+    assert Manifest.read(encoded({**document, "search": {"trials": 3}}), "run 7").search == {"trials": 3}
 
 
 @pytest.mark.parametrize(
@@ -87,4 +91,10 @@ def test_a_manifest_comes_back_from_its_document() -> None:
 )
 def test_a_manifest_that_cannot_be_read_is_said(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Manifest.from_dict(manifest().to_dict() | change, "run 7")
+        Manifest.read(encoded(manifest().to_dict() | change), "run 7")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000])
+def test_a_manifest_of_any_other_content_is_refused(content: bytes) -> None:
+    with pytest.raises(StoreError, match="the manifest of run 7 is damaged"):
+        Manifest.read(content, "run 7")

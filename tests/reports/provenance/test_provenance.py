@@ -7,8 +7,10 @@ import io
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from reports.tables.model import Row
 from runner.cli import app
 from stores import Writer, declare, sqlite
 from support import needs
-from sweeps.errors import UserError
+from sweeps.addresses import store_file
+from sweeps.errors import StoreError, UserError
 from sweeps.record import SWEEP, Tag, tag_is
 
 SEEDS = (0, 1, 2)
@@ -361,6 +364,27 @@ def test_a_table_of_an_earlier_version_is_said(made: build.Report, written: Writ
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match="does not say what it was made of"):
         provenance.verify(written.uri, path)
+
+
+DAMAGE = {
+    "text that is none": "UPDATE params SET value = CAST(x'fffe80' AS TEXT) WHERE key = 'method.name'",
+    "a start that is no time": "UPDATE runs SET start_time = 'soon'",
+    "a start beyond the calendar": "UPDATE runs SET start_time = 9000000000000000000",
+    "a metric in words": "UPDATE latest_metrics SET value = 'high'",
+    "a table that is gone": "DROP TABLE latest_metrics",
+    "no place of artifacts": "UPDATE runs SET artifact_uri = NULL",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_store_that_cannot_be_read_is_not_drift(
+    of_sweep: list[build.Report], written: Writer, tmp_path: Path, damage: str
+) -> None:
+    shutil.copy(store_file(written.uri), tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute(DAMAGE[damage])
+    with pytest.raises(StoreError):
+        provenance.verify(sqlite(tmp_path), of_sweep[0].folder)
 
 
 @pytest.mark.parametrize("name", spec.names())
