@@ -26,6 +26,8 @@ from cplearn.errors import InputError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 """How the authors' code normalises RGB pixels in [0, 1], for CIFAR-10 and CIFAR-100 alike."""
+PLAIN = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64}
+"""Types of the tensors of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def read(path: Path, stem_padding: int = 2) -> Checkpoint:
         if len(shape) != tensor.ndim or any(a not in (None, b) for a, b in zip(shape, tensor.shape, strict=True)):
             wanted = " x ".join("any" if n is None else str(n) for n in shape)
             raise InputError(f"{path}: {name!r} has shape {tuple(tensor.shape)}, not {wanted}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.isfinite().all():
             raise InputError(f"{path}: {name!r} does not hold finite numbers; the training may have diverged")
         return tensor.float()
 
@@ -151,15 +153,26 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     weights = file.get("state_dict") if isinstance(file, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
+    if odd := next(
+        (name for name, value in weights.items() if not isinstance(name, str) or not _is_plain(value)), None
+    ):
+        raise InputError(f"{path}: {odd!r} is no plain tensor of numbers; save it as one")
     return dict(weights)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers, in one of the PLAIN types, and all of them lie in memory."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.dtype not in PLAIN:
+        return False
+    return 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _arguments(path: Path) -> Mapping[str, Any]:
     try:
-        arguments = json.loads(path.read_text())
+        arguments = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(arguments, dict):
         raise InputError(f"{path}: expected the settings of solo-learn, not a {type(arguments).__name__}")

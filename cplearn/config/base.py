@@ -9,7 +9,9 @@ from cplearn.errors import refuse_if
 
 
 def _whole(value: object) -> object:
-    # `1e2` is a float in YAML; as a count it is as good as 100.
+    # `1e2` is a float in YAML; as a count it is as good as 100. Larger numbers fit neither a tensor nor a float.
+    if isinstance(value, int | float) and abs(value) >= 2**63:
+        raise ValueError("must be less than 2**63")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -56,4 +58,5 @@ class MethodSettings(Settings):
 def listed(value: object) -> object:
     # One word is a list of one; sorted, since the order of a set must not tell two trials apart.
     values = [value] if isinstance(value, str | int | float) else value
-    return sorted(set(values)) if isinstance(values, list) and len({type(v) for v in values}) == 1 else values
+    is_plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+    return sorted(set(values)) if is_plain and len({type(v) for v in values}) == 1 else values

@@ -37,6 +37,8 @@ from cplearn.errors import InputError
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MIXED_SIZE = 64
 """Side in pixels if none is asked for and the images do not share one."""
+LARGEST_SIZE = 1024
+"""Largest side in pixels that is taken from the images; as many as a trial can ask for."""
 SAMPLE = 500
 """Training images that tell mean and standard deviation of a data set that is decoded on demand."""
 BLOCK = 256
@@ -124,6 +126,9 @@ def load(name: str, root: Path, image_size: int | None, download: bool, on_deman
             facts = _inspect(listing)
             _remember(notes, listing, facts)
         size = image_size or facts.own_size or MIXED_SIZE
+        if not image_size and size > LARGEST_SIZE:
+            reason = "say at which size they are wanted, image_size 224 for instance"
+            raise InputError(f"{path}: its images have {size} x {size} pixels; {reason}", key="image_size")
         if on_demand:
             return _on_demand(name, root, listing, facts, size, locked)
         key = f"{facts.content}-{size}"

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -45,8 +45,17 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, UserError) as error:
-        show(f"[red]error:[/] {escape(plain(str(error)))}", err)
-        raise typer.Exit(BAD_INPUT) from None
+        _end_with(str(error))
+    except OSError as error:
+        # A path that is too long, not readable or in the way; what names no file is no fault of a user's path.
+        if not isinstance(error.filename, str | bytes | Path):
+            raise
+        _end_with(f"{error.filename!s}: {error.strerror}")
+
+
+def _end_with(message: str) -> NoReturn:
+    show(f"[red]error:[/] {escape(plain(message))}", err)
+    raise typer.Exit(BAD_INPUT) from None
 
 
 def plain(message: str) -> str:

@@ -129,6 +129,34 @@ def test_the_arguments_beside_a_checkpoint_become_settings(write: Callable[..., 
         solo.read(path)
 
 
+ODD_TENSORS: list[Callable[[], torch.Tensor]] = [
+    lambda: torch.ones(F, C).to_sparse(),
+    lambda: torch.ones(F, C, device="meta"),
+    lambda: torch.ones(F, C).to(torch.float8_e4m3fn),
+    lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    lambda: torch.ones(1).expand(10**6, 10**6),
+    lambda: torch.ones(0, C),
+    lambda: torch.ones(F, C, dtype=torch.complex64),
+]
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, "{", "[1]", '{"max_epochs": ' + "9" * 5_000 + "}", b"\xff"])
+def test_arguments_that_are_none_are_one_sentence(write: Callable[..., Path], arguments: str | bytes) -> None:
+    path = write()
+    (path.parent / "args.json").write_bytes(arguments if isinstance(arguments, bytes) else arguments.encode())
+    with pytest.raises(InputError, match=r"args.json: (cannot be read as JSON|expected the settings)"):
+        solo.read(path)
+
+
+def test_arguments_may_have_a_byte_order_mark_and_no_absurd_numbers(write: Callable[..., Path]) -> None:
+    path = write()
+    (path.parent / "args.json").write_text('{"max_epochs": 7}', encoding="utf-8-sig")
+    assert solo.read(path).trial("cifar10").epochs == 7
+    (path.parent / "args.json").write_text('{"max_epochs": ' + "9" * 400 + "}")
+    with pytest.raises(InputError, match=r"epochs: must be less than 2\*\*63"):
+        solo.read(path).trial("cifar10")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -139,6 +167,8 @@ def test_the_arguments_beside_a_checkpoint_become_settings(write: Callable[..., 
         (lambda s: s["weights"].mul_(0.5), "holds other numbers than 1 and -1"),
         (lambda s: s["weights"][0].fill_(float("nan")), "'weights' does not hold finite numbers"),
         (lambda s: s.update({"backbone.conv1.weight": torch.ones(64, 3, 7, 7)}), "not any x any x 3 x 3"),
+        *((lambda s, odd=odd: s.update({"weights": odd()}), "'weights' is no plain tensor") for odd in ODD_TENSORS),
+        (lambda s: s.update({3: torch.ones(2)}), "3 is no plain tensor"),
     ],
 )
 def test_other_layouts_are_one_sentence(write: Callable[..., Path], change: Any, message: str) -> None:

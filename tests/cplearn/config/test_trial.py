@@ -72,6 +72,8 @@ def test_defaults_follow_the_data_set() -> None:
         ({"evaluation": {"probe": "lbfs"}}, r"evaluation.probe.0: must be 'lbfgs', 'sgd' or 'adam', not 'lbfs'"),
         ({"evaluation": {"gmm_components": [10, 0]}}, r"evaluation.gmm_components.0: must be greater than"),
         ({"evaluation": {"online_lr": 0.2}}, r"online_lr has no effect without the online probe"),
+        ({"evaluation": {"transfer": [[1]]}}, r"evaluation.transfer.0: must be a valid string"),
+        ({"epochs": 10**400}, r"epochs: must be less than 2\*\*63"),
         ({"evaluation": {"transfer": ["cifar"]}}, r"unknown dataset 'cifar'; did you mean 'cifar10'"),
         ({"evaluation": {"transfer": ["folder:/a/x", "folder:/b/x"]}}, r"share the name 'folder-x'; rename one"),
         ({"method": 3}, r"method must be a group of settings"),

@@ -167,6 +167,13 @@ def test_own_size_if_all_agree_else_64(images, root, extra, size):
     assert load(images, root).image_size == size
 
 
+def test_a_size_beyond_all_trials_is_never_taken_from_the_images(tmp_path, root):
+    fill(tmp_path / "large", n=1, size=(1100, 1100, 3))
+    with pytest.raises(InputError, match=r"1100 x 1100 pixels; say at which size they are wanted, image_size 224"):
+        load(tmp_path / "large", root)
+    assert load(tmp_path / "large", root, image_size=8).image_size == 8
+
+
 def test_large_files_are_decoded_in_threads_to_the_same_pixels(tmp_path, root):
     path = fill(tmp_path / "large", n=3, size=(96, 96, 3))
     expected = [noise(96, 96, 3, seed=100 * c + j).transpose(2, 0, 1) for c in range(2) for j in range(3)]
