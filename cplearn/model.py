@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -107,10 +109,12 @@ class Model(nn.Module):
     def save(self, folder: Path) -> None:
         """Write settings and weights into `folder`; `load_folder` reads them back."""
         folder.mkdir(parents=True, exist_ok=True)
-        description = {"layout": LAYOUT, "trial": self.trial.canonical(), "images": self.images}
-        (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         torch.save(weights, folder / WEIGHTS_FILE)
+        with open(folder / WEIGHTS_FILE, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        about = {"layout": LAYOUT, "sha256": digest, "trial": self.trial.canonical(), "images": self.images}
+        (folder / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def load_folder(folder: Path) -> Model:
@@ -131,8 +135,12 @@ def load_folder(folder: Path) -> Model:
                 f"{folder}: this model was saved by another version of cplearn, whose weights have other names and "
                 "shapes; train it again to load it"
             )
+        content = weights.read_bytes()
+        # Models of earlier versions have no digest.
+        if "sha256" in description and hashlib.sha256(content).hexdigest() != description["sha256"]:
+            raise InputError(f"{weights}: damaged, its content is not what was saved; train the model again")
         model = Model(TrialSettings.read(description["trial"]), description["images"])
-        model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+        model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     except InputError:
         raise
     except Exception as error:

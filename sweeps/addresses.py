@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+ARTIFACTS = "mlruns"
+"""The folder beside a SQLite store that holds the files of its runs."""
 
 
 def resolve(uri: str | None = None) -> str:
@@ -25,6 +29,36 @@ def store_file(uri: str) -> Path:
     '/data/mlflow.db'
     """
     return Path(uri.partition(":///")[2].partition("?")[0])
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder of an address of artifacts, a path or file:///PATH; None of one that is not local."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else location)
+
+
+def folder_meant(folder: Path, uri: str) -> Path:
+    """The folder that a store means when it names one.
+
+    MLflow keeps absolute paths, so a SQLite store that was copied or moved names the folder where it was. Its files are
+    taken from beside the database, unless there are none and those at the old place are still there.
+    """
+    beside = beside_store(folder, uri)
+    return beside if beside.exists() or not folder.exists() else folder
+
+
+def beside_store(folder: Path, uri: str) -> Path:
+    """The same place in the folder `mlruns` beside a SQLite store; the folder itself if it is in no `mlruns`.
+
+    >>> beside_store(Path("/old/mlruns/1/run/artifacts"), "sqlite:////new/mlflow.db").as_posix()
+    '/new/mlruns/1/run/artifacts'
+    """
+    if not uri.startswith("sqlite") or ARTIFACTS not in folder.parts:
+        return folder
+    depth = folder.parts[::-1].index(ARTIFACTS) + 1
+    return store_file(uri).resolve().parent.joinpath(*folder.parts[-depth:])
 
 
 def without_secrets(uri: str) -> str:

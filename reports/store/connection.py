@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sweeps.addresses import experiment_name, resolve, store_file, without_secrets
+from sweeps.addresses import experiment_name, folder_meant, local_folder, resolve, store_file, without_secrets
 from sweeps.errors import StoreError, UserError
 from sweeps.record import MODEL_FOLDER
 
@@ -49,7 +50,13 @@ def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
     name = experiment_name()
     with readable(shown(uri)):
         experiment = client.get_experiment_by_name(name)
-    if experiment is None or experiment.lifecycle_stage == "deleted":
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise UserError(
+            f"the experiment {name!r} in {shown(uri)} has been deleted; set MLFLOW_EXPERIMENT_NAME to another name, or "
+            f"restore it: MLFLOW_TRACKING_URI={shlex.quote(without_secrets(resolve(uri)))} {restore}"
+        )
+    if experiment is None:
         raise NothingThere(f"no experiment {name!r} in {shown(uri)}; run a sweep first, or set MLFLOW_EXPERIMENT_NAME")
     return client, experiment.experiment_id
 
@@ -106,6 +113,9 @@ def artifact_reader(uri: str | None) -> Callable[[str, str], bytes | None]:
 
     def read(run_id: str, path: str) -> bytes | None:
         with readable(f"{path} of run {run_id} in {shown(uri)}"), tempfile.TemporaryDirectory() as scratch:
+            if folder := local_folder(client.get_run(run_id).info.artifact_uri):
+                file = folder_meant(folder, resolve(uri)) / path
+                return file.read_bytes() if file.is_file() else None
             if path not in {file.path for file in client.list_artifacts(run_id, path.rpartition("/")[0] or None)}:
                 return None
             return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
@@ -127,12 +137,16 @@ def download_model(run_id: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        held = {file.path for file in client.list_artifacts(run_id)}
+        run = client.get_run(run_id)
+        folder = local_folder(run.info.artifact_uri)
+        if folder is None and MODEL_FOLDER in {file.path for file in client.list_artifacts(run_id)}:
+            return Path(client.download_artifacts(run_id, MODEL_FOLDER))
     except MlflowException:
         raise LookupError(f"no run {run_id} in {shown(None)}") from None
-    if MODEL_FOLDER not in held:
-        raise LookupError(f"run {run_id} in {shown(None)} has no model; did it finish?")
-    return Path(client.download_artifacts(run_id, MODEL_FOLDER))
+    if folder and (model := folder_meant(folder, resolve()) / MODEL_FOLDER).is_dir():
+        return model
+    why = "its files have been deleted" if run.info.status == "FINISHED" else "it has not finished"
+    raise LookupError(f"run {run_id} in {shown(None)} has no model: {why}")
 
 
 def _check_database(uri: str) -> None:

@@ -107,10 +107,11 @@ def ui(
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
-    from runner.tracking.database import check_store
+    from runner.tracking.database import check_store, update_artifact_addresses
 
     uri = resolve(tracking_uri)
     check_store(uri)
+    update_artifact_addresses(uri)
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:

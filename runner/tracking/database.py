@@ -6,13 +6,14 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from cplearn.errors import InputError
 from runner.durability.store_paths import cache_folder
-from sweeps.addresses import store_file, without_secrets
+from sweeps.addresses import beside_store, folder_meant, local_folder, store_file, without_secrets
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 
@@ -47,13 +48,17 @@ def check_store(uri: str) -> None:
 
 
 def make_store(uri: str) -> None:
-    """Make the tables of a SQLite store that does not exist yet; one driver at a time may do so.
+    """Make the tables of a SQLite store that does not exist yet; one driver at a time may do so. One that was copied or
+    moved learns where its files lie now.
 
     They are made under another name: a reader that met a file with some of its tables would try to make the rest. To
     make them takes MLflow seconds, so a copy of the empty store is kept for the next one.
     """
     path = store_file(uri)
-    if not uri.startswith("sqlite") or (path.exists() and path.stat().st_size):
+    if not uri.startswith("sqlite"):
+        return
+    if path.exists() and path.stat().st_size:
+        update_artifact_addresses(uri)
         return
     import mlflow
 
@@ -72,6 +77,29 @@ def make_store(uri: str) -> None:
         with suppress(OSError, sqlite3.Error):
             _keep(draft, empty)
     draft.replace(path)
+
+
+def update_artifact_addresses(uri: str) -> None:
+    """Where a SQLite store was copied or moved with its files, write their new addresses into it: MLflow's own pages go
+    by these, and so does what it writes. Raises InputError if they cannot be written."""
+    if not uri.startswith("sqlite") or not store_file(uri).is_file():
+        return
+    try:
+        with closing(sqlite3.connect(store_file(uri), timeout=60)) as connection, connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+                return
+            # New runs never go to the old place; those whose files are there alone keep their addresses.
+            _update(connection, "experiments", "artifact_location", lambda folder: beside_store(folder, uri))
+            _update(connection, "runs", "artifact_uri", lambda folder: folder_meant(folder, uri))
+    except sqlite3.Error as error:
+        raise InputError(f"{uri}: the addresses of its artifacts cannot be written ({error})") from None
+
+
+def _update(connection: sqlite3.Connection, table: str, column: str, place: Callable[[Path], Path]) -> None:
+    for (location,) in connection.execute(f"SELECT DISTINCT {column} FROM {table} WHERE {column} > ''").fetchall():
+        folder = local_folder(location)
+        if folder and (now := place(folder)) != folder:
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (now.as_uri(), location))
 
 
 def _keep(store: Path, copy: Path) -> None:

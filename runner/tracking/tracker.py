@@ -28,7 +28,7 @@ from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
 from runner.tracking.database import make_store
 from runner.tracking.trial_run import TrialRun, code_tags
-from sweeps.addresses import experiment_name
+from sweeps.addresses import ARTIFACTS, beside_store, experiment_name, local_folder, store_file
 from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, tag_is
 
 # The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
@@ -61,6 +61,7 @@ class Tracker(Listener):
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         make_store(uri)
+        self.uri = uri
         self.client = MlflowClient(uri)
         self.plan, self.claim, self.forget = plan, claim, forget
         self.experiment = self._experiment()
@@ -76,19 +77,23 @@ class Tracker(Listener):
         self.writes = PendingWrites(_is_transient, say)
 
     def _experiment(self) -> str:
-        """The id of the experiment, which is made or restored where need be."""
+        """The id of the experiment, which is made where need be."""
         name = experiment_name()
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            # The kind makes MLflow's interface open on the runs instead of its tools for language models.
-            return self.client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
-        if experiment.lifecycle_stage == "deleted":
-            self.client.restore_experiment(experiment.experiment_id)
-        return experiment.experiment_id
+        if experiment := self.client.get_experiment_by_name(name):
+            return experiment.experiment_id
+        # MLflow's own choice would be the current directory, which has nothing to do with where the database lies.
+        beside = store_file(self.uri).resolve().with_name(ARTIFACTS).as_uri() if self.uri.startswith("sqlite") else None
+        # The kind makes MLflow's interface open on the runs instead of its tools for language models.
+        return self.client.create_experiment(name, beside, {"mlflow.experimentKind": "custom_model_development"})
+
+    def _is_in_place(self, run: Run) -> bool:
+        """Whether what is written of a run does not go to another place, from where the database alone was copied."""
+        folder = local_folder(run.info.artifact_uri)
+        return folder is None or beside_store(folder, self.uri) == folder
 
     def _sweep_run(self) -> str:
         """The id of the sweep's run: the one of an earlier call if there is one."""
-        if runs := self._search(tag_is(Tag.SWEEP_KEY, self.plan.key)):
+        if runs := list(filter(self._is_in_place, self._search(tag_is(Tag.SWEEP_KEY, self.plan.key)))):
             run_id = runs[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
@@ -118,7 +123,7 @@ class Tracker(Listener):
                     continue
                 if status == "RUNNING":
                     self.client.set_terminated(run.info.run_id, "KILLED")
-                if key not in newest or run.info.start_time > newest[key].info.start_time:
+                if self._is_in_place(run) and (key not in newest or run.info.start_time > newest[key].info.start_time):
                     newest[key] = run
         return newest
 

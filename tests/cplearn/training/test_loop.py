@@ -165,9 +165,32 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(digits: Dataset, tmp_path
     with pytest.raises(InputError, match="saved by another version of cplearn"):
         load_folder(tmp_path)
     config.write_text(current)
-    (tmp_path / "weights.pt").write_bytes((tmp_path / "weights.pt").read_bytes()[:1000])
+    for damage in (
+        "[]",
+        "{}",
+        "",
+        "\xff",
+        "[" * 100_000,
+        current[:200],
+        json.dumps({**json.loads(current), "images": 3}),
+    ):
+        config.write_bytes(damage.encode("latin-1"))
+        with pytest.raises(InputError):
+            load_folder(tmp_path)
+    config.write_text(current)
+    weights = tmp_path / "weights.pt"
+    content = weights.read_bytes()
+    for place in range(0, len(content), len(content) // 20):
+        weights.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"weights\.pt: damaged"):
+            load_folder(tmp_path)
+    # A model of an earlier version has no digest, and loads.
+    config.write_text(json.dumps({name: part for name, part in json.loads(current).items() if name != "sha256"}))
+    weights.write_bytes(content[:1000])
     with pytest.raises(InputError, match="may be damaged"):
         load_folder(tmp_path)
+    weights.write_bytes(content)
+    assert load_folder(tmp_path).trial == trial()
     with pytest.raises(InputError, match="neither a folder with a model nor a known run"):
         cplearn.load(tmp_path / "nowhere")
 
