@@ -28,7 +28,8 @@ WRITTEN = ".written"
 @dataclass(frozen=True)
 class Report:
     """What was written for one data set, `dataset` being its slug, the table for showing, and the sweep's run. A table
-    over several data sets has the name of its specification as `sweep`, and neither `dataset` nor run."""
+    over several data sets has the name of its specification as `sweep`, and neither `dataset` nor run. `notes` are
+    sentences on what its figures lack."""
 
     sweep: str
     dataset: str
@@ -36,6 +37,7 @@ class Report:
     folder: Path
     files: tuple[Path, ...]
     table: Table
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -98,23 +100,25 @@ def write_table(table: Table, folder: Path, origin: Origin) -> Table:
 
 def _write(result: SweepResult, out: Path, reader: figures.Reader, specification: TableSpec, origin: Origin) -> Report:
     for name in (result.sweep, result.slug):
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise UserError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
         table = write_table(table_of_sweep(result, specification), draft, origin)
         result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
-        plots = list(figures.plots(result, reader))
+        shown = figures.read_samples(result, reader)
+        plots, notes = list(figures.plots(result, shown)), tuple(figures.notes(shown))
         for plot in plots:
             plot.write(draft / "figures")
-        html = page.render(result, table, plots, draft / "figures", origin.runs_at or None)
+        html = page.render(result, table, plots, draft / "figures", origin.runs_at or None, notes)
         (draft / "report.html").write_text(html, encoding="utf-8")
         made = _files(draft)
         pictures = sorted(path.name for path in made if path.parent.name == "figures")
         _forget(folder / "figures", pictures)
         (draft / "figures" / WRITTEN).write_text("\n".join(pictures) + "\n", encoding="utf-8")
-    return Report(result.sweep, result.slug, result.parent, folder, tuple(folder / path for path in made), table)
+    files = tuple(folder / path for path in made)
+    return Report(result.sweep, result.slug, result.parent, folder, files, table, notes)
 
 
 @contextmanager

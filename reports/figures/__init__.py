@@ -1,29 +1,33 @@
 """Figures of a sweep, a module for each family.
 
 In each, functions that compute numbers are apart from functions that draw them, and `plots` puts both together for
-those runs that have what it takes. docs/figures.md says what each figure shows.
+those runs that have what it takes; `notes` says what single runs lack. docs/figures.md says what each figure shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reports.figures import canvas, curves, embeddings, images, lines, samples
 from reports.figures.canvas import Plot
-from reports.figures.samples import Reader
+from reports.figures.samples import Reader, Sample, notes
 from reports.store import SweepResult
 from reports.tables import number_rows
 
-__all__ = ["Plot", "Reader", "plots"]
+__all__ = ["Plot", "Reader", "notes", "plots", "read_samples"]
 
 
-def plots(result: SweepResult, reader: Reader) -> Iterator[Plot]:
-    """Every figure that the runs of a sweep on one data set give, curves first. `reader` fetches artifacts of runs; it
-    is asked for those of at most 24 runs, however large the sweep is."""
+def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:
+    """What figures of single runs are made of. `reader` fetches artifacts of runs; it is asked for those of at most 24
+    runs, however large the sweep is."""
     runs = number_rows(result)
-    names = canvas.names(result, runs)
+    return samples.read(runs, canvas.names(result, runs), reader)
+
+
+def plots(result: SweepResult, shown: Sequence[Sample]) -> Iterator[Plot]:
+    """Every figure that the runs of a sweep on one data set and these samples of them give, curves first."""
+    runs = number_rows(result)
     yield from curves.plots(result)
-    yield from lines.entropy_plots(runs, names)
-    shown = samples.read(runs, names, reader)
+    yield from lines.entropy_plots(runs, canvas.names(result, runs))
     for family in (lines, embeddings, images):
         yield from family.plots(shown)

@@ -26,9 +26,16 @@ SHOWN_DPI = 130
 """Dots of a figure that a page shows as an inch."""
 
 
-def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Path, address: str | None) -> str:
+def render(
+    result: SweepResult,
+    table: Table,
+    plots: Sequence[Plot],
+    figures: Path,
+    address: str | None,
+    notes: Sequence[str] = (),
+) -> str:
     """The page. `figures` is the folder with the PNG of each plot; `address`, before a run's id, leads to the run in
-    MLflow, None where MLflow has no server. Equal runs give equal bytes."""
+    MLflow, None where MLflow has no server; `notes` say what the figures lack. Equal runs give equal bytes."""
     runs = number_rows(result)
     names = canvas.names(result, runs)
     template = parts.environment(autoescape=True).get_template("report.html.j2")
@@ -43,6 +50,7 @@ def render(result: SweepResult, table: Table, plots: Sequence[Plot], figures: Pa
         table_caption=" ".join(table.caption + table.statistics),
         table_notes=table.notes,
         plots=list(zip(plots, _pictures(plots, figures), strict=True)),
+        plot_notes=notes,
         gaps=list(findings.gaps(runs, names)),
         runs=list(_runs(runs, names)),
         address=address,

@@ -133,4 +133,6 @@ def show_reports(reports: Iterable[Report]) -> None:
 
     for report in reports:
         out.print(terminal.render_sweep(report.table, out.width))
+        for text in report.notes:
+            note(text)
         say(f"Written to {report.folder / 'report.html'}\n")

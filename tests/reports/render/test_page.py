@@ -130,7 +130,7 @@ def test_figures_beyond_the_size_of_a_page_are_named_only(
 ) -> None:
     monkeypatch.setattr(page, "MOST_BYTES", 100_000)
     (result,) = store.read_sweep(written.uri, "pages")
-    plots = list(figures.plots(result, store.artifact_reader(written.uri)))
+    plots = list(figures.plots(result, figures.read_samples(result, store.artifact_reader(written.uri))))
     content = page.render(result, report.table, plots, report.folder / "figures", None)
     assert 0 < content.count("<img") < 8
     assert content.count("<img") + content.count("Too large for this page") == 8
