@@ -76,6 +76,7 @@ def make_store(uri: str) -> None:
     if not is_whole:
         with suppress(OSError, sqlite3.Error):
             _keep(draft, empty)
+    update_artifact_addresses(f"sqlite:///{draft}")
     draft.replace(path)
 
 
