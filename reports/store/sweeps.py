@@ -81,7 +81,7 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
     read = artifact_reader(uri)
     for run_id in [parent.info.run_id for parent in parents[name]]:
         # A sweep that was stopped at once has none.
-        if content := read(run_id, MANIFEST_FILE):
+        if (content := read(run_id, MANIFEST_FILE)) is not None:
             manifest = Manifest.read(content, f"run {run_id}")
             for dataset in manifest.datasets:
                 declared.setdefault(dataset.slug, (run_id, manifest))

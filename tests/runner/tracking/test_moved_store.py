@@ -126,7 +126,12 @@ def test_what_was_deleted_to_free_disk_is_said(project: Path, monkeypatch: pytes
         store.download_model(run)
     assert store.artifact_reader(None)(run, "diagnostics.json") is None
     assert store.read_sweep(None, "tiny")[0].runs["status"].tolist() == ["FINISHED", "MISSING", "MISSING"]
-    (project / "mlruns" / tracker.parent / "artifacts" / MANIFEST_FILE).unlink()
+    manifest = project / "mlruns" / tracker.parent / "artifacts" / MANIFEST_FILE
+    for content in (b"", b"{", b"\xff\x00", b"[" * 100_000, manifest.read_bytes()[:-40]):
+        manifest.write_bytes(content)
+        with pytest.raises(UserError, match=r"the manifest of run .* is damaged .*; run the sweep again to write it"):
+            store.read_sweep(None, "tiny")
+    manifest.unlink()
     with pytest.raises(UserError, match=r"sweep 'tiny' in .* has no manifest\.json; run the sweep again to write it"):
         store.read_sweep(None, "tiny")
 
