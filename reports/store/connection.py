@@ -45,14 +45,14 @@ def shown(uri: str | None) -> str:
 
 
 def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment; raises NothingThere or UserError."""
+    """A client and the id of the experiment; raises NothingThere or StoreError."""
     client = connect(uri)
     name = experiment_name()
     with readable(shown(uri)):
         experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
         restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-        raise UserError(
+        raise StoreError(
             f"the experiment {name!r} in {shown(uri)} has been deleted; set MLFLOW_EXPERIMENT_NAME to another name, or "
             f"restore it: MLFLOW_TRACKING_URI={shlex.quote(without_secrets(resolve(uri)))} {restore}"
         )
