@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.faults import FailureKind
+from sweeps.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from runner.planning.plan import Job  # Needs torch, which a worker's node may lack.
@@ -74,7 +75,9 @@ class Audience:
         self.error: Exception | None = None
 
     def tell(self, event: str, *details: Any) -> None:
-        """Tell of an event, a method of `Listener`, with its arguments."""
+        """Tell of an event, a method of `Listener`, with its arguments; texts, which may quote a library, without
+        secrets."""
+        details = tuple(hide_secrets(detail) if isinstance(detail, str) else detail for detail in details)
         if event in ("finished", "failed", "stopped"):
             self.ended.add(details[0].key)
         for listener in self.listeners:

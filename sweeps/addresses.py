@@ -7,14 +7,27 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from sweeps import secrets
+from sweeps.errors import UserError
+
 ARTIFACTS = "mlruns"
 """The folder beside a SQLite store that holds the files of its runs."""
 
 
 def resolve(uri: str | None = None) -> str:
-    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory."""
+    """The store's address: `uri`, else MLFLOW_TRACKING_URI, else the SQLite file mlflow.db of the current directory.
+
+    From now on no text shows what is secret in it. Raises UserError where it cannot be told what is a password.
+    """
     # By its absolute path: to MLflow, a leftover folder `mlruns` would win over a mere default.
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    secrets.know(address)
+    if re.match(r"https?://[^/?#]*[/?#].*@", address):
+        raise UserError(
+            f"the tracking store {without_secrets(address)!r}: in a user or password, write / as %2F, ? as %3F, # as "
+            "%23 and @ as %40"
+        )
+    return address
 
 
 def experiment_name() -> str:
@@ -23,12 +36,12 @@ def experiment_name() -> str:
 
 
 def store_file(uri: str) -> Path:
-    """The file of a store in SQLite.
+    """The file of a store in SQLite, the same one whatever links or relative path the address takes to it.
 
-    >>> store_file("sqlite:////data/mlflow.db?timeout=60").as_posix()
+    >>> store_file("sqlite:////data/./mlflow.db?timeout=60").as_posix()
     '/data/mlflow.db'
     """
-    return Path(uri.partition(":///")[2].partition("?")[0])
+    return Path(uri.partition(":///")[2].partition("?")[0]).resolve()
 
 
 def local_folder(location: str) -> Path | None:
@@ -67,4 +80,4 @@ def without_secrets(uri: str) -> str:
     >>> without_secrets("postgresql://user:p@ss/word@host:5432/db?token=abc")
     'postgresql://host:5432/db'
     """
-    return uri if uri.startswith("sqlite") else re.sub(r"(://).*@", r"\1", uri.partition("?")[0])
+    return uri if uri.startswith("sqlite") else re.sub(r"(://).*@", r"\1", uri, flags=re.DOTALL).partition("?")[0]

@@ -4,7 +4,7 @@ It works on a local SQLite file and on a remote tracking server alike, by search
 must not know tables and figures, nor how runs are written: their words stand in `sweeps.record`.
 """
 
-from reports.store.connection import artifact_reader, download_model, open_experiment, runs_at
+from reports.store.connection import artifact_reader, download_model, identity, open_experiment, runs_at
 from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
 from reports.store.trials import metric_histories, read_keys, timed_runs, trial_records
 
@@ -12,6 +12,7 @@ __all__ = [
     "SweepResult",
     "artifact_reader",
     "download_model",
+    "identity",
     "list_sweeps",
     "metric_histories",
     "open_experiment",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import os
 import re
 import shlex
@@ -13,12 +14,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from sweeps.addresses import experiment_name, folder_meant, local_folder, resolve, store_file, without_secrets
 from sweeps.errors import StoreError, UserError
 from sweeps.record import MODEL_FOLDER
+from sweeps.retries import Repeated
+from sweeps.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,31 +65,59 @@ def open_experiment(uri: str | None) -> tuple[MlflowClient, str]:
 
 
 def connect(uri: str | None) -> MlflowClient:
-    """A client of a store that is there; raises NothingThere or UserError."""
+    """A client of a store that is there, which asks a server again where it has no answer; raises NothingThere or
+    StoreError."""
     address = resolve(uri)
-    if address.startswith("sqlite:"):
+    if address.startswith("sqlite"):
         _check_database(address)
     elif address.startswith("http"):
         _check_server(address)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
+    try:
+        with readable(shown(uri)):
+            client = MlflowClient(address)
+    except StoreError as error:
+        if re.search("out-of-date database schema|locate revision", str(error)):
+            raise StoreError(
+                f"{shown(uri)} was written by another version of MLflow; copy the database, then run: "
+                f"mlflow db upgrade {without_secrets(address)}"
+            ) from error
+        raise
+    # SQLite waits for a lock by itself, and other faults of a file stay.
+    return client if address.startswith("sqlite") else cast("MlflowClient", Repeated(client, shown(uri)))
+
+
+def identity(uri: str) -> str:
+    """By what claims and studies know a store, however its address is spelled: of a server the experiment that it
+    holds, if there is one. A file is known by its path anyway, and PostgreSQL keeps both itself."""
+    if uri.startswith(("sqlite", "postgresql")):
+        return uri
+    try:
+        client, experiment_id = open_experiment(uri)
+    except NothingThere:
+        return uri
     with readable(shown(uri)):
-        return MlflowClient(address)
+        experiment = client.get_experiment(experiment_id)
+    return f"experiment {experiment_id} of {experiment.creation_time} at {experiment.artifact_location}"
 
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn errors of MLflow, of files, and of what they hold into a StoreError that `what` cannot be read."""
+    """Turn errors of MLflow, of databases and their drivers, of files, and of what they hold into a StoreError that
+    `what` cannot be read."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except UserError:
         raise
-    except (MlflowException, OSError, ValueError, TypeError, LookupError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError, TypeError, LookupError) as error:
+        reason = next(iter(hide_secrets(str(error)).strip().splitlines()), type(error).__name__)
         raise StoreError(f"{what} cannot be read: {reason}") from error
 
 
@@ -172,7 +203,9 @@ def _check_server(uri: str) -> None:
     """MLflow asks a server that does not answer again for minutes; a wrong address should be said at once."""
     try:
         # Without user and password, which urllib takes for a part of the host's name.
-        urllib.request.urlopen(re.sub(r"//[^/@]*@", "//", uri), timeout=10).close()
+        urllib.request.urlopen(without_secrets(uri), timeout=10).close()
+    except http.client.HTTPException:
+        raise StoreError(f"{shown(uri)} is no MLflow server: what answers there does not speak HTTP") from None
     except OSError as error:  # An HTTPError too: such a server answers.
         if isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror):
             raise StoreError(f"{shown(uri)} does not answer; is it running, and is the address right?") from None

@@ -151,7 +151,7 @@ def _records_in_file(
 
     MLflow's search returns runs with all they hold: of 10,000 trials that takes 8 s, this a quarter of a second.
     """
-    if not uri.startswith("sqlite:"):
+    if not uri.startswith("sqlite"):
         return None
     names = [tag.short for tag in RECORD_TAGS]
     columns = ", ".join(f"{name}.value" for name in names)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
+import sys
+import traceback
 from collections.abc import Callable
 
 import typer
 
 from runner.cli import models, plan, results, sweep, tools
-from runner.cli.console import plain_errors, with_sweep_options
+from runner.cli.console import FAILED, plain_errors, record_without_secrets, with_sweep_options
+from sweeps.secrets import hide_secrets
 
 # Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
 app = typer.Typer(
@@ -44,4 +48,9 @@ def main() -> None:
     # collector walks through them again and again, and once more at the end: 3 of the 8 s of a plan of 10,000 trials.
     gc.set_threshold(200_000, 20, 20)
     atexit.register(gc.freeze)
-    app()
+    logging.setLogRecordFactory(record_without_secrets)
+    try:
+        app()
+    except Exception as error:  # A fault of this program or of a library.
+        print(hide_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        sys.exit(FAILED)

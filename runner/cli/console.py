@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import signal
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +20,7 @@ from cplearn.errors import InputError
 from runner.driver.options import SweepOptions
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
+from sweeps.secrets import hide_secrets
 
 out, err = Console(), Console(stderr=True)
 for console in (out, err):
@@ -60,7 +62,7 @@ def _end_with(message: str) -> NoReturn:
 
 def plain(message: str) -> str:
     """A message as one line of bounded length, whatever the input that it quotes: nothing steers the terminal."""
-    line = " ".join(message.split())
+    line = " ".join(hide_secrets(message).split())
     line = line if len(line) <= MESSAGE else f"{line[: MESSAGE // 2]} ... {line[-MESSAGE // 2 :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
@@ -76,8 +78,18 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def show(markup: str, console: Console = out) -> None:
-    """Print a line in rich's markup; where the output is no terminal, it stays one line."""
-    console.print(markup, highlight=False, soft_wrap=True)
+    """Print a line in rich's markup, without secrets; where the output is no terminal, it stays one line."""
+    console.print(hide_secrets(markup), highlight=False, soft_wrap=True)
+
+
+def record_without_secrets(*arguments: Any, **further: Any) -> logging.LogRecord:
+    """What a library logs, as Python's `logging` wants it made."""
+    record = logging.LogRecord(*arguments, **further)
+    with suppress(TypeError, ValueError):  # Where message and arguments do not fit, the handler says so.
+        record.msg, record.args = hide_secrets(record.getMessage()), None
+    if record.exc_info:
+        record.exc_text = hide_secrets(logging.Formatter().formatException(record.exc_info))
+    return record
 
 
 def say(text: str) -> None:

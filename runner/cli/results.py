@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,19 +108,27 @@ def ui(
     tracking_uri: Uri = None,
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
+    from reports.store.connection import NothingThere, connect
     from runner.tracking.database import check_store, update_artifact_addresses
 
     uri = resolve(tracking_uri)
     check_store(uri)
+    with suppress(NothingThere):  # The server would end with a traceback where the store cannot be read.
+        connect(uri)
     update_artifact_addresses(uri)
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
     say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    # Without job execution MLflow starts in half the time; only its tools for language models need it.
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # Everybody on this machine can read arguments.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Without job execution MLflow starts in half the time; only its tools for language models need it.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     try:
         code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
     except KeyboardInterrupt:

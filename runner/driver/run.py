@@ -29,7 +29,7 @@ from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, sur
 from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
-from runner.tracking.tracker import Tracker, log_report
+from runner.tracking.tracker import Tracker, log_report, make_experiment
 from sweeps.addresses import resolve
 from sweeps.errors import UserError
 from sweeps.loading import find
@@ -107,7 +107,8 @@ class SweepRun:
 
         calibration = found.forecast.start_calibration(self.options.data_root, learn)
         try:
-            with claims_of(self.uri) as self.claims:
+            make_experiment(self.uri)
+            with claims_of(store.identity(self.uri)) as self.claims:
                 # Of trials that finished just before their driver was killed.
                 self._discard({trial.job.key for trial in found.of_state("reused", "diverged")})
                 self.complete = self._run_unclaimed(found)
@@ -144,7 +145,7 @@ class SweepRun:
         examples: list[Job] = []
         from runner.search import studies
 
-        for study in studies.find(plan, studies.beside(self.uri)):
+        for study in studies.find(plan, studies.beside(store.identity(self.uri))):
             if self.options.force:
                 study.study = None
             searched.append(study.survey())
@@ -196,7 +197,7 @@ class SweepRun:
         from runner.search.search import Search
 
         assert self.plan.sweep.search is not None
-        claims, address = self.claims, studies.beside(self.uri)
+        claims, address = self.claims, studies.beside(store.identity(self.uri))
         keys = sorted(study.key for study in studies.find(self.plan, address))
         while not all(claims.take(key) for key in keys):
             # Release all claims before waiting, as above.

@@ -183,7 +183,8 @@ class SharedClaims(Claims):
 
 
 def claims_of(uri: str) -> Claims:
-    """The claims of a tracking store, where all drivers that can use it see them; of a server: those of one machine.
+    """The claims of a tracking store, where all drivers that can use it see them; of a server, for which its identity
+    stands: those of one machine.
 
     >>> claims_of("sqlite:////data/mlflow.db").path.as_posix()
     '/data/mlflow.db.claims'
@@ -194,8 +195,8 @@ def claims_of(uri: str) -> Claims:
 @contextmanager
 def looking_at(uri: str) -> Iterator[None]:
     """Be alone with a tracking store that is only read: who reads one that another driver is about to make would try
-    to make it, too. Where its file does not exist there is nothing to read, and nothing is left behind."""
-    if uri.startswith("sqlite:") and not store_file(uri).exists():
+    to make it, too. Where its file does not exist there is nothing to read, and a server makes its store itself."""
+    if uri.startswith("http") or (uri.startswith("sqlite") and not store_file(uri).exists()):
         yield
     else:
         with claims_of(uri) as claims, claims.alone():

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 from cplearn.errors import InputError
+from runner.machine.environment import WHOLE
+from sweeps.secrets import hide_secrets
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two attempts; each pause is twice the one before."""
@@ -82,7 +84,8 @@ class PendingWrites:
         pause, start = FIRST_PAUSE, time.monotonic()
         while True:
             try:
-                call()
+                with WHOLE:  # Libraries look for their credentials in the environment.
+                    call()
             except Exception as error:
                 if not self.is_transient(error) or time.monotonic() - start > self.patience or self.hurry.is_set():
                     raise
@@ -97,6 +100,6 @@ class PendingWrites:
 
 
 def _line(error: BaseException) -> str:
-    """The beginning of an error's message, on one line."""
-    text = " ".join(str(error).split())
+    """The beginning of an error's message, on one line and without secrets."""
+    text = " ".join(hide_secrets(str(error)).split())
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -13,8 +13,8 @@ from sweeps.addresses import store_file
 
 def companion(uri: str, kind: str) -> Path:
     """The file `kind` of the tracking store at `uri`: beside its own file if it is SQLite, else in the user's cache
-    folder."""
-    if uri.startswith("sqlite:"):
+    folder, where a server goes by what it holds (`reports.store.identity`)."""
+    if uri.startswith("sqlite"):
         path = store_file(uri)
         return path.with_name(f"{path.name}.{kind}")
     name = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()

@@ -5,16 +5,48 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from sweeps.secrets import is_secret
+
 T = TypeVar("T")
+
+WHOLE = threading.RLock()
+"""Held by whoever needs the environment as the user has set it, and by whoever takes something out of it."""
 
 WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 """glibc returns freed memory to the system at once, and every training step then waits for page faults; keeping it
 makes a step on a CPU a sixth faster, and of wide networks a third."""
+
+
+def for_driver_alone(name: str) -> bool:
+    """Whether a variable of the environment is none of a worker's business: addresses of stores, and secrets, but not
+    what Ray's own processes know each other by."""
+    is_address = name.startswith("MLFLOW_") and ("URI" in name or "USERNAME" in name)
+    return is_address or (is_secret(name) and not name.startswith("RAY_"))
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a process that computes for this one."""
+    return WORKER_ENVIRONMENT | {name: text for name, text in os.environ.items() if not for_driver_alone(name)}
+
+
+@contextmanager
+def without_drivers_variables(keep: str = "") -> Iterator[None]:
+    """Processes that are started in the block do not inherit what is for the driver alone; what begins with `keep` they
+    do inherit, if it is given."""
+    with WHOLE:
+        names = [name for name in os.environ if for_driver_alone(name) and not (keep and name.startswith(keep))]
+        taken_out = {name: os.environ.pop(name) for name in names}
+        try:
+            yield
+        finally:
+            os.environ.update(taken_out)
 
 
 class WorkerLost(RuntimeError):
@@ -31,13 +63,15 @@ def in_worker(function: Callable[..., T], *arguments: Any) -> T:
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_answer, args=(sender, function, arguments))
     # Set while the process starts, because glibc reads its variables before any Python runs.
-    before = dict(os.environ)
-    os.environ.update({**WORKER_ENVIRONMENT, "KINETO_LOG_LEVEL": "99"})  # Torch's profiler keeps quiet.
-    try:
-        worker.start()
-    finally:
+    with WHOLE:
+        before, inherited = dict(os.environ), worker_environment()
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(inherited | {"KINETO_LOG_LEVEL": "99"})  # Torch's profiler keeps quiet.
+        try:
+            worker.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
     sender.close()
     try:
         result, error = receiver.recv()

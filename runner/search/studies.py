@@ -27,6 +27,7 @@ from runner.durability.store_paths import companion
 from runner.planning.plan import Job, Plan, Searched
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar
+from sweeps.secrets import hide_secrets
 from sweeps.settings import trial_key
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -211,7 +212,7 @@ def _distribution(axis: Sequence[Scalar] | Range) -> BaseDistribution:
 
 def beside(uri: str) -> str:
     """The address of the studies that belong to a tracking store: a SQLite file beside a SQLite file, a schema of the
-    same PostgreSQL database; for any other store a file in the user's cache folder."""
+    same PostgreSQL database; for any other store, by its identity, a file in the user's cache folder."""
     if uri.startswith("postgresql"):
         url = make_url(uri).update_query_dict({"options": f"-csearch_path={DATABASE_SCHEMA}"})
         return url.render_as_string(hide_password=False)
@@ -254,10 +255,10 @@ def reachable() -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
         # What the database itself says; SQLAlchemy adds the statement and Optuna hides it.
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = " ".join(str(getattr(cause, "orig", None) or type(cause).__name__).split())
+        reason = " ".join(hide_secrets(str(getattr(cause, "orig", None) or type(cause).__name__)).split())
         raise InputError(f"the studies beside the tracking store cannot be used: {reason}") from error
 
 
 def _file(address: str) -> Path | None:
     """The file of a SQLite address; None for a server."""
-    return Path(address.partition(":///")[2]) if address.startswith("sqlite:") else None
+    return Path(address.partition(":///")[2]) if address.startswith("sqlite") else None

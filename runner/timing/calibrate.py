@@ -27,7 +27,7 @@ import cplearn.data
 from cplearn.data.dataset import limit
 from cplearn.errors import InputError
 from cplearn.training import TrialTraining
-from runner.machine.environment import WORKER_ENVIRONMENT
+from runner.machine.environment import worker_environment
 from runner.planning.plan import Job
 from runner.timing.timings import CALIBRATED, Timing, TimingKey, timing_key
 
@@ -65,7 +65,7 @@ class Calibration(threading.Thread):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **WORKER_ENVIRONMENT},
+            env=worker_environment(),
             start_new_session=True,  # An interrupt from the keyboard does not reach it.
         )
         self.start()

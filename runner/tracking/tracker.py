@@ -11,13 +11,14 @@ import functools
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import get_results_from_paginated_fn
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
@@ -27,9 +28,10 @@ from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
 from runner.tracking.database import make_store
-from runner.tracking.trial_run import TrialRun, code_tags
+from runner.tracking.trial_run import TrialRun, code_tags, create_run
 from sweeps.addresses import ARTIFACTS, beside_store, experiment_name, local_folder, store_file
 from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, tag_is
+from sweeps.retries import Repeated, is_transient, repeated
 
 # The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
 for _name in ("mlflow", "alembic"):
@@ -64,27 +66,21 @@ class Tracker(Listener):
         self.uri = uri
         self.client = MlflowClient(uri)
         self.plan, self.claim, self.forget = plan, claim, forget
-        self.experiment = self._experiment()
-        self.parent = self._sweep_run()
-        for name, value in (about or {}).items():
-            self.client.set_tag(self.parent, name, value)
-        self.interrupted = self._end_orphans()
+        self.attempt = uuid.uuid4().hex
+        repeated(lambda: self._begin(about or {}))
         if anew:
             self.interrupted.clear()
         self.runs: dict[str, TrialRun] = {}
         self.remark = ""
         """What the sweep's note says beside its description."""
-        self.writes = PendingWrites(_is_transient, say)
+        self.writes = PendingWrites(is_transient, say)
 
-    def _experiment(self) -> str:
-        """The id of the experiment, which is made where need be."""
-        name = experiment_name()
-        if experiment := self.client.get_experiment_by_name(name):
-            return experiment.experiment_id
-        # MLflow's own choice would be the current directory, which has nothing to do with where the database lies.
-        beside = store_file(self.uri).resolve().with_name(ARTIFACTS).as_uri() if self.uri.startswith("sqlite") else None
-        # The kind makes MLflow's interface open on the runs instead of its tools for language models.
-        return self.client.create_experiment(name, beside, {"mlflow.experimentKind": "custom_model_development"})
+    def _begin(self, about: Mapping[str, str]) -> None:
+        self.experiment = open_experiment(self.client).experiment_id
+        self.parent = self._sweep_run()
+        for name, value in about.items():
+            self.client.set_tag(self.parent, name, value)
+        self.interrupted = self._end_orphans()
 
     def _is_in_place(self, run: Run) -> bool:
         """Whether what is written of a run does not go to another place, from where the database alone was copied."""
@@ -96,6 +92,9 @@ class Tracker(Listener):
         if runs := list(filter(self._is_in_place, self._search(tag_is(Tag.SWEEP_KEY, self.plan.key)))):
             run_id = runs[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
+            for other in runs[1:]:  # Made twice, when an answer was lost.
+                if other.info.status == "RUNNING":
+                    self.client.set_terminated(other.info.run_id, "KILLED")
         else:
             sweep = self.plan.sweep
             datasets = ", ".join(use.slug for use in self.plan.datasets)
@@ -105,9 +104,9 @@ class Tracker(Listener):
                 Tag.SWEEP_KEY: self.plan.key,
                 Tag.DATASET: datasets,
                 Tag.NOTE: sweep.description,
+                Tag.ATTEMPT: self.attempt,
             } | code_tags()
-            name = f"{sweep.name} · {datasets}"
-            run_id = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
+            run_id = create_run(self.client, self.experiment, tags, f"{sweep.name} · {datasets}").info.run_id
         self.client.log_dict(run_id, self.plan.manifest().to_dict(), MANIFEST_FILE)
         return run_id
 
@@ -186,10 +185,13 @@ class Tracker(Listener):
         """
 
         def write() -> None:
+            attempts = {run.tags[Tag.ATTEMPT] for run in self.runs.values()} | {self.attempt}
             run_ids, other_driver = {run.run_id for run in self.runs.values()}, False
-            for run in self._search(f"{tag_is(Tag.KIND, TRIAL)} AND attributes.status = 'RUNNING'"):
+            for run in self._search("attributes.status = 'RUNNING'"):
                 if run.info.run_id in run_ids:
                     self.client.set_terminated(run.info.run_id, "KILLED")
+                elif run.data.tags.get(Tag.ATTEMPT) in attempts and run.info.run_id != self.parent:
+                    self.client.delete_run(run.info.run_id)  # Made twice, the second time late.
                 else:
                     other_driver |= run.data.tags.get(Tag.PARENT) == self.parent
             self.client.set_tag(self.parent, Tag.NOTE, self._note())
@@ -211,24 +213,37 @@ class Tracker(Listener):
         return text
 
 
+def open_experiment(client: MlflowClient) -> Experiment:
+    """The experiment of the runs, which is made where need be."""
+    name, uri = experiment_name(), client.tracking_uri
+    if experiment := client.get_experiment_by_name(name):
+        return experiment
+    # MLflow's own choice would be the current directory, which has nothing to do with where the database lies.
+    beside = store_file(uri).with_name(ARTIFACTS).as_uri() if uri.startswith("sqlite") else None
+    # Another driver may be quicker, or MLflow asks again where it has lost the answer.
+    with suppress(MlflowException):
+        # The kind makes MLflow's interface open on the runs instead of its tools for language models.
+        client.create_experiment(name, beside, {"mlflow.experimentKind": "custom_model_development"})
+    return client.get_experiment_by_name(name)
+
+
+def make_experiment(uri: str) -> None:
+    """Make the experiment on a server, by which claims tell servers apart; drivers make other stores by turns, for
+    which they need claims before."""
+    if not uri.startswith(("sqlite", "postgresql")):
+        repeated(lambda: open_experiment(MlflowClient(uri)))
+
+
 def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path], table: str) -> None:
     """Add the report on one data set to a sweep's run, which has ended: `files` by their relative names under
     report/<dataset>/, and `table` (markdown) at the end of its notes, as long as they stay short enough to be kept."""
-    client = MlflowClient(uri)
+    client: MlflowClient = Repeated(MlflowClient(uri), "the tracking store")
     for name, path in files.items():
         client.log_artifact(sweep_run, str(path), f"{REPORT_FOLDER}/{dataset}/{name}".rpartition("/")[0])
     note = client.get_run(sweep_run).data.tags.get(Tag.NOTE, "")
     longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact {REPORT_FOLDER}/{dataset}/report.html\n".lstrip()
     if len(longer) <= MAX_TAG_VAL_LENGTH:
         client.set_tag(sweep_run, Tag.NOTE, longer)
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether a write may succeed when it is repeated: the store is away, locked or overloaded."""
-    if isinstance(error, MlflowException):
-        status: int = error.get_http_status_code()
-        return status >= 500 or status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
-    return isinstance(error, OSError)
 
 
 def _now() -> int:

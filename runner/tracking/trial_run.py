@@ -9,11 +9,13 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 import cplearn
@@ -79,20 +81,14 @@ class TrialRun:
 
     def open(self) -> None:
         """Go on with the interrupted run, or begin one."""
-        run = self.before
-        if run is None and self.tried:
-            attempts = self.client.search_runs([self.experiment], tag_is(Tag.ATTEMPT, self.tags[Tag.ATTEMPT]))
-            run = next(iter(attempts), None)
-        self.tried = True
-        if run is None:
-            run = self.client.create_run(self.experiment, tags=dict(self.tags), run_name=self.name)
-        else:
+        tried, self.tried = self.tried, True
+        run = self.before or create_run(self.client, self.experiment, self.tags, self.name, again=tried)
+        if self.before:
             self.client.update_run(run.info.run_id, status="RUNNING", name=self.name)
             self._log_tags(run.info.run_id, self.tags)
-            while self.outdated_tags:
-                self.client.delete_tag(run.info.run_id, self.outdated_tags[-1])
-                self.outdated_tags.pop()
-        self.run_id = run.info.run_id
+            for tag in self.outdated_tags:
+                self._delete_tag(run.info.run_id, tag)
+        self.run_id, self.start = run.info.run_id, run.info.start_time
         # An epoch is one write, so one of its metrics tells of all.
         history = self.client.get_metric_history(self.run_id, LOSS) if self.before else []
         self.logged_epochs = {metric.step for metric in history}
@@ -106,7 +102,13 @@ class TrialRun:
             self.logged_epochs.add(epoch)
 
     def finish(self, result: TrialResult, when: int) -> None:
-        """Add the result. The run ends last, so that a finished run is a complete one."""
+        """Add the result. The run ends last, so that a finished run is a complete one; it is a duplicate where another
+        driver, whose claims this one does not see, has finished the trial meanwhile."""
+        query = f"{tag_is(Tag.KEY, self.tags[Tag.KEY])} AND attributes.status = 'FINISHED'"
+        for other in self.client.search_runs([self.experiment], query):
+            if other.info.run_id != self.run_id and other.info.end_time > self.start:
+                self._end("KILLED", {Tag.DUPLICATE_OF: other.info.run_id})
+                return
         if not self.is_complete:
             wall = result.metrics.get(TRAIN_SECONDS, 0.0) + result.metrics.get(EVALUATION_SECONDS, 0.0)
             self._log_metrics({**result.metrics, WALL_SECONDS: wall}, self.epochs, when)
@@ -135,8 +137,35 @@ class TrialRun:
         self._log_tags(self.run_id, tags)
         self.client.set_terminated(self.run_id, status)
 
+    def _delete_tag(self, run_id: str, tag: Tag) -> None:
+        try:
+            self.client.delete_tag(run_id, tag)
+        except MlflowException as error:
+            if error.get_http_status_code() != HTTPStatus.NOT_FOUND:  # Gone already, where an answer was lost.
+                raise
+
     def _log_tags(self, run_id: str, tags: Mapping[Tag, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(str(tag), text) for tag, text in tags.items()])
+
+
+def create_run(
+    client: MlflowClient, experiment: str, tags: Mapping[Tag, str], name: str, *, again: bool = False
+) -> Run:
+    """A new run; with `again`, the one that an earlier call may have made whose answer was lost.
+
+    Over HTTP, MLflow itself repeats a request without an answer, which makes a second run. So the runs of the attempt
+    that the tags name are looked up, and one of them stays.
+    """
+    attempt = tag_is(Tag.ATTEMPT, tags[Tag.ATTEMPT])
+    runs = client.search_runs([experiment], attempt) if again else []
+    if not runs:
+        runs = [client.create_run(experiment, tags=dict(tags), run_name=name)]
+        if client.tracking_uri.startswith("http"):
+            runs = client.search_runs([experiment], attempt) or runs
+    first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    for other in others:
+        client.delete_run(other.info.run_id)
+    return first
 
 
 @functools.cache

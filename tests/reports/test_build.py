@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from rich.console import Console
 from reports import build, provenance, store
 from reports.render import terminal
 from reports.store.trials import LOOKUPS
-from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, sqlite, trial_metrics
-from support import mlflow_server, needs, run_cli
+from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, empty_store, sqlite, trial_metrics
+from support import free_port, mlflow_server, needs, run_cli
 from sweeps.errors import UserError
 
 
@@ -260,12 +262,23 @@ def store_of_words(folder: Path) -> str:
     return sqlite(folder)
 
 
+def store_of_another_version(folder: Path) -> str:
+    shutil.copy(empty_store(), folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'old'")
+    return sqlite(folder)
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (sqlite, "does not exist; run a sweep first"),
         (store_without_tables, "is empty; run a sweep first"),
         (store_of_words, "cannot be read: file is not a database"),
+        (
+            store_of_another_version,
+            r"another version of MLflow; copy the database, then run: mlflow db upgrade sqlite:",
+        ),
         (lambda _: "http://127.0.0.1:9", "does not answer"),
     ],
 )
@@ -275,6 +288,15 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(prepare: Any, message
     with pytest.raises(UserError, match=message):
         build.build(uri, "beta", tmp_path / "results")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before, "a reader creates nothing"
+
+
+def test_each_command_says_how_to_upgrade_a_store_of_another_version(tmp_path: Path) -> None:
+    store_of_another_version(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("sweep: tiny\nsettings: {epochs: 1}\n")
+    for command in (["ui", "--port", str(free_port())], ["report"], ["sweep", "tiny.yaml", "--gpus-per-trial", "0"]):
+        status, said = run_cli(tmp_path, *command)
+        assert (status, said.count("\n")) == (2, 1), said
+        assert f"then run: mlflow db upgrade sqlite:///{tmp_path}/mlflow.db" in said
 
 
 def test_a_store_that_does_not_exist_yet_has_no_finished_trials(tmp_path: Path) -> None:

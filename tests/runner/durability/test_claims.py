@@ -17,17 +17,17 @@ KEYS = [f"{number:016x}" for number in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x800000000000
 HOLD = """
 import sys
 from pathlib import Path
-from runner.durability.claims import Claims
-with Claims(Path(sys.argv[1])) as claims:
+from runner.durability.claims import Claims, claims_of
+place = sys.argv[1]
+with claims_of(place) if "://" in place else Claims(Path(place)) as claims:
     print(*(claims.take(key) for key in sys.argv[2:]), flush=True)
     sys.stdin.read()
 """
 
 
-def holder(path: Path, *keys: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), *keys], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def holder(place: Path | str, *keys: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(place), *keys]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd)
 
 
 def answer(process: subprocess.Popen[str]) -> str:
@@ -55,6 +55,21 @@ def test_a_claimed_trial_is_refused_to_others_until_its_holder_dies(tmp_path: Pa
             third.communicate("")
     finally:
         first.kill()
+
+
+def test_a_store_has_one_set_of_claims_however_it_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link.db").symlink_to("store/mlflow.db")
+    (tmp_path / "folder").symlink_to("store")
+    spelled = [f"sqlite:///{tmp_path}/store/mlflow.db", "sqlite:///folder/../store/./mlflow.db?timeout=60"]
+    spelled += ["sqlite:///link.db", f"sqlite:///{tmp_path}/folder/mlflow.db"]
+    holders = [holder(uri, KEYS[0], cwd=tmp_path) for uri in spelled]
+    try:
+        assert sorted(map(answer, holders)) == ["False", "False", "False", "True"]
+    finally:
+        for process in holders:
+            process.communicate("")
+    assert [path.name for path in tmp_path.rglob("*.claims")] == ["mlflow.db.claims"]
 
 
 def test_many_trials_need_one_open_file(tmp_path: Path) -> None:

@@ -204,6 +204,29 @@ def test_what_another_driver_runs_is_left_alone(uri: str, plan: Plan) -> None:
     assert [run.info.status for run in runs(uri, "sweep")] == ["FINISHED"]
 
 
+def test_a_trial_that_has_finished_elsewhere_meanwhile_is_a_duplicate(uri: str, plan: Plan) -> None:
+    """Two drivers whose claims do not see each other."""
+    job = plan.jobs[0]
+    first = Tracker(uri, plan)
+    first.started(job)
+    first.epoch(job, *HISTORY[0][::2])
+    second = Tracker(uri, plan, claim=lambda key: False)
+    second.started(job)
+    for tracker in (second, first):
+        tracker.finished(job, TrialResult(FINAL, FILES))
+        tracker.close("FINISHED")
+    counted, duplicate = sorted(runs(uri), key=lambda run: run.info.status)
+    assert (counted.info.status, duplicate.info.status) == ("FINISHED", "KILLED")
+    assert duplicate.data.tags[Tag.DUPLICATE_OF] == counted.info.run_id == second.runs[job.key].run_id
+    assert store.trial_records(uri, [job.key])[job.key].run_id == counted.info.run_id
+    # Run again on purpose, it is none.
+    third = Tracker(uri, plan, anew=True)
+    third.started(job)
+    third.finished(job, TrialResult(FINAL, FILES))
+    third.close("FINISHED")
+    assert sorted(run.info.status for run in runs(uri)) == ["FINISHED", "FINISHED", "KILLED"]
+
+
 def test_a_write_that_is_repeated_counts_once(uri: str, plan: Plan) -> None:
     """Pending writes rely on it: a write may have been carried out although its answer was lost."""
     tracker = Tracker(uri, plan)
