@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sweeps.errors import explain
 
@@ -67,6 +76,18 @@ def _seed_list(value: object) -> object:
     return list(range(value))
 
 
+def _check_name(name: str) -> str:
+    # Names stand in names of files, which have room for 255 bytes, in columns of databases, and on terminals.
+    if not 1 <= len(name.strip()) <= len(name) <= 100 or any(unicodedata.category(c) in CONTROL for c in name):
+        raise ValueError("a name is 1 to 100 characters without control characters and line breaks")
+    return name
+
+
+CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Kinds of characters that steer a terminal, break a line, or cannot be encoded."""
+RESERVED = ("tables",)
+"""Folders of results that are not those of a sweep."""
+Name = Annotated[str, AfterValidator(_check_name)]
 Axes = dict[str, Any]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)]
 
@@ -140,11 +161,11 @@ class SchedulerSettings(BaseModel, extra="forbid", frozen=True, strict=True):
 class SweepFile(Arm):
     """The content of a sweep file."""
 
-    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name, of the folder of results too.")
+    sweep: Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name, of the folder of results too.")
     description: str = Field("", description="A sentence for tables and the tracking store.")
     settings: dict[str, Any] = Field({}, description="What all trials share.")
     axes: Axes = Field({}, description="Dotted setting to a list of values or a `Range`.")
-    arms: dict[str, Arm] = Field({}, description="Name to settings and axes; the shared axes cross with those of each.")
+    arms: dict[Name, Arm] = Field({}, description="Name to settings and axes; shared axes cross with those of each.")
     scales: dict[Literal["smoke", "small"], Scale] = Field({}, description="Smaller versions of the same structure.")
     samples: int = Field(1, ge=1, le=100_000, description="Random draws, if an axis is a range.")
     sample_seed: int = Field(0, ge=0, description="Seed of those draws.")
@@ -156,9 +177,16 @@ class SweepFile(Arm):
     scheduler: Annotated[SchedulerSettings, BeforeValidator(_named)] | None = Field(
         None, description="Stop trials early that do worse than others."
     )
-    baselines: dict[str, dict[str, Any]] = Field(
+    baselines: dict[Name, dict[str, Any]] = Field(
         {}, description="Name to settings that replace the shared ones; one trial a seed and data set."
     )
+
+    @field_validator("sweep")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name.lower() in RESERVED:
+            raise ValueError("a sweep needs another name than the folder of the paper's tables")
+        return name
 
 
 def read_axis(key: str, values: Any) -> list[Scalar] | Range:

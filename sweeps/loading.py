@@ -54,7 +54,7 @@ def find(name: str) -> Path:
 
 
 def parse_override(text: str, option: str = "--set", words: Collection[str] = ()) -> tuple[str, Any]:
-    """`key=value` as given on a command line; the value is YAML, or for the keys `words` a word, of digits alone too.
+    """`key=value` as given on a command line; the value is YAML, of the keys `words` a word without quotes too.
     Raises UserError if it is not of that form.
 
     >>> parse_override("method.beta=[1e-1, off]")
@@ -64,7 +64,8 @@ def parse_override(text: str, option: str = "--set", words: Collection[str] = ()
     if not equals or not key.strip():
         raise UserError(f"{option} {text!r}: write it as key=value, for instance epochs=50")
     key = key.strip()
-    return key, value.strip() if key in words else parse(value, f"{option} {text!r}")
+    is_word = key in words and not value.lstrip().startswith(('"', "'"))
+    return key, value.strip() if is_word else parse(value, f"{option} {text!r}")
 
 
 def load(path: Path, kind: str = "a sweep file") -> dict[str, Any]:

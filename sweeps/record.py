@@ -7,8 +7,9 @@ can ask for what the other does not write.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
@@ -112,19 +113,30 @@ def param_text(value: Any) -> str:
     >>> param_text(0.5), param_text(None), param_text("digits")
     ('0.5', 'null', 'digits')
     """
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def param_value(text: str) -> Any:
-    """The setting's value that `param_text` has made a text of.
+    """The setting's value that `param_text` has made a text of. A text that no number is spelled like is a text.
 
-    >>> param_value("0.5"), param_value("null"), param_value("digits")
-    (0.5, None, 'digits')
+    >>> param_value("0.5"), param_value("null"), param_value("digits"), param_value("1e5")
+    (0.5, None, 'digits', '1e5')
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return text
+    return value if param_text(value) == text else text
+
+
+def dataset_slug(written: str, fingerprint: str) -> str:
+    """The short name of a data set as a run tells it; for folders of images earlier versions left the digits out.
+
+    >>> dataset_slug("digits", "98fe13"), dataset_slug("folder-birds", "1f3a9c0b")
+    ('digits', 'folder-birds-1f3a9c')
+    """
+    complete = not written.startswith("folder-") or re.search("-[0-9a-f]{6}$", written)
+    return written if complete else f"{written}-{fingerprint[:6]}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +206,7 @@ class Manifest:
                     f"the manifest of {whose} has version {version!r}, this program reads {MANIFEST_VERSION}; use the "
                     "version of the program that wrote it"
                 )
-            return TypeAdapter(cls).validate_python(document)
+            manifest = TypeAdapter(cls).validate_python(document)
         except StoreError:
             raise
         except (UserError, ValidationError) as error:
@@ -202,6 +214,10 @@ class Manifest:
             raise StoreError(
                 f"the manifest of {whose} is damaged ({damage}); run the sweep again to write it"
             ) from None
+        slugs = {use.slug: dataset_slug(use.slug, use.fingerprint) for use in manifest.datasets}
+        datasets = [replace(use, slug=slugs[use.slug]) for use in manifest.datasets]
+        trials = [replace(trial, dataset=slugs.get(trial.dataset, trial.dataset)) for trial in manifest.trials]
+        return replace(manifest, datasets=datasets, trials=trials)
 
 
 Status = Literal["FINISHED", "FAILED", "KILLED", "RUNNING"]

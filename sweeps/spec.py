@@ -90,6 +90,9 @@ def read_sweep(
         is_range = any(isinstance(arm.axes.get(key), Range) for arm in arms)
         values[key] = sorted(drawn) if is_range and None not in drawn else drawn  # type: ignore[type-var]
     values.pop("dataset", None)
+    rows = [*file.arms] if values else [file.sweep]  # A trial without axes is called by the sweep's name.
+    if twice := next((name for name in rows if name in file.baselines), None):
+        raise UserError(f"{path}: baseline {twice!r} has the name of {'an arm' if values else 'the sweep'}; rename it")
     return Sweep(
         name=file.sweep,
         description=file.description,

@@ -181,11 +181,6 @@ class EvaluationSettings(Settings):
         refuse_if(useless, "evaluation.probe_augment", "has no effect on lbfgs; add sgd or adam to evaluation.probe")
         for name in self.transfer:
             catalogue.entry(name)
-        slugs = [catalogue.slug(name) for name in self.transfer]
-        if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):
-            raise InputError(
-                f"evaluation.transfer: two data sets share the name {twice!r}; rename one", key="evaluation.transfer"
-            )
         return self
 
 

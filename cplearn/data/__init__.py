@@ -6,6 +6,7 @@ command line starts quickly; each module named in `catalogue` imports what it ne
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -42,4 +43,5 @@ def load(
     # Only folders of files have the choice.
     choice = {"on_demand": decode == "on-demand"} if len(entry.decode) > 1 else {}
     dataset: Dataset = module.load(name, data_root(root), size, download, **choice)
+    dataset = dataclasses.replace(dataset, slug=catalogue.slug(dataset.name, dataset.fingerprint))
     return limit(dataset, train_images, test_images)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cplearn.errors import InputError
+
+LONGEST, DIGITS = 50, 6
+"""Most characters of a folder's name in its short name, and digits of the fingerprint behind them."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,26 @@ def check_decode(name: str, decode: str) -> None:
         raise InputError(f"decode {decode!r}: {name} can only be {' or '.join(ways)}", key="decode")
 
 
-def slug(name: str) -> str:
-    """`name` as a part of a path: `folder:/data/my set` becomes `folder-my-set`."""
+def absolute(name: str) -> str:
+    """`name` with the path of its folder from the root. A link keeps its own name, not that of what it leads to.
+
+    >>> absolute("digits"), absolute("folder:/data/./birds/")
+    ('digits', 'folder:/data/birds')
+    """
+    family, _, path = name.partition(":")
+    return f"folder:{os.path.abspath(os.path.expanduser(path))}" if family == "folder" and path else name
+
+
+def slug(name: str, fingerprint: str = "") -> str:
+    """`name` as a part of paths and of metrics' names. That of a folder ends with digits of its images' fingerprint:
+    other folders may have the same last part, and other images may come to lie in the same folder.
+
+    >>> slug("digits", "98fe13"), slug("folder:/data/my set", "1f3a9c0b")
+    ('digits', 'folder-my-set-1f3a9c')
+    """
     family, _, path = name.partition(":")
     if not path:
         return family
-    base = path.rstrip("/").rsplit("/", 1)[-1]
-    return family + "-" + "".join(c if c.isalnum() or c in "._-" else "-" for c in base)
+    base = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.rstrip("/").rsplit("/", 1)[-1])
+    # Names of files have room for 255 bytes.
+    return f"{family}-{base[:LONGEST]}-{fingerprint[:DIGITS]}" if fingerprint else f"{family}-{base}"

@@ -43,7 +43,8 @@ class Dataset:
 
     `mean` and `std` are scalars for pixels in [0, 1]. `fingerprint` identifies images, labels and classes of all
     splits as used here, wherever they were read from; `source` says where that was. `with_unlabelled` is the training
-    split and, behind it, images without labels, where a data set has such.
+    split and, behind it, images without labels, where a data set has such. `slug` is the short name of the whole data
+    set, of which this may be a part (see `limit`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     std: float
     source: str
     with_unlabelled: Split | None = None
+    slug: str = ""
 
     @property
     def pretrain(self) -> Split:
@@ -78,7 +80,7 @@ class Dataset:
 
 def data_root(root: Path | None = None) -> Path:
     """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""
-    return Path(os.path.abspath(Path(root or os.environ.get("CPLEARN_DATA") or "data").expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(root or os.environ.get("CPLEARN_DATA") or "data")))
 
 
 def check_size(name: str, image_size: int | None, size: int) -> None:

@@ -104,8 +104,8 @@ def load(name: str, root: Path, image_size: int | None, download: bool, on_deman
                 f"{name} is not in {root}; make it of a full ImageNet by: cplearn data {name} --from PATH/TO/IMAGENET"
             )
     else:
-        path, test_folder = Path(os.path.abspath(Path(name.partition(":")[2]).expanduser())), "test"
-        name = f"folder:{path}"
+        name = catalogue.absolute(name)
+        path, test_folder = Path(name.partition(":")[2]), "test"
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
     listing = _list(path, test_folder)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cplearn import data, streams
 from cplearn.config.trial import TrialSettings
-from cplearn.data import Dataset, catalogue
+from cplearn.data import Dataset
+from cplearn.errors import refuse_if
 from cplearn.evaluate.clustering import clustering, kmeans
 from cplearn.evaluate.collapse import (
     alpha_req,
@@ -60,10 +61,15 @@ class Outcome:
 def load_transfer(trial: TrialSettings, image_size: int, root: Path | None = None) -> list[Dataset]:
     """The data sets of `evaluation.transfer`; images of a folder are read at `image_size`, that of the trial's own.
 
-    Raises InputError if one is not to be had.
+    Raises InputError if one is not to be had, or has the same images as another.
     """
-    names = trial.evaluation.transfer
-    return [data.load(name, root, image_size if name.startswith("folder:") else None) for name in names]
+    loaded: dict[str, Dataset] = {}
+    twice = "has {} and {}, which have the same images; leave one out"
+    for name in trial.evaluation.transfer:
+        other = data.load(name, root, image_size if name.startswith("folder:") else None)
+        same = loaded.setdefault(other.fingerprint, other)
+        refuse_if(same is not other, "evaluation.transfer", twice.format(same.name, other.name))
+    return list(loaded.values())
 
 
 def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Outcome:
@@ -189,4 +195,4 @@ def _transfer(model: Model, other: Dataset) -> Metrics:
     """Linear probe and k-NN on another data set."""
     train, test = (features(model, split.images).cpu() for split in (other.train, other.test))
     for name, value in _classifiers(model.trial, train, other.train.labels, test, other.test.labels):
-        yield f"transfer/{catalogue.slug(other.name)}/{name}", value
+        yield f"transfer/{other.slug}/{name}", value

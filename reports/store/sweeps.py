@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import newest, record
 from sweeps.errors import UserError
-from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, Manifest, Tag, tag_is
+from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, DatasetUse, Manifest, Tag, dataset_slug, tag_is
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,19 +53,24 @@ class SweepResult:
 
 
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
-    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (slugs).
+    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (see `read_sweep`).
 
-    Raises UserError if the store cannot be read or holds no sweep.
+    Raises UserError if the store cannot be read or holds no such sweep.
     """
-
-    def is_wanted(run: Run) -> bool:
-        return datasets is None or not set(datasets).isdisjoint(run.data.tags.get(Tag.DATASET, "").split(", "))
-
-    return [name for name, runs in _parents(uri, *open_experiment(uri)).items() if any(map(is_wanted, runs))]
+    parents = _parents(uri, *open_experiment(uri))
+    if datasets is None:
+        return list(parents)
+    read = artifact_reader(uri)
+    uses = {name: [use for use, *_ in _declared(read, runs).values()] for name, runs in parents.items()}
+    if wanted := [name for name in uses if any(_is_one_of(use, datasets) for use in uses[name])]:
+        return wanted
+    known = _listed(use for of_sweep in uses.values() for use in of_sweep)
+    raise UserError(f"no sweep in {shown(uri)} was run on {', '.join(datasets)}, only on: {known}")
 
 
 def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
-    """The results of a sweep, one for each data set it was run on, or for those whose slugs are given.
+    """The results of a sweep, one for each data set it was run on, or for those of `datasets`: short names, or
+    folder:PATH with an absolute path.
 
     Where several parent runs have the sweep's name, each data set is taken from the newest one that declares it.
 
@@ -77,23 +82,41 @@ def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = No
         near = difflib.get_close_matches(name, parents, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise UserError(f"no sweep {name!r} in {shown(uri)}; {hint}known sweeps: {', '.join(sorted(parents))}")
-    declared: dict[str, tuple[str, Manifest]] = {}
-    read = artifact_reader(uri)
-    for run_id in [parent.info.run_id for parent in parents[name]]:
-        # A sweep that was stopped at once has none.
-        if (content := read(run_id, MANIFEST_FILE)) is not None:
-            manifest = Manifest.read(content, f"run {run_id}")
-            for dataset in manifest.datasets:
-                declared.setdefault(dataset.slug, (run_id, manifest))
+    declared = _declared(artifact_reader(uri), parents[name])
     if not declared:
         raise UserError(f"sweep {name!r} in {shown(uri)} has no {MANIFEST_FILE}; run the sweep again to write it")
-    if unknown := sorted(set(datasets or ()) - declared.keys()):
-        raise UserError(f"sweep {name!r} was not run on {unknown[0]!r}, only on: {', '.join(sorted(declared))}")
-    wanted = {slug: declared[slug] for slug in sorted(declared) if datasets is None or slug in datasets}
-    keys = {t.key for slug, (_, manifest) in wanted.items() for t in manifest.trials if t.dataset == slug}
+    uses = [use for use, *_ in declared.values()]
+    if unknown := [asked for asked in datasets or () if not any(_is_one_of(use, [asked]) for use in uses)]:
+        raise UserError(f"sweep {name!r} was not run on {min(unknown)!r}, only on: {_listed(uses)}")
+    ordered = [declared[slug] for slug in sorted(declared)]
+    wanted = [entry for entry in ordered if datasets is None or _is_one_of(entry[0], datasets)]
+    keys = {trial.key for use, _, manifest in wanted for trial in manifest.trials if trial.dataset == use.slug}
     with readable(shown(uri)):
         runs = newest(client, experiment, keys, record)
-    return [_result(slug, parent, manifest, runs) for slug, (parent, manifest) in wanted.items()]
+    return [_result(use, parent, manifest, runs) for use, parent, manifest in wanted]
+
+
+def _declared(
+    read: Callable[[str, str], bytes | None], parents: Sequence[Run]
+) -> dict[str, tuple[DatasetUse, str, Manifest]]:
+    """By the short name of each data set: its use, run and manifest, of the newest of a sweep's runs."""
+    declared: dict[str, tuple[DatasetUse, str, Manifest]] = {}
+    for run_id in [parent.info.run_id for parent in parents]:
+        # A sweep that was stopped at once has none.
+        if content := read(run_id, MANIFEST_FILE):
+            manifest = Manifest.read(content, f"run {run_id}")
+            for use in manifest.datasets:
+                declared.setdefault(use.slug, (use, run_id, manifest))
+    return declared
+
+
+def _is_one_of(use: DatasetUse, datasets: Collection[str]) -> bool:
+    return use.slug in datasets or use.name in datasets
+
+
+def _listed(uses: Iterable[DatasetUse]) -> str:
+    """The short names of data sets, and where folders lie."""
+    return ", ".join(sorted({use.slug if use.slug == use.name else f"{use.slug} ({use.name})" for use in uses}))
 
 
 def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
@@ -119,14 +142,15 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
     with readable(shown(uri)):
         rows = newest(client, experiment, None, _placed_record)
     if not rows:
-        raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep sweeps/beta.yaml")
+        raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep beta")
     return pd.DataFrame.from_records([{"key": key, **row} for key, row in rows.items()])
 
 
 def _placed_record(run: Run) -> dict[str, Any]:
     """The record of a trial with what a manifest would say of it."""
     tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
-    return {**tags, "seed": int(run.data.params.get("seed", 0)), **record(run)}
+    found = {**tags, "seed": int(run.data.params.get("seed", 0)), **record(run)}
+    return {**found, "dataset": dataset_slug(found["dataset"] or "", found["fingerprint"] or "")}
 
 
 def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str, list[Run]]:
@@ -141,15 +165,17 @@ def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str
     for run in runs:
         parents.setdefault(run.data.tags.get(Tag.SWEEP, ""), []).append(run)
     if not parents:
-        raise UserError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep sweeps/beta.yaml")
+        raise UserError(f"{shown(uri)} holds no sweep yet; run one, for instance: cplearn sweep beta")
     return parents
 
 
-def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
-    about = next(dataset for dataset in manifest.datasets if dataset.slug == slug)
-    declared = [trial for trial in manifest.trials if trial.dataset == slug]
+def _result(use: DatasetUse, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
+    # Where a sweep has no axes, its trials are called by its name.
+    declared = [
+        replace(trial, label=trial.label or manifest.sweep) for trial in manifest.trials if trial.dataset == use.slug
+    ]
     frame = pd.DataFrame.from_records(
-        {"status": "MISSING", "fingerprint": about.fingerprint, **vars(trial), **runs.get(trial.key, {})}
+        {"status": "MISSING", "fingerprint": use.fingerprint, **vars(trial), **runs.get(trial.key, {})}
         for trial in declared
     )
     for axis in manifest.axes:  # Beside the None of the baselines pandas would turn integers into floats.
@@ -160,11 +186,11 @@ def _result(slug: str, parent: str, manifest: Manifest, runs: Mapping[str, dict[
     return SweepResult(
         sweep=manifest.sweep,
         description=manifest.description,
-        dataset=about.name,
-        slug=slug,
+        dataset=use.name,
+        slug=use.slug,
         axes=manifest.axes,
         seeds=manifest.seeds,
-        about=vars(about),
+        about=vars(use),
         parent=parent,
         runs=frame.reindex(columns=[*columns, *logged]),
         search=manifest.search,

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Hashable, Sequence
 
 import pandas as pd
@@ -35,9 +36,11 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
     grid = Grid(table, [trial for trial in trials if matches(trial.settings, wanted)])
     if not any(trial.is_finished for trials_there in grid.cells.values() for trial in trials_there):
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        datasets = ", ".join(sorted({str(trial.settings["dataset"]) for trial in trials}))
         raise UserError(
             f"table {table.table!r}: none of the {len(trials)} trials found has finished and matches its rows"
             + (f" and {asked}" if asked else "")
+            + (f"; the data sets are {datasets}" if "dataset" in wanted else "")
         )
     values = model.metric_values(runs, [*table.shown, *([table.select.by] if table.select else [])])
     if table.select:
@@ -90,10 +93,10 @@ class Grid:
                 texts = sorted(spelled[key])
                 finished = [trial.settings[key] for trial in trials if trial.is_finished and key in trial.settings]
                 example = json.dumps(finished[-1], sort_keys=True) if finished else texts[-1]
+                option = shlex.join(["--where", f"{key}={example}"])
                 raise UserError(
                     f"table {self.spec.table!r}: {self.label(place)} has trials that differ in {key} "
-                    f"({', '.join(texts)}){further}; say which count, for instance --where {key}={example} or "
-                    "--sweep NAME"
+                    f"({', '.join(texts)}){further}; say which count, for instance {option} or --sweep NAME"
                 )
 
     def table(self, subject: Subject, values: Values) -> Table:

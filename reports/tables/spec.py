@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reports import metrics, spelling
 from reports.metrics import Metric
-from reports.tables.model import Preference
+from reports.tables.model import EXTRA, Preference
 from sweeps.errors import UserError, explain, nearest
 from sweeps.loading import load
-from sweeps.record import TRAIN, UNSEEN
+from sweeps.record import TRAIN, UNSEEN, param_text
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
@@ -49,7 +49,16 @@ SHOWN_AS = {
 """How methods and data sets are called."""
 
 Scalar = bool | int | float | str | None
-Where = dict[str, Scalar | list[Scalar]]
+
+
+def _check_fingerprint(where: dict[str, Any]) -> dict[str, Any]:
+    fingerprint = EXTRA[0]
+    if isinstance(where.get(fingerprint), float):
+        raise ValueError(f"{fingerprint}: YAML takes it for a number; write it in quotes")
+    return where
+
+
+Where = Annotated[dict[str, Scalar | list[Scalar]], AfterValidator(_check_fingerprint)]
 
 
 class _Strict(BaseModel):
@@ -158,8 +167,19 @@ class Axis(Dimension):
 
 
 def matches(settings: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether settings have the values of `where`; of a list any of them."""
-    return all(settings.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+    """Whether settings have the values of `where`, or of a list one of them.
+
+    Values with one text are equal: a fingerprint of digits alone is a number in YAML, and runs know texts only.
+
+    >>> matches({"data fingerprint": "7201"}, {"data fingerprint": 7201})
+    True
+    """
+
+    def has(value: Any, wanted: Any) -> bool:
+        allowed = [wanted, *wanted] if isinstance(wanted, list) else [wanted]
+        return value in allowed or param_text(value) in map(param_text, allowed)
+
+    return all(has(settings.get(key), wanted) for key, wanted in where.items())
 
 
 class Selection(_Strict):
@@ -196,7 +216,9 @@ def _word_as(field: str) -> BeforeValidator:
 class TableSpec(_Strict):
     """The content of a table specification."""
 
-    table: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name; goes to results/tables/<name>/.")
+    table: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="Name; goes to results/tables/<name>/."
+    )
     title: str = Field(description="A sentence for the caption.")
     where: Where = Field(default_factory=dict, description="Only runs with these settings; a list: any of them.")
     rows: list[Annotated[Dimension, _word_as("key")]] = Field(min_length=1, description="Outermost first.")

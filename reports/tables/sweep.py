@@ -151,5 +151,7 @@ def _origin(result: SweepResult) -> Iterator[str]:
 
 
 def _dataset_name(result: SweepResult) -> str:
-    """`folder:/data/my set` without the path, which means nothing to a reader."""
-    return result.dataset.partition(":")[2].rstrip("/").rsplit("/", 1)[-1] or result.dataset
+    """`folder:/data/my set` by its last part, since the rest of the path means nothing to a reader, and the digits of
+    its short name, which tell it from others."""
+    folder = result.dataset.partition(":")[2].rsplit("/", 1)[-1]
+    return f"{folder}-{result.slug.rpartition('-')[2]}" if folder else result.dataset

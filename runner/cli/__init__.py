@@ -5,18 +5,30 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
 
 import typer
+from typer.core import TyperGroup
 
 from runner.cli import models, plan, results, sweep, tools
 from runner.cli.console import FAILED, plain_errors, record_without_secrets, with_sweep_options
 from sweeps.secrets import hide_secrets
 
+
+class _Commands(TyperGroup):
+    """The commands; `~` means home also where no shell says so, as in --results=~/out."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        parts = [arg.partition("=") if arg.startswith("--") else ("", "", arg) for arg in args]
+        return super().parse_args(ctx, [name + sign + os.path.expanduser(value) for name, sign, value in parts])
+
+
 # Imports of torch, ray and mlflow take seconds: they stand in the commands, and each pays only for what it needs.
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -51,9 +51,9 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
     table = Table("data set", *STATES, "all", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for use in plan.datasets:
-        numbers = [counts[use.slug, state] for state in STATES]
-        table.add_row(escape(use.slug), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
+    for dataset in dict.fromkeys(use.slug for use in plan.datasets):
+        numbers = [counts[dataset, state] for state in STATES]
+        table.add_row(escape(dataset), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
     details = Counter((trial.state, trial.detail) for trial in surveyed if trial.detail)
     lines = [f"{n} {state}: {detail}" for (state, detail), n in details.most_common(8)]
     lines += [str(study) for study in survey.searched]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.markup import escape
 from typer import Argument, Exit, Option
@@ -20,6 +20,7 @@ from runner.driver.options import Results, Uri
 from sweeps.addresses import resolve
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
+from sweeps.record import param_text
 
 if TYPE_CHECKING:
     from reports.build import Report
@@ -39,26 +40,23 @@ def report(
     tracking_uri: Uri = None,
 ) -> None:
     """Write tables and figures from the runs in the tracking store, without running anything."""
-    from cplearn.data.catalogue import slug
+    from cplearn.data import catalogue
     from reports import build, store
     from reports.render import terminal
-    from reports.tables.model import EXTRA
 
     uri = resolve(tracking_uri)
     if table:
         if name or dataset:
             raise UserError("--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset")
-        kept = dict(parse_override(text, "--where", EXTRA) for text in where)
+        kept = dict(map(_condition, where))
         written = build.build_table(uri, table, results, sweeps, kept)
         out.print(terminal.render_table(written.table, out.width))
         say(f"Written to {written.folder}\n")
         return
     if sweeps or where:
         raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
-    only = {slug(dataset)} if dataset else None
+    only = {catalogue.absolute(dataset)} if dataset else None
     names = [name] if name else store.list_sweeps(uri, only)
-    if not names:
-        raise UserError(f"no sweep in the store was run on {dataset}")
     for sweep in names:
         try:
             show_reports(build.build(uri, sweep, results, only))
@@ -67,6 +65,16 @@ def report(
                 raise
             # Of many sweeps, one without results must not keep the others from theirs.
             note(f"{error}\n")
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    """A condition of --where: a setting and its value. What is spelled unlike the number that it is counts as text too,
+    1e5 for instance."""
+    from reports.tables.model import EXTRA
+
+    key, value = parse_override(text, "--where", EXTRA)
+    written = text.partition("=")[2]
+    return key, value if isinstance(value, str | list) or param_text(value) == written else [value, written]
 
 
 def verify(
@@ -86,7 +94,8 @@ def verify(
     drifted = sum(bool(table.drift) for table in checked)
     tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
     if drifted:
-        out.print(f"{drifted} of {tables} drifted; write what has drifted again with: cplearn report")
+        again = "cplearn report, or cplearn report --table NAME for one of the paper's tables"
+        show(f"{drifted} of {tables} drifted; write what has drifted again with: {again}")
         raise Exit(FAILED)
     say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
 

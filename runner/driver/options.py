@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,7 +65,13 @@ class SweepOptions:
     ] = None
     results: Results = Path("results")
     checkpoints: Annotated[
-        str, Option(envvar="CPLEARN_CHECKPOINTS", metavar="DIR|URI", help="Where interrupted trials are kept.")
+        str,
+        Option(
+            envvar="CPLEARN_CHECKPOINTS",
+            metavar="DIR|URI",
+            parser=os.path.expanduser,
+            help="Where interrupted trials are kept.",
+        ),
     ] = "checkpoints"
     data_root: DataRoot = None
     tracking_uri: Uri = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.build import Report
+from reports.store.sweeps import COLUMNS
 from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, Searched, Surveyed
@@ -143,7 +144,9 @@ class SweepResult:
     @property
     def runs(self) -> pd.DataFrame:
         """One row for each trial: its point, seed, status, settings and metrics."""
-        return pd.concat([pd.read_csv(report.folder / "runs.csv") for report in self.reports], ignore_index=True)
+        texts = dict.fromkeys((*COLUMNS, "error"), str) | {"seed": int}  # A key may look like a number.
+        files = [pd.read_csv(report.folder / "runs.csv", dtype=texts) for report in self.reports]
+        return pd.concat(files, ignore_index=True)
 
     @property
     def report(self) -> Path:

@@ -11,12 +11,15 @@ from cplearn.errors import InputError
 from sweeps.file import SchedulerSettings
 
 
-def check_objectives(objectives: Collection[str], trial: TrialSettings) -> None:
+def check_objectives(
+    objectives: Collection[str], trial: TrialSettings, transfer: Collection[tuple[str, str]] = ()
+) -> None:
     """Raise InputError, with the setting that turns it on, for a metric that such a trial does not end with.
 
-    Whether a method has codes, and so metrics of them, shows with its first result.
+    `transfer` has names and fingerprints of its other data sets. Whether a method has codes, and so metrics of them,
+    shows with its first result.
     """
-    logged = _final(trial)
+    logged = _final(trial, transfer)
     for name in objectives:
         if name.startswith("train/"):
             check_epochs(name, trial, f"search.objectives {name!r}")
@@ -56,7 +59,7 @@ def check_epochs(name: str, trial: TrialSettings, where: str) -> None:
         )
 
 
-def _final(trial: TrialSettings) -> Mapping[str, str]:
+def _final(trial: TrialSettings, transfer: Collection[tuple[str, str]]) -> Mapping[str, str]:
     """Every metric that a trial can end with, and the setting that it lacks for it (empty: none)."""
     asked = trial.evaluation
     found: dict[str, str] = {}
@@ -81,7 +84,7 @@ def _final(trial: TrialSettings) -> Mapping[str, str]:
     add("select", "view_information view_ami", "" if asked.view_images else "evaluation.view_images above 0")
     add("select", "rankme alpha_req")
     add("select", "lidar", "" if asked.lidar else "evaluation.lidar: true")
-    for name in asked.transfer:
-        add(f"transfer/{catalogue.slug(name)}", "accuracy train_accuracy top5 knn_accuracy")
+    for other in transfer:
+        add(f"transfer/{catalogue.slug(*other)}", "accuracy train_accuracy top5 knn_accuracy")
     add("time", "train_s evaluation_s")
     return found

@@ -4,6 +4,7 @@ their states: which have finished, can go on, or are new."""
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from runner.planning import criteria
 from sweeps import spec
-from sweeps.loading import parse_override
+from sweeps.errors import UserError
+from sweeps.loading import parse
 from sweeps.record import LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
 from sweeps.settings import sweep_key, trial_key
 
@@ -122,12 +124,11 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
         own = trial.identity()
         if others:
-            # What is in them counts, not their names nor where a folder lies.
-            own["evaluation.transfer"] = sorted([catalogue.slug(other.name), other.fingerprint] for other in others)
+            own["evaluation.transfer"] = sorted([_name_in_keys(other.name), other.fingerprint] for other in others)
         return Job(
             key=trial_key(own, datasets[use].fingerprint, config.NUMERICS),
             trial=trial,
-            dataset=catalogue.slug(trial.dataset),
+            dataset=datasets[use].slug,
             fingerprint=datasets[use].fingerprint,
             role=declared.role,
             label=declared.label,
@@ -142,36 +143,51 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     if sweep.space and sweep.search:
         for dataset in sweep.space.datasets:
             for probe in sweep.space.probes(dataset, sweep.seeds[0]):
-                checked.append(make(probe).trial)
-                criteria.check_objectives(sweep.search.objectives, checked[-1])
+                job = make(probe)
+                checked.append(job.trial)
+                criteria.check_objectives(sweep.search.objectives, job.trial, job.transfer)
     if sweep.scheduler:
         criteria.check_scheduler(sweep.scheduler, checked)
+    _refuse_twins(datasets)
     uses = {}
     for (name, *_), data in datasets.items():
         size = (len(data.train.images), len(data.test.images), data.channels, data.image_size)
-        uses[data.fingerprint] = DatasetUse(name, catalogue.slug(name), data.fingerprint, data.source, *size)
-    slugs = [use.slug for use in uses.values()]
-    if twice := next((slug for slug in slugs if slugs.count(slug) > 1 and slug.startswith("folder")), None):
-        raise InputError(f"two folders of this sweep share the name {twice.removeprefix('folder-')!r}; rename one")
+        uses[data.fingerprint] = DatasetUse(name, data.slug, data.fingerprint, data.source, *size)
     shared = json.loads(json.dumps(sweep.shared))
     key = sweep_key(sweep.name, _absolute(shared), list(uses))
     return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
 
 
+def _refuse_twins(datasets: Mapping[tuple[Any, ...], cplearn.data.Dataset]) -> None:
+    """Raise InputError if folders of different names hold the same images."""
+    names: dict[str, str] = {}
+    for (name, *_), data in datasets.items():
+        for mark in (data.fingerprint, data.slug):
+            if names.setdefault(mark, name) != name:
+                raise InputError(
+                    f"{names[mark]} and {name} hold the same images, so they are one data set twice; leave one out"
+                )
+
+
+def _name_in_keys(name: str) -> str:
+    """The name of another data set in a trial's key: what is in it counts beside it, not where a folder lies."""
+    family, colon, path = name.partition(":")
+    return catalogue.slug(f"folder:{os.path.realpath(path)}" if colon else family)
+
+
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings whose folders of images are named from the root, so that every worker finds them."""
+
+    def absolute(name: Any) -> Any:
+        return catalogue.absolute(name) if isinstance(name, str) else name
+
     found = dict(settings)
     if "dataset" in found:
-        found["dataset"] = _absolute_name(found["dataset"])
+        found["dataset"] = absolute(found["dataset"])
     evaluation = found.get("evaluation")
     if isinstance(evaluation, Mapping) and isinstance(evaluation.get("transfer"), list):
-        found["evaluation"] = {**evaluation, "transfer": [_absolute_name(name) for name in evaluation["transfer"]]}
+        found["evaluation"] = {**evaluation, "transfer": [absolute(name) for name in evaluation["transfer"]]}
     return found
-
-
-def _absolute_name(name: Any) -> Any:
-    family, colon, path = str(name).partition(":")
-    return f"{family}{colon}{Path(path).expanduser().resolve()}" if family == "folder" and path else name
 
 
 def command(trial: config.TrialSettings) -> str:
@@ -179,10 +195,17 @@ def command(trial: config.TrialSettings) -> str:
     given = ["--dataset", trial.dataset]
     for key, value in sorted(trial.identity().items()):
         if key != "dataset":
-            # Words that YAML takes for something else need quotes.
-            bare = isinstance(value, str) and parse_override(f"{key}={value}")[1] == value
+            bare = isinstance(value, str) and _is_itself(value)
             given += ["--set", f"{key}={value if bare else json.dumps(value)}"]
     return shlex.join(["cplearn", "train", *given])
+
+
+def _is_itself(word: str) -> bool:
+    """Whether YAML takes a word without quotes for itself, not for a number or a list, say."""
+    try:
+        return parse(word, word) == word
+    except UserError:
+        return False
 
 
 @dataclass(frozen=True)

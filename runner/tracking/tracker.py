@@ -97,7 +97,7 @@ class Tracker(Listener):
                     self.client.set_terminated(other.info.run_id, "KILLED")
         else:
             sweep = self.plan.sweep
-            datasets = ", ".join(use.slug for use in self.plan.datasets)
+            datasets = ", ".join(dict.fromkeys(use.slug for use in self.plan.datasets))
             tags = {
                 Tag.KIND: SWEEP,
                 Tag.SWEEP: sweep.name,

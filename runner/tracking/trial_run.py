@@ -39,6 +39,7 @@ from sweeps.record import (
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
 ERROR_CHARACTERS = 4000
+LONGEST_NAME = 250  # Of a run, in MLflow's databases.
 
 
 class TrialRun:
@@ -52,7 +53,7 @@ class TrialRun:
         self, client: MlflowClient, experiment: str, parent: str, plan: Plan, job: Job, before: Run | None
     ) -> None:
         self.client, self.experiment, self.before = client, experiment, before
-        self.name, self.epochs = job.name, job.trial.epochs
+        self.name, self.epochs = job.name[:LONGEST_NAME], job.trial.epochs
         self.tags = {
             Tag.KIND: TRIAL,
             Tag.PARENT: parent,
@@ -159,7 +160,7 @@ def create_run(
     attempt = tag_is(Tag.ATTEMPT, tags[Tag.ATTEMPT])
     runs = client.search_runs([experiment], attempt) if again else []
     if not runs:
-        runs = [client.create_run(experiment, tags=dict(tags), run_name=name)]
+        runs = [client.create_run(experiment, tags=dict(tags), run_name=name[:LONGEST_NAME])]
         if client.tracking_uri.startswith("http"):
             runs = client.search_runs([experiment], attempt) or runs
     first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))

@@ -52,7 +52,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Writer:
     writer.sweep("beta", "CPLearn over the weight β of the invariance term", {"method.beta": BETAS}, "digits", trials)
 
     axes: dict[str, list[Any]] = {"method.codes": [10, 16384], "augment.recipe": ["paper_x", "none & 100%"]}
-    slug = "folder-awkward"
+    slug = "folder-awkward-f00dfe"
     trials = [declare(slug, "raw_pixels|#", {}, 0, "baseline")]
     writer.trial("mixed", trials[0], metrics=baseline_metrics(0.4))
     for codes in axes["method.codes"]:
@@ -250,6 +250,34 @@ def test_the_terminal_table_fits_without_breaking_numbers(
 def test_a_wide_terminal_shows_all_columns(reports: dict[str, build.Report]) -> None:
     drawn = terminal.render_sweep(reports["beta"].table, 200)
     assert len(drawn.columns) == 1 + len(reports["beta"].table.columns)
+
+
+def test_folders_of_one_name_are_told_apart_and_found_by_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither folder is there any more: what counts is what the store says. The sweep has no axes."""
+    writer = Writer(sqlite(tmp_path), tmp_path / "artifacts")
+    slugs = {"birds": "folder-images-aaaaaa", "cats": "folder-images-bbbbbb"}
+    for (name, slug), accuracy in zip(slugs.items(), (0.25, 0.75), strict=True):
+        trial = declare(slug, "", {}, 0)
+        writer.trial("tiny", trial, metrics={"probe/accuracy": accuracy})
+        writer.sweep("tiny", "", {}, f"folder:{tmp_path}/{name}/images", [trial])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    status, output = run_cli(tmp_path, "report", "--dataset", "folder:birds/images", "--results=~/out")
+    assert status == 0, output
+    assert "tiny on images-aaaaaa" in " ".join(output.split())
+    (folder,) = (tmp_path / "home" / "out" / "tiny").iterdir()
+    assert folder.name == slugs["birds"]
+    assert list(pd.read_csv(folder / "table.csv").loc[0, ["row", "mean"]]) == ["tiny", 0.25]
+    for kind, row in {"md": "| tiny |", "tex": "{tiny} &", "html": ">tiny<"}.items():
+        assert row in (folder / f"table.{kind}").read_text(), kind
+    for command in (["report"], ["report", "tiny"]):
+        status, output = run_cli(tmp_path, *command, "-d", "folder:owls/images")
+        assert status == 2
+        assert all(f"{slug} (folder:{tmp_path}/{name}/images)" in output for name, slug in slugs.items())
+    found = {result.slug: result.runs["probe/accuracy"][0] for result in store.read_sweep(writer.uri, "tiny")}
+    assert found == {slugs["birds"]: 0.25, slugs["cats"]: 0.75}
+    assert [result.slug for result in store.read_sweep(writer.uri, "tiny", [slugs["cats"]])] == [slugs["cats"]]
 
 
 def store_without_tables(folder: Path) -> str:

@@ -58,7 +58,9 @@ def test_the_state_of_a_trial_follows_from_its_run(
     assert state_of(run, **options) == state
 
 
-@pytest.mark.parametrize("value", [0.1, 1, 1e-38, True, None, "digits", "cplearn", [10, 20], ["a b", "c"]])
+@pytest.mark.parametrize(
+    "value", [0.1, 1, 1e-38, 1e16, True, None, "digits", "1e5", "007", "[", [10, 20], ["a b", "c"]]
+)
 def test_a_setting_comes_back_from_its_text(value: Any) -> None:
     assert param_value(param_text(value)) == value
 
@@ -79,6 +81,15 @@ def test_a_manifest_comes_back_from_its_document() -> None:
     assert "search" not in document
     assert Manifest.read(encoded(document), "run 7") == manifest()
     assert Manifest.read(encoded({**document, "search": {"trials": 3}}), "run 7").search == {"trials": 3}
+
+
+def test_folders_of_an_older_manifest_are_told_apart() -> None:
+    document = manifest().to_dict()
+    document["datasets"][0] |= {"name": "folder:/birds/images", "slug": "folder-images", "fingerprint": "1f3a9c77"}
+    document["trials"][0]["dataset"] = "folder-images"
+    read = Manifest.read(encoded(document), "run 7")
+    assert read.datasets[0].slug == read.trials[0].dataset == "folder-images-1f3a9c"
+    assert Manifest.read(encoded(read.to_dict()), "run 7") == read
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,6 @@ def test_defaults_follow_the_data_set() -> None:
         ({"evaluation": {"transfer": [[1]]}}, r"evaluation.transfer.0: must be a valid string"),
         ({"epochs": 10**400}, r"epochs: must be less than 2\*\*63"),
         ({"evaluation": {"transfer": ["cifar"]}}, r"unknown dataset 'cifar'; did you mean 'cifar10'"),
-        ({"evaluation": {"transfer": ["folder:/a/x", "folder:/b/x"]}}, r"share the name 'folder-x'; rename one"),
         ({"method": 3}, r"method must be a group of settings"),
     ],
 )

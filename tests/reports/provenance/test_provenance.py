@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -436,6 +437,50 @@ def test_trials_that_differ_in_more_than_the_seed_are_not_averaged(own: Writer, 
         build.build_table(own.uri, "table1", tmp_path)
     made = build.build_table(own.uri, "table1", tmp_path, where={"epochs": 20})
     assert made.table.n == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("backbone.model", ("it's $a", "b")),
+        ("backbone.model", ("1e5", "007")),
+        ("evaluation.gmm_components", ([10, 20], [])),
+        ("data fingerprint", ("0012", "12")),
+    ],
+)
+def test_the_option_that_a_message_proposes_works_when_it_is_pasted(
+    own: Writer, tmp_path: Path, key: str, values: Any
+) -> None:
+    for value in values:
+        trial = {**declare("svhn", "swav", {}, 0), "key": f"other {value}"}
+        settings = {"method.name": "barlow_twins", "dataset": "stl10", "backbone.name": "resnet8", key: value}
+        run_id = own.trial("other", trial, metrics={"probe/accuracy": 0.9}, settings=settings)
+        if key == "data fingerprint":
+            own.client.set_tag(run_id, Tag.FINGERPRINT, value)
+    with pytest.raises(UserError) as refusal:
+        build.build_table(own.uri, "table1", tmp_path)
+    option = re.findall(r"for instance (--where .+) or --sweep NAME", str(refusal.value))[0]
+    table = ("report", "--table", "table1", "--results", str(tmp_path), "--tracking-uri", own.uri)
+    code, told = run(*table, *shlex.split(option))
+    assert code == 0, told
+
+
+@pytest.mark.parametrize(("fingerprint", "other"), [("0012", "12"), ("12e4", "120000")])
+def test_a_fingerprint_that_looks_like_a_number_is_a_text(
+    own: Writer, tmp_path: Path, fingerprint: str, other: str
+) -> None:
+    for seed, text in enumerate((fingerprint, other)):
+        trial = {**declare("svhn", "barlow_twins", {}, seed), "key": text}
+        settings = {"method.name": "barlow_twins", "dataset": "svhn", "backbone.name": "resnet8"}
+        own.client.set_tag(
+            own.trial("other", trial, metrics={"probe/accuracy": 0.9}, settings=settings), Tag.FINGERPRINT, text
+        )
+    table = ("report", "--table", "table1", "--results", str(tmp_path), "--tracking-uri", own.uri)
+    code, told = run(*table, "--where", f"data fingerprint={fingerprint}")
+    assert code == 0, told
+    document = json.loads((tmp_path / "tables/table1/table.json").read_text())
+    assert {source["key"] for group in document["sources"] for source in group} == {fingerprint}
+    assert not drift(own, tmp_path / "tables" / "table1")
 
 
 def validated(folder: Path, *, method: str, scores: dict[float, float], size: dict[str, Any] | None = None) -> Writer:

@@ -401,7 +401,10 @@ def test_two_drivers_of_one_sweep_share_the_work(cluster: Cluster, undisturbed: 
         {"method": {"name": "untrained"}, "backbone": {"name": "pixels"}},
         {"dataset": "folder:/some where/it's", "image_size": 32, "common_random_numbers": False},
         {"evaluation": {"gmm_components": [10, 20], "probe": ["adam", "lbfgs"], "transfer": ["svhn"]}},
-        {"dataset": "folder:/x", "backbone": {"name": "timm", "model": "vit_small_patch16_224"}},
+        *(
+            {"dataset": "folder:/x", "backbone": {"name": "timm", "model": name}}
+            for name in ("vit_small", "007", "1e5")
+        ),
         {"dataset": "cifar10", "method": {"form": "tanh", "beta": 0.1}, "augment": {"recipe": "none"}},
     ],
 )
