@@ -64,7 +64,7 @@ def words(content: str) -> str:
     return " ".join(html.unescape(without).split())
 
 
-def test_the_page_says_what_was_run_and_what_came_out(written: Writer, content: str) -> None:
+def test_the_page_says_what_was_run_and_what_came_out(written: Writer, report: build.Report, content: str) -> None:
     text = words(content)
     assert "A <b>sweep</b> & more" in text
     assert "Trials: 1 failed, 5 finished, 1 missing; 2 seeds." in text
@@ -77,6 +77,10 @@ def test_the_page_says_what_was_run_and_what_came_out(written: Writer, content: 
     assert "3 h 20 min of training and evaluation, all trials added up" in text
     assert "method.codes 2048" in text
     assert written.runs["slug/β=1/0"] in text
+    lone = written.runs["slug/<random> & backbone/0"]
+    for file, note in zip(("diagnostics.json", "evaluation.npz"), report.notes, strict=True):
+        assert note.startswith(f"{file} is missing for <random> & backbone (run {lone}); figures lack these rows, and")
+        assert f"{note}." in text
     assert "cplearn ui shows them" in text
     (row,) = re.findall(r"<tr><th scope=\"row\">0.1</th>(.*?)</tr>", content, re.DOTALL)
     accuracies = [trial_metrics(0.1, seed)["probe/accuracy"] for seed in (0, 1)]
