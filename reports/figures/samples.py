@@ -41,6 +41,8 @@ SHAPES = {
     "shown": "s",
     "thumbnails": "schw",
 }
+# The kinds of the entries that are not whole numbers with a sign.
+KINDS = {"features": "f", "embeddings": "f", "thumbnails": "u"}
 # What figures of an array need beside it.
 NEEDED = {
     "features": ("labels", "kept", "features_scale"),
@@ -110,6 +112,8 @@ def _diagnostics(content: bytes) -> dict[str, list[float]]:
     lists = {name: [float(number) for number in numbers] for name, numbers in json.loads(content).items()}
     if not all(0 <= number < 1e18 for numbers in lists.values() for number in numbers):
         raise ValueError("a number is negative, too large or none")
+    if not any(map(int, lists.get("code_counts", [1]))):
+        raise ValueError("no code is used")
     return lists
 
 
@@ -128,8 +132,8 @@ def _arrays(content: bytes) -> Mapping[str, np.ndarray]:
     stored = np.load(io.BytesIO(content), allow_pickle=False)
     sizes: dict[str, int] = {}
     for name in SHAPES.keys() & {*stored}:
-        array, kinds = stored[name], "f" if name.startswith(("features", "embeddings")) else "iu"
-        if array.dtype.kind not in kinds or not array.size or not float(np.abs(array).max()) < 1e18:
+        array, kind = stored[name], KINDS.get(name.partition("_")[0], "i")
+        if array.dtype.kind != kind or not array.size or not float(np.abs(array).max()) < 1e18:
             raise ValueError(f"{name} holds something else")
         if any(sizes.setdefault(*dim) != dim[1] for dim in zip(SHAPES[name], array.shape, strict=True)):
             raise ValueError(f"{name} has another shape than what belongs to it")

@@ -54,6 +54,7 @@ DAMAGED_ARRAYS = {
     "unknown neighbour": changed(neighbours=np.array([[1, 2, 50], [5, 6, 7], [9, 10, -1]])),
     "no neighbour at all": changed(code_images=np.full((3, 4), -1)),
     "images out of order": changed(shown=np.arange(12)[::-1].copy()),
+    "other whole numbers": changed(queries=arrays()["queries"].astype(np.uint64)),
     "two channels": changed(thumbnails=np.zeros((12, 2, 5, 4), np.uint8)),
     "more images of codes": changed(code_images=np.zeros((3, 9), int)),
     "nothing finite": changed(features=np.full((4, 3), np.nan, np.float16)),
@@ -73,6 +74,7 @@ DAMAGED_DIAGNOSTICS = {
     "many digits": b'{"code_counts": [1' + b"0" * 400 + b"]}",
     "deep": b"[" * 100_000,
     "negative": b'{"code_counts": [-1]}',
+    "no code": b'{"code_counts": [0, 0.4]}',
     **{f"cut at {at}": DIAGNOSTICS[:at] for at in range(1, len(DIAGNOSTICS), 9)},
 }
 CASES = [
