@@ -103,7 +103,7 @@ def _declared(
     declared: dict[str, tuple[DatasetUse, str, Manifest]] = {}
     for run_id in [parent.info.run_id for parent in parents]:
         # A sweep that was stopped at once has none.
-        if content := read(run_id, MANIFEST_FILE):
+        if (content := read(run_id, MANIFEST_FILE)) is not None:
             manifest = Manifest.read(content, f"run {run_id}")
             for use in manifest.datasets:
                 declared.setdefault(use.slug, (use, run_id, manifest))
