@@ -32,7 +32,7 @@ def resolve(uri: str | None = None) -> str:
 
 def experiment_name() -> str:
     """The MLflow experiment that holds the runs: MLFLOW_EXPERIMENT_NAME, else `cplearn`."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cplearn")
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cplearn"
 
 
 def store_file(uri: str) -> Path:

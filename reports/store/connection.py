@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import logging
 import os
 import re
 import shlex
@@ -75,6 +76,7 @@ def connect(uri: str | None) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It shows the tracebacks of what it raises.
     from mlflow import MlflowClient
 
     try:

@@ -60,6 +60,7 @@ def main() -> None:
     # collector walks through them again and again, and once more at the end: 3 of the 8 s of a plan of 10,000 trials.
     gc.set_threshold(200_000, 20, 20)
     atexit.register(gc.freeze)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It complains at length of a home that cannot be written.
     logging.setLogRecordFactory(record_without_secrets)
     try:
         app()

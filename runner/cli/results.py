@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,15 +16,18 @@ from rich.markup import escape
 from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
-from runner.cli.console import FAILED, err, note, out, say, show
+from runner.cli.console import FAILED, err, note, out, say, show, sigterm_as_interrupt
 from runner.driver.options import Results, Uri
-from sweeps.addresses import resolve
+from sweeps.addresses import resolve, without_secrets
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
 from sweeps.record import param_text
 
 if TYPE_CHECKING:
     from reports.build import Report
+
+GRACE = 5.0
+"""Seconds in which MLflow's server must have ended by itself."""
 
 
 def report(
@@ -122,6 +126,9 @@ def ui(
 
     uri = resolve(tracking_uri)
     check_store(uri)
+    if uri.startswith("http"):
+        say(f"The tracking store is a server already: open {without_secrets(uri)}")
+        return
     with suppress(NothingThere):  # The server would end with a traceback where the store cannot be read.
         connect(uri)
     update_artifact_addresses(uri)
@@ -138,11 +145,28 @@ def ui(
         # Without job execution MLflow starts in half the time; only its tools for language models need it.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    try:
-        code = subprocess.run([*command, "--port", str(port)], env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        code = 0
+    # MLflow does not end the processes that it starts; so it gets a group of its own, which is ended as a whole.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    with sigterm_as_interrupt():
+        server = subprocess.Popen([*command, "--port", str(port)], env=environment, process_group=0)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            _end_group(server)
     raise Exit(code)
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started in its group, after a moment to do so by themselves."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            leader.wait(GRACE)
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def show_reports(reports: Iterable[Report]) -> None:

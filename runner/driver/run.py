@@ -23,6 +23,7 @@ from runner.events import Listener
 from runner.execution.contract import ExecutionOptions, Steering
 from runner.faults import Policy
 from runner.machine import resources as machine
+from runner.machine import scratch
 from runner.machine.resources import Resources
 from runner.planning.budget import Deadline
 from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, survey
@@ -56,6 +57,7 @@ class SweepRun:
     def __init__(self, options: SweepOptions, observer: Observer | None = None) -> None:
         self.options, self.observer = options, observer or Observer()
         self.policy, self.deadline = Policy(options.retries, options.stop_after), Deadline(options.budget)
+        scratch.place()
         sweep = read_sweep(find(options.sweep), SCHEMA, options.overrides, options.seeds, options.scale)
         self.resources = _resources(sweep, options)
         self.plan = make_plan(sweep, options.data_root, self.resources.processes)

@@ -23,7 +23,7 @@ def companion(uri: str, kind: str) -> Path:
 
 def cache_folder() -> Path:
     """This program's folder among the user's caches; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "cplearn")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cplearn")
 
 
 def check_folder(option: str, folder: Path) -> None:

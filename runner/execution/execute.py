@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import logging
-import os
-import signal
-import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.tune.execution import class_cache
 
-from cplearn.errors import InputError
 from runner.events import Audience, Listener
 from runner.execution.contract import ExecutionOptions, Steering
-from runner.execution.nodes import Nodes, environment
+from runner.execution.nodes import Nodes
+from runner.execution.session import connected, start_ray, stop_ray
 from runner.execution.trainable import TrialTrainable
 from runner.execution.tune_callbacks import Dispatcher, EarlyStopper, TuneCallbacks
-from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.machine.resources import Resources
 from runner.planning.plan import Job
-
-# Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
-# driver alone talks to the store.
-class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
-    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-)
 
 
 def execute(
@@ -49,7 +35,7 @@ def execute(
     if not jobs and not (jobs := _further(steering)):
         return None
     audience = Audience(listeners)
-    with connected() as is_own, tempfile.TemporaryDirectory(prefix="cplearn-tune-") as scratch:
+    with connected(options.checkpoints) as (is_own, scratch):
         nodes = Nodes(is_own)
         resources, slots = nodes.fit(options.resources)
         options = dataclasses.replace(options, resources=resources)
@@ -64,7 +50,7 @@ def execute(
                 break
             if callbacks.ray_died:
                 stop_ray()
-                start_ray()
+                start_ray(scratch, options.checkpoints)
             else:
                 dispatcher.slots = nodes.ask(resources)
             callbacks.resume()
@@ -78,7 +64,7 @@ def cluster(resources: Resources) -> tuple[Resources, int]:
 
     Raises InputError if no node can hold a trial, or those that could cannot train.
     """
-    with connected() as is_own:
+    with connected() as (is_own, _):
         return Nodes(is_own).fit(resources)
 
 
@@ -87,7 +73,7 @@ def _further(steering: Steering) -> list[Job]:
     return [job] if job else []
 
 
-def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: str) -> None:
+def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> None:
     """Run what the dispatcher hands out, until it has no more or the callbacks end it."""
     resources, nodes = dispatcher.options.resources, dispatcher.nodes
     bundles: list[dict[str, Any]] = [resources.each] * resources.processes
@@ -111,64 +97,3 @@ def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: str) -> Non
             verbose=0,
         ),
     ).fit()
-
-
-@contextmanager
-def connected() -> Iterator[bool]:
-    """Be connected to Ray in the block; yields whether this Ray is local and was started for the block.
-
-    A connection that exists is used, and left as it is.
-    """
-    if ray.is_initialized():
-        yield False
-        return
-    start_ray()
-    try:
-        yield not os.environ.get("RAY_ADDRESS")
-    finally:
-        stop_ray()
-
-
-def start_ray() -> None:
-    """Connect to the cluster of RAY_ADDRESS, or start a local Ray; raises InputError if it cannot be joined."""
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # A new local Ray hands these on to its workers.
-    for name, value in WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a check in the driver asks for.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"runtime_env": environment()} if address else {"include_dashboard": False}
-    # Ray puts a handler of its own in the place of the caller's, and dies by it.
-    sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            host, colon, port = address.rpartition(":")
-            if colon and port.isdigit() and "//" not in host:
-                # Ray would try for minutes where nobody listens.
-                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        # Without an address Ray would join any cluster that somebody has started on this machine.
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        if not address:
-            raise
-        ray.shutdown()
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"RAY_ADDRESS={address}: this cluster cannot be joined ({why})") from None
-    with suppress(ValueError):  # Only the main thread may, and only there Ray does.
-        signal.signal(signal.SIGTERM, sigterm)
-
-
-def stop_ray() -> None:
-    """Leave Ray, which ends a local one."""
-    # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
-    # some is collected in whichever thread happens to allocate; so it is collected before, and not meanwhile.
-    gc.collect()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        ray.shutdown()
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -75,7 +75,7 @@ def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path
 
 def check(driver: Mapping[str, str]) -> None:
     """Raise Unfit if this process cannot train for a driver with such facts; it has none if it is on this machine."""
-    if driver and (why := differences(driver, facts(), _folder(CODE[0]).parent)):
+    if driver and (why := differences(driver, facts(), program_folder())):
         raise Unfit(why, node_id())
 
 
@@ -156,7 +156,7 @@ class Nodes:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _answer(driver: dict[str, str]) -> str:
-    return differences(driver, facts(), _folder(CODE[0]).parent)
+    return differences(driver, facts(), program_folder())
 
 
 @functools.cache
@@ -167,6 +167,11 @@ def name_of(node_id: str) -> str:
             named = node["NodeName"] not in ("", node["NodeManagerAddress"])
             return str(node["NodeName"] if named else node["NodeManagerHostname"])
     return node_id
+
+
+def program_folder() -> Path:
+    """The folder of this program's packages."""
+    return _folder(CODE[0]).parent
 
 
 def _folder(package: str) -> Path:

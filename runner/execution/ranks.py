@@ -25,7 +25,7 @@ from cplearn.training import TrialTraining
 from runner.execution import nodes
 from runner.execution.contract import TrialRequest
 
-PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT", "1800")))
+PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT") or "1800"))
 """How long a process waits for another one that hangs in a step; what fails is noticed at once (see `Team`)."""
 JOINING = datetime.timedelta(minutes=5)
 """How long the processes wait for each other to form a group, once all of them have started."""

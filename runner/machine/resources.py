@@ -83,12 +83,18 @@ def local(resources: Resources) -> tuple[Resources, int]:
 
     Raises InputError if the machine cannot hold one trial.
     """
-    import joblib
     import torch
 
-    cpus, devices = joblib.cpu_count(), torch.cuda.device_count()
+    devices = torch.cuda.device_count()
     resources = resources.settle(devices > 0)
-    return resources, resources.slots([{"CPU": cpus, "GPU": devices}])
+    return resources, resources.slots([{"CPU": usable_cpus(), "GPU": devices}])
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: by its affinity or by the quota of its container, whichever is less."""
+    import joblib
+
+    return int(joblib.cpu_count())
 
 
 def memory() -> float:

@@ -36,6 +36,7 @@ from sweeps.retries import Repeated, is_transient, repeated
 # The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It shows the tracebacks of what it raises.
 
 MOST_COMPARED = 60
 """A link that compares more trials than this would not fit into an address."""
@@ -122,6 +123,7 @@ class Tracker(Listener):
                     continue
                 if status == "RUNNING":
                     self.client.set_terminated(run.info.run_id, "KILLED")
+                    _remove_parts(run)
                 if self._is_in_place(run) and (key not in newest or run.info.start_time > newest[key].info.start_time):
                     newest[key] = run
         return newest
@@ -244,6 +246,13 @@ def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path]
     longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact {REPORT_FOLDER}/{dataset}/report.html\n".lstrip()
     if len(longer) <= MAX_TAG_VAL_LENGTH:
         client.set_tag(sweep_run, Tag.NOTE, longer)
+
+
+def _remove_parts(run: Run) -> None:
+    """Remove what is left of files that MLflow was copying for a run when its driver was killed."""
+    if folder := local_folder(run.info.artifact_uri):
+        for part in folder.rglob(".artifact.uploading.*"):
+            part.unlink(missing_ok=True)
 
 
 def _now() -> int:

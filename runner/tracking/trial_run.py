@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import tempfile
 import uuid
@@ -171,15 +172,14 @@ def create_run(
 
 @functools.cache
 def code_tags() -> dict[Tag, str]:
-    """Tags of the code that trains: its numerics, its packages, and in a git checkout its commit and whether it had
-    been edited."""
+    """Tags of the code that trains: its numerics, its packages, and where git keeps its files the commit and whether
+    they had been edited. An installation inside another repository is not a part of that."""
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     tags = {Tag.NUMERICS: str(NUMERICS), Tag.VERSIONS: json.dumps(versions)}
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    if not _git("ls-files", "__init__.py") or (commit := _git("rev-parse", "HEAD")) is None:
         return tags
     edited = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return tags | {Tag.MLFLOW_COMMIT: commit, Tag.GIT_COMMIT: commit, Tag.GIT_EDITED: str(edited).lower()}
@@ -188,7 +188,11 @@ def code_tags() -> dict[Tag, str]:
 def _git(*arguments: str) -> str | None:
     """What git prints in the folder of the trainer; None where it fails."""
     command, folder = ["git", *arguments], Path(cplearn.__file__).parent
+    # A hook of git, for instance, sets variables that lead to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=True
+        )
         return done.stdout.strip()
     return None

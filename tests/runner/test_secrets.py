@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support import free_port
+from support import below, free_port, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cplearn", "sweeps", "runner", "reports")
@@ -103,8 +103,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
                 pytest.fail((folder / "server.log").read_text())
             yield folder, port
         finally:
-            os.killpg(process.pid, 15)
+            started = below(process.pid)
+            process.terminate()
             process.wait(20)
+            assert started
+            assert not started & processes().keys(), "some processes of the server have stayed"
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux who listens")

@@ -65,7 +65,7 @@ def empty_store() -> Path:
 def made_by(commit: str) -> Iterator[None]:
     """Runs that are written meanwhile say that they were made by a commit of a clean checkout."""
     trial_run.code_tags.cache_clear()
-    with patch.object(trial_run, "_git", lambda *arguments: commit if arguments[0] == "rev-parse" else ""):
+    with patch.object(trial_run, "_git", lambda *arguments: "" if arguments[0] == "status" else commit):
         yield
     trial_run.code_tags.cache_clear()
 

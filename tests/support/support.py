@@ -77,6 +77,37 @@ def _healthy(port: int) -> bool:
     return True
 
 
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of every living process."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # The name, in brackets, may hold anything.
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            line = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            found[int(folder.name)] = (int(parent), line)
+    return found
+
+
+def below(pid: int) -> set[int]:
+    """All processes that descend from one."""
+    everyone = processes()
+    found, new = set[int](), {pid}
+    while new:
+        new = {child for child, (parent, _) in everyone.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def working() -> set[int]:
+    """All processes but Ray's agents, which take a minute to notice that their node is dead."""
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return {pid for pid, (_, line) in processes().items() if not line.startswith(agents)}
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

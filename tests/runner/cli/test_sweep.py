@@ -19,12 +19,13 @@ from mlflow import MlflowClient
 
 import cplearn
 import runner
+from runner.cli.console import sigterm_as_interrupt
 from runner.events import Listener, TrialResult
 from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, make_plan
-from support import run_cli, uri
+from support import ROOT, below, run_cli, uri, working
 from sweeps.errors import UserError
 from sweeps.spec import read_sweep
 
@@ -318,6 +319,23 @@ def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
     assert ray.cluster_resources()["GPU"] == 1
 
 
+def test_the_interface_of_a_store_that_is_a_server_is_that_server(tmp_path: Path) -> None:
+    code, output = run_cli(tmp_path, "ui", "--tracking-uri", "http://ann:sesame@tracking.example:5000")
+    assert code == 0
+    assert output == "The tracking store is a server already: open http://tracking.example:5000\n"
+
+
+@pytest.mark.parametrize("command", [["settings"], ["plan", "tiny.yaml"]])
+def test_modules_of_the_user_do_not_replace_ours_in_a_command(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    for name in ("runner", "cplearn", "sweeps", "reports"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('of the user')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    words = [sys.executable, "-P", "-c", "from cplearn_sweeps import main; main()", *command]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ctrl_c_stops_a_sweep_cleanly(tmp_path: Path) -> None:
     """A process of its own, as a user's shell would start it."""
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("epochs: 2", "epochs: 100000"))
@@ -336,13 +354,18 @@ def test_ctrl_c_stops_a_sweep_cleanly(tmp_path: Path) -> None:
             seen += line
         while len(trial_runs(tmp_path)) < 2:  # until a second trial has begun
             time.sleep(0.2)
+        started = below(process.pid)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)  # Somebody is impatient, while it cleans up.
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130, output
     assert "run the same command again" in output
     assert "Traceback" not in output
+    while started & working():
+        time.sleep(0.1)
     statuses = {run.data.tags["cplearn.label"]: run.info.status for run in trial_runs(tmp_path)}
     assert statuses.pop("random backbone") == "FINISHED"
     assert set(statuses.values()) == {"KILLED"}
@@ -350,3 +373,24 @@ def test_ctrl_c_stops_a_sweep_cleanly(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("cplearn").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`cplearn.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
+
+
+def test_a_second_interrupt_does_not_disturb_the_cleaning_up() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    cleaned = []
+
+    def work() -> None:
+        with sigterm_as_interrupt():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                cleaned.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert cleaned
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

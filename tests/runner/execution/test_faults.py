@@ -30,7 +30,7 @@ from runner.execution.execute import execute, start_ray, stop_ray
 from runner.faults import Policy, Repeats, normalise
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, command, make_plan
-from support import free_port, mlflow_server
+from support import below, free_port, mlflow_server, processes, working
 from sweeps.loading import parse_override
 from sweeps.settings import nested
 from sweeps.spec import read_sweep
@@ -158,7 +158,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.add_node(num_cpus=1, node_name=name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
-        start_ray()
+        start_ray(Path())
     yield cluster
     stop_ray()
     cluster.shutdown()
@@ -175,37 +175,6 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> d
     assert len(numbers["beta=1"]) > 10
     assert {run.data.tags["cplearn.node"] for run in place.trials()} == {"first", "second"}
     return numbers
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every living process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            # The name, in brackets, may hold anything.
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            line = (folder / "cmdline").read_text().replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state != "Z":
-            found[int(folder.name)] = (int(parent), line)
-    return found
-
-
-def below(pid: int) -> set[int]:
-    """All processes that descend from one."""
-    everyone = processes()
-    found, new = set[int](), {pid}
-    while new:
-        new = {child for child, (parent, _) in everyone.items() if parent in new} - found
-        found |= new
-    return found
-
-
-def working() -> set[int]:
-    """All processes but Ray's agents, which take a minute to notice that their node is dead."""
-    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-    return {pid for pid, (_, line) in processes().items() if not line.startswith(agents)}
 
 
 def workers(*nodes: Node) -> list[int]:

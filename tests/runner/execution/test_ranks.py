@@ -27,7 +27,7 @@ from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.execution.ranks import PATIENCE
 from runner.faults import Policy
-from runner.machine.resources import Resources, describe, hardware
+from runner.machine.resources import Resources, describe, hardware, local
 from runner.planning.plan import SCHEMA, Job, make_plan
 from sweeps.errors import UserError
 from sweeps.spec import read_sweep
@@ -186,6 +186,16 @@ def test_resources_count_processes_and_slots() -> None:
         Resources(1, 4, 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Resources().cpus = 2  # type: ignore[misc]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
+def test_a_process_that_may_use_one_core_has_one_slot() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert local(Resources(1, 0))[1] == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize(

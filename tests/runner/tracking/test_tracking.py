@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from reports import store
 from runner.events import TrialResult
 from runner.planning.plan import SCHEMA, Plan, make_plan
 from runner.tracking import database
 from runner.tracking.tracker import Tracker
+from runner.tracking.trial_run import code_tags
 from stores import empty_store
+from sweeps.addresses import experiment_name
 from sweeps.record import Tag, tag_is
 from sweeps.spec import read_sweep
 
@@ -90,6 +97,45 @@ def test_the_kept_empty_store_serves_the_next_one_unless_it_is_damaged(
             kept.write_bytes(damage)
 
 
+def test_the_commit_is_that_of_the_repository_which_has_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(folder: Path) -> str:
+        """The commit of a new repository, in whose working tree an installation lies."""
+        file = folder / "lib" / "cplearn" / "__init__.py"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        person = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org"]
+        for arguments in (["init", "-q"], [*person, "commit", "-q", "--allow-empty", "-m", folder.name]):
+            subprocess.run(["git", *arguments], cwd=folder, check=True)
+        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+    commit, _ = make(tmp_path / "here"), make(tmp_path / "there")
+    monkeypatch.setattr("cplearn.__file__", str(tmp_path / "here" / "lib" / "cplearn" / "__init__.py"))
+    # As a hook of the other repository would have it.
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "there" / ".git"))
+    assert Tag.GIT_COMMIT not in code_tags.__wrapped__(), "the repository does not keep the installation"
+    command = ["git", f"--git-dir={tmp_path}/here/.git", f"--work-tree={tmp_path}/here", "add", "lib"]
+    subprocess.run(command, check=True, cwd=tmp_path / "here")
+    assert code_tags.__wrapped__()[Tag.GIT_COMMIT] == commit
+
+
+def test_an_experiment_without_a_name_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    assert experiment_name() == "cplearn"
+
+
+def test_a_failing_database_is_no_traceback_on_the_terminal(uri: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """MLflow would show one for each write, while another process has locked the database for instance."""
+    client = MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("DROP TABLE latest_metrics")
+    with pytest.raises(MlflowException, match="no such table"):
+        client.log_metric(run_id, "loss", 1.0)
+    assert "".join(capfd.readouterr()) == ""
+
+
 def runs(uri: str, kind: str = "trial") -> list[Any]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("cplearn")
@@ -119,9 +165,14 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(uri: str, plan: Plan, final
         written = {**FINAL, "time/wall_s": 3.0}
         first.client.log_batch(before.info.run_id, [Metric(name, value, 5, 3) for name, value in written.items()])
 
+    part = Path(urlsplit(before.info.artifact_uri).path, "model", ".artifact.uploading.x1")
+    part.parent.mkdir(parents=True)
+    part.touch()
+
     forgotten: list[str] = []
     second = Tracker(uri, plan, forget=forgotten.append)
     assert [run.info.status for run in runs(uri)] == ["KILLED"]
+    assert not part.exists()
     second.started(job)
     # The checkpoint is behind the store by an epoch, and its worker is lost once more.
     second.resumed(job, HISTORY[:1])
