@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
 from sweeps.errors import StoreError, UserError, explain
 from sweeps.loading import read_json
 
@@ -198,6 +196,8 @@ class Manifest:
     @classmethod
     def read(cls, content: bytes, whose: str) -> Manifest:
         """The manifest whose `to_dict` is `content`, in JSON; raises StoreError, with `whose` in its sentence."""
+        from pydantic import TypeAdapter, ValidationError  # Not above: `cplearn --help` has no use for it.
+
         try:
             document = read_json(content, "it")
             version = document.get("version") if isinstance(document, dict) else MANIFEST_VERSION
