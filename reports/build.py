@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports import figures, store
+from reports import figures, spelling, store
 from reports.provenance.verification import Origin, make_table
 from reports.render import page
 from reports.render.files import FORMATS, program, render_all
@@ -106,7 +106,7 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, specification
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
         table = write_table(table_of_sweep(result, specification), draft, origin)
-        result.runs.to_csv(draft / "runs.csv", index=False, lineterminator="\n")
+        (draft / "runs.csv").write_text(spelling.frame_text(result.runs), encoding="utf-8")
         shown = figures.read_samples(result, reader)
         plots, notes = list(figures.plots(result, shown)), tuple(figures.notes(shown))
         for plot in plots:

@@ -1,13 +1,18 @@
-"""How settings, their values, seeds and errors are spelled in tables and figures."""
+"""How settings, their values, seeds and errors are spelled in tables and figures; and text that is safe in any file."""
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from reports.metrics import Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SYMBOLS = {
     "arm": "Method",
@@ -22,6 +27,44 @@ SYMBOLS = {
 }
 REASON_LENGTH = 100
 """Most characters of an error's last line."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer a terminal or turn the direction of a text, and halves of characters, which no file can hold;
+tabs and line breaks are none of them."""
+
+
+def printable(text: str) -> str:
+    """The text without control characters, apart from tabs and line breaks."""
+    return CONTROL.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """The text without control characters, line breaks and doubled spaces."""
+    return " ".join(printable(text).split())
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV. Text that a spreadsheet would take for a formula begins with an apostrophe; numbers stay numbers."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
+    return out.getvalue()
+
+
+def frame_text(frame: pd.DataFrame) -> str:
+    """A frame without its index as CSV, its text as in `csv_text`."""
+    safe = frame.copy(deep=False)
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        cells = {text: _csv_cell(text) for text in frame[name].dropna().unique() if isinstance(text, str)}
+        if any(text != cell for text, cell in cells.items()):
+            safe[name] = [cells.get(value, value) for value in frame[name]]
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    is_number = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]inf", text)
+    return f"'{text}" if re.match(r"\s*[=+\-@]", text) and not is_number else text
 
 
 def leaves(axes: Sequence[str]) -> list[str]:

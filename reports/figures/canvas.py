@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ PAGE_WIDTH = 6.9
 """Inches of text on a page; three panels stand side by side."""
 PANEL_WIDTH, PANEL_HEIGHT = PAGE_WIDTH / 3, 2.1
 MOST_PANELS = 6
+MOST_LETTERS = 40
+"""Of a name in a figure."""
 DPI = 200
 ARM = "arm"
 """The axis of a sweep's manifest that holds names of methods instead of a setting's values."""
@@ -47,8 +50,10 @@ class Plot:
     def write(self, folder: Path) -> list[Path]:
         """Write <name>.png, .pdf and .csv; equal numbers give equal bytes."""
         png, pdf, csv = (folder / f"{self.name}.{kind}" for kind in ("png", "pdf", "csv"))
-        self.numbers.to_csv(csv, index=False, lineterminator="\n")
-        with matplotlib.style.context(STYLE):
+        csv.write_text(spelling.frame_text(self.numbers), encoding="utf-8")
+        with matplotlib.style.context(STYLE), warnings.catch_warnings():
+            # Letters that the font lacks become boxes; the other files have them.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             figure = self.draw()
             figure.savefig(png, dpi=DPI, metadata={"Software": None})
             figure.set_layout_engine("none")  # It is laid out already, which takes half of the time of drawing.
@@ -66,6 +71,14 @@ def names(result: SweepResult, runs: pd.DataFrame) -> dict[Any, str]:
             if len(listed) > 1 and (value is not None or None in listed) and rows["role"][row] != BASELINE:
                 parts[row].append(text if axis == ARM else f"{heading} = {text}")
     return {row: ", ".join(parts[row]) or label for row, label in rows["label"].items()}
+
+
+def literal(text: str) -> str:
+    """A name as Matplotlib can draw it, on one line and no longer than `MOST_LETTERS`. The style switches off formulas
+    between dollar signs; a label that began with an underscore would be missing in the legend."""
+    text = spelling.one_line(text)
+    text = text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 12]}…{text[-11:]}"
+    return f" {text}" if text.startswith("_") else text
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -93,10 +106,11 @@ def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:
     rows = list(numbers.groupby("row", sort=False))
     for (label, line), style in zip(rows, colours(len(rows)), strict=True):
         marked = style["marker"] if len(numbers) <= 12 * len(rows) else ""
-        axes.plot(line[x], line[y], label=label, **{**style, "marker": marked})
+        axes.plot(line[x], line[y], label=literal(label), **{**style, "marker": marked})
     axes.set(**axis)
-    if axes.get_xscale() == "log":
-        spell_ticks(axes.xaxis)
+    for scale, along in ((axes.get_xscale(), axes.xaxis), (axes.get_yscale(), axes.yaxis)):
+        if scale == "log":
+            spell_ticks(along)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     return figure
 

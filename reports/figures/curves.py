@@ -235,7 +235,7 @@ def _split(curve: Curve, panel: Panel) -> tuple[list[pd.DataFrame], pd.DataFrame
 def _draw_baselines(draw_line: Callable[..., Any], baselines: pd.DataFrame) -> None:
     dashes = itertools.cycle(("--", ":", "-."))
     for mean, name in zip(baselines["mean"], baselines["line"], strict=True):
-        draw_line(mean, color=GREY, linestyle=next(dashes), linewidth=0.9, label=name)
+        draw_line(mean, color=GREY, linestyle=next(dashes), linewidth=0.9, label=canvas.literal(name))
 
 
 def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
@@ -243,7 +243,7 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
     lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
         x = _places(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.12)
-        (drawn,) = axes.plot(x, line["mean"], label=line["line"].iloc[0])
+        (drawn,) = axes.plot(x, line["mean"], label=canvas.literal(line["line"].iloc[0]))
         if curve.joined:
             axes.fill_between(x, line["low"], line["high"], color=drawn.get_color(), alpha=0.18, linewidth=0)
         else:
@@ -262,9 +262,10 @@ def _draw_panel(axes: Axes, curve: Curve, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.set_xlabel(curve.heading)
     if curve.words:
-        slanted = max(map(len, curve.words)) * len(curve.words) > 30
+        words = list(map(canvas.literal, curve.words))
+        slanted = max(map(len, words)) * len(words) > 30
         rotation, side = (35, "right") if slanted else (0, "center")
-        axes.set_xticks(range(len(curve.words)), curve.words, rotation=rotation, ha=side)
+        axes.set_xticks(range(len(words)), words, rotation=rotation, ha=side)
         axes.set_xlim(-0.5, len(curve.words) - 0.5)
     elif curve.log:
         axes.set_xscale("log")
@@ -287,14 +288,14 @@ def _draw_rows(axes: Axes, curve: Curve, panel: Panel) -> None:
     lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
         y = _places(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.2)
-        (drawn,) = axes.plot(line["mean"], y, linestyle="none", markersize=3.5, label=line["line"].iloc[0])
+        (drawn,) = axes.plot(line["mean"], y, linestyle="none", markersize=3.5, label=canvas.literal(line["line"].iloc[0]))
         axes.hlines(y, line["low"], line["high"], color=drawn.get_color(), linewidth=0.9)
     _draw_baselines(axes.axvline, baselines)
     for start, end in collapsed_spans(curve):
         axes.axhspan(start, end, color="0.5", alpha=0.15, linewidth=0, zorder=0)
     axes.set_title(panel.title)
     is_first = axes.get_subplotspec().is_first_col()  # type: ignore[union-attr]
-    axes.set_yticks(range(len(curve.words)), curve.words if is_first else [""] * len(curve.words))
+    axes.set_yticks(range(len(curve.words)), [canvas.literal(word) if is_first else "" for word in curve.words])
     axes.set_ylim(len(curve.words) - 0.5, -0.5)
     if panel.log:
         axes.set_xscale("log")

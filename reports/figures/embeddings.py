@@ -91,7 +91,7 @@ def draw_matrices(matrices: Sequence[Matrix], bar: str) -> Figure:
             panel.axhline(bound - 0.5, color="k", linewidth=0.25)
             panel.axvline(bound - 0.5, color="k", linewidth=0.25)
         canvas.bare(panel)
-        panel.set_title(matrix.name)
+        panel.set_title(canvas.literal(matrix.name))
         panel.set_xlabel(matrix.words)
     figure.colorbar(image, ax=axes, label=bar, shrink=0.8, aspect=25)
     return figure
@@ -128,7 +128,7 @@ def draw_points(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
                 middle = members["x"].median(), members["y"].median()
                 panel.annotate(str(label), middle, fontsize=6, ha="center", bbox=box)
         canvas.bare(panel)
-        panel.set_title(name)
+        panel.set_title(canvas.literal(name))
         panel.set_xlabel(f"{shares[name]:.0%} of the variance")
     return figure
 

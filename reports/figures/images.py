@@ -87,7 +87,7 @@ def draw(grids: Sequence[Grid]) -> Figure:
         canvas.bare(panel)
         panel.set_yticks((np.arange(len(grid.words)) + 0.5) * height - 0.5, grid.words)
         panel.tick_params(length=0)
-        panel.set_title(grid.name)
+        panel.set_title(canvas.literal(grid.name))
     return figure
 
 

@@ -52,7 +52,7 @@ def draw_spectrum(numbers: pd.DataFrame) -> Figure:
     """Log singular values by rank; a value of zero is drawn at the bottom."""
     least = np.log10(numbers["singular_value"].max() * FLOOR)
     shown = numbers.assign(log10=numbers["log10"].fillna(least).clip(lower=least))
-    return canvas.lines(shown, "rank", "log10", xlabel="rank", ylabel="log$_{10}$ singular value")
+    return canvas.lines(shown, "rank", "log10", xlabel="rank", ylabel="log₁₀ singular value")
 
 
 def usage_numbers(counts: Sequence[tuple[str, Sequence[float]]]) -> pd.DataFrame:

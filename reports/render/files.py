@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
+from reports import spelling
 from reports.render import parts
 from reports.render.latex import to_latex
 from reports.tables.model import FINISHED, Cell, Source, Table
@@ -43,9 +42,7 @@ def program() -> str:
 
 def to_csv(table: Table) -> str:
     """One line for each cell, numbers at full precision in the metric's own unit; lists are separated by spaces."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines: list[Sequence[Any]] = [CSV_COLUMNS]
     for row in table.all_rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             if not cell.metric:
@@ -53,11 +50,11 @@ def to_csv(table: Table) -> str:
             number = cell.number
             values = (number.mean, number.std, number.n, number.low, number.high, number.method) if number else [""] * 6
             ours = number.mean - cell.published if number and cell.published is not None else None
-            trials = [(str(s.seed), s.key or "-", s.run_id or "-", s.status) for s in cell.sources]
+            trials = [(str(s.seed), s.key or "none", s.run_id or "none", s.status) for s in cell.sources]
             lists = [" ".join(each) for each in zip(*trials, strict=True)] or [""] * 4
             names = (row.block, row.label, column.heading, cell.metric)
-            writer.writerow([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
-    return out.getvalue()
+            lines.append([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
+    return spelling.csv_text(lines)
 
 
 def to_json(table: Table, about: Mapping[str, Any]) -> str:
@@ -75,7 +72,9 @@ def to_json(table: Table, about: Mapping[str, Any]) -> str:
 
     content = dataclasses.asdict(table, dict_factory=numbered)
     document = {"format": JSON_VERSION, **about, "table": content, "sources": list(map(json.loads, groups))}
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    # JSON alone keeps control characters, by their codes: `verify` compares the words with those of the store.
+    return spelling.CONTROL.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def from_json(document: Mapping[str, Any]) -> Table:
@@ -120,8 +119,9 @@ def to_html_rows(table: Table) -> Markup:
 
 
 def markdown(text: str) -> str:
-    """Text that markdown prints as it reads, on one line and safe inside a table."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", parts.one_line(text))
+    """Text that markdown prints as it reads, on one line and safe inside a table: no list, heading, link or emoji."""
+    line = re.sub(r"[\\`*_\[\]<>|~$&]|^#|^[+-](?= |$)|:(?=[\w+-]+:)", r"\\\g<0>", spelling.one_line(text))
+    return re.sub(r"^([0-9]+)([.)])(?= |$)", r"\1\\\2", line)
 
 
 def _html(name: str, table: Table, **content: Any) -> str:

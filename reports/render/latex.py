@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reports.render import parts
-from reports.render.parts import one_line
+from reports.spelling import one_line
 from reports.tables.model import Cell, Row, Table
 
 
@@ -26,6 +26,9 @@ SPELLED = {
     "<": "$<$",
     ">": "$>$",
     "|": "$|$",
+    # After the end of a row or a rule these would be its options.
+    "[": "{[}",
+    "*": "{*}",
     '"': "''",
     "–": "--",
     "—": "---",
@@ -38,8 +41,9 @@ SPELLED = {
     **{letter: _greek(letter) for letter in "αβγδζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
     "ε": r"$\varepsilon$",
 }
-# What LaTeX knows in any font encoding: these letters, and ASCII letters under one of these accents (grave, acute,
-# circumflex, tilde, diaeresis, caron, cedilla).
+# What LaTeX knows in any font encoding, up to `LAST`: these letters, and ASCII letters under one of these accents
+# (grave, acute, circumflex, tilde, diaeresis, caron, cedilla).
+LAST = "\u017f"
 LETTERS = set("ßæøœåÆØŒÅłŁ")
 ACCENTS = set("\u0300\u0301\u0302\u0303\u0308\u030c\u0327")
 
@@ -146,29 +150,27 @@ def _latex_head(row: Row, axes: int) -> str:
 
 def latex(text: str) -> str:
     """Text that LaTeX prints as it reads, on one line. A character that pdfLaTeX lacks becomes its code, [U+6570]."""
-    return "".join(map(_latex_character, one_line(text)))
+    return "".join(map(_latex_character, unicodedata.normalize("NFC", one_line(text))))
 
 
 def latex_symbol(heading: str) -> str:
     """The heading of an axis for LaTeX: a single letter is a symbol, so it stands in italics."""
-    return f"${heading}$" if len(heading) == 1 and heading.isascii() else latex(heading)
+    return f"${heading}$" if re.fullmatch("[A-Za-z]", heading) else latex(heading)
 
 
 def latex_value(spelled: str) -> str:
     """A value as `spelling.values` gives it, for LaTeX: 1e-5 becomes a power of ten."""
-    if power := re.fullmatch(r"(-?[\d.]+)e(-?\d+)", spelled):
+    if power := re.fullmatch(r"(-?[0-9.]+)e(-?[0-9]+)", spelled):
         factor, exponent = power.groups()
         return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times 10^{{{exponent}}}$"
-    return f"${spelled}$" if re.fullmatch(r"-?[\d.]+", spelled) else latex(spelled)
+    return f"${spelled}$" if re.fullmatch(r"-?[0-9.]+", spelled) else latex(spelled)
 
 
 def _latex_character(character: str) -> str:
     if character in SPELLED:
         return SPELLED[character]
-    decomposed = unicodedata.normalize("NFD", character)
-    base, marks = decomposed[0], decomposed[1:]
-    if character in LETTERS or (
-        base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
-    ):
+    base, *marks = unicodedata.normalize("NFD", character)
+    is_plain = base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
+    if character in LETTERS or (is_plain and character <= LAST):
         return character
-    return f"[U+{ord(character):04X}]"
+    return f"{{[}}U+{ord(character):04X}]"

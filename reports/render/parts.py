@@ -18,7 +18,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def environment(autoescape: bool = False, **delimiters: Any) -> jinja2.Environment:
-    """The templates; only those of HTML escape by themselves, those of other formats by a filter."""
+    """The templates. Those of HTML escape by themselves, those of other formats by a filter; none lets control
+    characters through."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -26,16 +27,12 @@ def environment(autoescape: bool = False, **delimiters: Any) -> jinja2.Environme
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=autoescape,
+        finalize=lambda value: spelling.printable(value) if type(value) is str else value,
         **delimiters,
     )
     templates.filters.update(published=published)
     templates.globals.update(has_published=has_published)
     return templates
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and doubled spaces."""
-    return " ".join(text.split())
 
 
 def has_published(row: Row) -> bool:

@@ -15,15 +15,15 @@ from reports.tables.model import Cell, Column, Row, Table
 
 
 def render_sweep(table: Table, width: int = 100) -> RichTable:
-    """A sweep's table in at most `width` characters: columns that do not fit go, the least essential first, never a
-    digit. Columns that are not of the specification, the objectives of a search, stay."""
+    """A sweep's table in `width` characters if it can be: columns that do not fit go, the least essential first, never
+    a digit. Columns that are not of the specification, the objectives of a search, stay."""
     usual = spec.read("sweep")
     own = [column.name for column in table.columns if column.name not in usual.shown]
     for most in range(len(usual.essential), 0, -1):
         names = [*own, *itertools.chain(*usual.essential[:most])]
         kept = [column for column in table.columns if column.name in names]
-        drawn = _grid(table, kept)
-        if _width(drawn) <= width:
+        drawn = _grid(table, kept, width)
+        if drawn.width and drawn.width <= width:
             break
     drawn.title, drawn.title_justify = _title(table), "left"
     left_out = [column for column in table.columns if column not in kept]
@@ -33,11 +33,12 @@ def render_sweep(table: Table, width: int = 100) -> RichTable:
 
 def render_table(table: Table, width: int = 100) -> Group:
     """A table with all of its columns. Where they do not fit in `width` characters, it is printed in parts below each
-    other, each of which begins with the heads of the rows; columns under one heading stay together if they can."""
+    other, each of which begins with the heads of the rows; columns under one heading stay together if they can. A part
+    is never narrower than its numbers: print it without cropping."""
     parts: list[list[Column]] = [[]]
 
     def fits(more: Sequence[Column]) -> bool:
-        return _width(_grid(table, [*parts[-1], *more])) <= width
+        return (_grid(table, [*parts[-1], *more], width).width or 0) <= width
 
     for _, group in itertools.groupby(table.columns, key=lambda column: column.groups[:1]):
         together = list(group)
@@ -47,11 +48,7 @@ def render_table(table: Table, width: int = 100) -> Group:
             if parts[-1] and not fits([column]):
                 parts.append([])
             parts[-1].append(column)
-    return Group(_title(table), *(_grid(table, part) for part in parts), _hints(table, []))
-
-
-def _width(drawn: RichTable) -> int:
-    return Console(width=10_000).measure(drawn).maximum
+    return Group(_title(table), *(_grid(table, part, width) for part in parts), _hints(table, []))
 
 
 def _title(table: Table) -> Text:
@@ -64,11 +61,13 @@ def _hints(table: Table, left_out: Sequence[Column]) -> Text:
     return Text("\n".join([*table.statistics, *table.notes, *([missing] if left_out else [])]), style="dim")
 
 
-def _grid(table: Table, kept: Sequence[Column]) -> RichTable:
-    """Heads, headings and numbers of some of the columns."""
+def _grid(table: Table, kept: Sequence[Column], width: int) -> RichTable:
+    """Heads, headings and numbers of some of the columns, as wide as they need. Heads take half of `width` at most:
+    longer ones have several lines."""
     drawn = RichTable(box=SIMPLE, pad_edge=False, header_style="bold")
     for heading in table.headings:
-        drawn.add_column(Text(heading), no_wrap=True, vertical="bottom")
+        most = max(8, width // 2 // len(table.headings))
+        drawn.add_column(Text(heading), overflow="fold", max_width=most, vertical="bottom")
     for column in kept:
         drawn.add_column(Text(_stacked(column.heading)), justify="right", no_wrap=True, vertical="bottom")
     block = ""
@@ -79,6 +78,7 @@ def _grid(table: Table, kept: Sequence[Column]) -> RichTable:
         drawn.add_row(*_heads(row, table), *(_cell(row.cells[table.columns.index(column)]) for column in kept))
         if row in table.baselines[-1:]:
             drawn.add_section()
+    drawn.width = Console(width=10_000, height=100).measure(drawn).maximum
     return drawn
 
 

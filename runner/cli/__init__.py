@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import logging
 import os
 import sys
@@ -61,6 +62,9 @@ def main() -> None:
     gc.set_threshold(200_000, 20, 20)
     atexit.register(gc.freeze)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It complains at length of a home that cannot be written.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A terminal of another encoding shows a question mark for β.
     logging.setLogRecordFactory(record_without_secrets)
     try:
         app()

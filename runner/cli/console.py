@@ -14,20 +14,34 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 from typer import Option
 
 from cplearn.errors import InputError
+from reports.spelling import CONTROL
 from runner.driver.options import SweepOptions
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
 from sweeps.secrets import hide_secrets
 
-out, err = Console(), Console(stderr=True)
-for console in (out, err):
-    if not console.is_terminal:
-        console.width = 250  # What reads the lines is a file or grep.
+
+class SafeConsole(Console):
+    """A console that no control character gets through. Where its lines are read by a file, by grep or by an editor
+    (TERM=dumb), they are as long as they need."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.is_interactive:
+            self.size = ConsoleDimensions(250, 50)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else CONTROL.sub("", text), style, control)
+
+
+out, err = SafeConsole(), SafeConsole(stderr=True)
 
 OneSetting = Annotated[
     list[str], Option("--set", metavar="KEY=VALUE", help="A setting, method.beta=0.1 say. Can be repeated.")
@@ -58,7 +72,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _end_with(message: str) -> NoReturn:
-    show(f"[red]error:[/] {escape(plain(message))}", err)
+    show(("error:", "red"), f" {plain(message)}", console=err)
     raise typer.Exit(BAD_INPUT) from None
 
 
@@ -93,9 +107,11 @@ def sigterm_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def show(markup: str, console: Console = out) -> None:
-    """Print a line in rich's markup, without secrets; where the output is no terminal, it stays one line."""
-    console.print(hide_secrets(markup), highlight=False, soft_wrap=True)
+def show(*texts: str | tuple[str, str], console: Console = out) -> None:
+    """Print texts, some with a style, as they read: nothing in them is markup. Secrets are left out, and lines are not
+    broken."""
+    hidden = (hide_secrets(text) if isinstance(text, str) else (hide_secrets(text[0]), text[1]) for text in texts)
+    console.print(Text.assemble(*hidden), soft_wrap=True)
 
 
 def record_without_secrets(*arguments: Any, **further: Any) -> logging.LogRecord:
@@ -108,19 +124,14 @@ def record_without_secrets(*arguments: Any, **further: Any) -> logging.LogRecord
     return record
 
 
-def say(text: str) -> None:
-    """Print a sentence, whatever signs are in it."""
-    show(escape(text))
-
-
 def note(text: str) -> None:
     """Print a sentence on something unusual."""
-    show(f"[yellow]note[/]   {escape(text)}")
+    show(("note", "yellow"), f"   {text}")
 
 
 def say_written(path: Path) -> None:
     """Print where something was written."""
-    show(f"Written to [bold]{escape(str(path))}[/]")
+    show("Written to ", (str(path), "bold"))
 
 
 def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from rich.markup import escape
 from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
@@ -45,7 +44,7 @@ def train(
 
     def log(metrics: dict[str, float], epoch: int) -> None:
         terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
-        console.say(f"epoch {epoch}/{trial.epochs}  {terms}")
+        console.show(f"epoch {epoch}/{trial.epochs}  {terms}")
 
     _print(training.train(trial, data, device=device, log=log, save_to=save, data_root=data_root))
     if save:
@@ -106,9 +105,9 @@ def evaluate(
 def _print(outcome: Outcome) -> None:
     """Print the metrics of a trial; the command ends here if it has failed."""
     for name, value in outcome.metrics.items():
-        console.say(f"{name:32} {value:.4f}")
+        console.show(f"{name:32} {value:.4f}")
     if outcome.failure:
-        console.show(f"[red]failed:[/] {escape(outcome.failure)}", console.err)
+        console.show(("failed:", "red"), f" {outcome.failure}", console=console.err)
         raise Exit(console.FAILED)
 
 

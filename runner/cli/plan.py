@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer import Option
 
 from runner.cli.console import out
@@ -53,7 +53,7 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
         column.justify = "right"
     for dataset in dict.fromkeys(use.slug for use in plan.datasets):
         numbers = [counts[dataset, state] for state in STATES]
-        table.add_row(escape(dataset), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
+        table.add_row(Text(dataset), *(str(n) if n else "" for n in numbers), str(sum(numbers)))
     details = Counter((trial.state, trial.detail) for trial in surveyed if trial.detail)
     lines = [f"{n} {state}: {detail}" for (state, detail), n in details.most_common(8)]
     lines += [str(study) for study in survey.searched]
@@ -71,12 +71,12 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
         lines.append(f"Rests on: {basis} of {kinds} kind{'s' if kinds > 1 else ''} of trials.")
     if budget is not None and expected.jobs:
         lines += _table_within(expected, surveyed, budget)
-    parts: list[RenderableType] = [table, "", *map(escape, lines)]
+    parts: list[RenderableType] = [table, "", *map(Text, lines)]
     if every:
         listing = Table("key", "state", "data set", "trial", "", box=None, pad_edge=False)
         for trial in surveyed:
             job = trial.job
-            listing.add_row(job.key, trial.state, *(escape(text) for text in (job.dataset, job.name, trial.detail)))
+            listing.add_row(job.key, trial.state, *map(Text, (job.dataset, job.name, trial.detail)))
         parts += ["", listing]
     return Group(*parts)
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -45,36 +44,39 @@ class Progress(Listener):
     def finished(self, job: Job, result: TrialResult) -> None:
         shown = {"accuracy {:.3f}": "probe/accuracy", "NMI {:.3f}": "codes/nmi", "codes {:.0f}": "collapse/codes_used"}
         results = (form.format(result.metrics[name]) for form, name in shown.items() if name in result.metrics)
-        self._line("[green]done[/]  ", job, ", ".join(results))
+        self._line("done", "green", job, ", ".join(results))
 
     def noted(self, job: Job, text: str) -> None:
         note(f"{job.dataset} {job.name}: {text}")
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
-        self._line("[red]failed[/]", job, reason.splitlines()[-1] if reason else "")
+        self._line("failed", "red", job, reason.splitlines()[-1] if reason else "")
 
     def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        self._line("[yellow]early[/] ", job, reason)
+        self._line("early", "yellow", job, reason)
 
-    def _left(self) -> float | None:
-        """Seconds until the sweep ends, as of at most LOOK_SECONDS ago; None if unknown."""
+    def _left(self, separator: str) -> str:
+        """How long until the sweep ends, as of at most LOOK_SECONDS ago, after a separator; empty if unknown."""
         now = time.monotonic()
         if now - self.looked >= LOOK_SECONDS:
-            self.remaining, self.looked = self.tally.estimate.remaining(), now
-        return self.remaining
+            self.remaining, self.looked = self.tally.estimate.remaining(self.tally.left), now
+        if self.remaining is None or not self.tally.left:
+            return ""
+        return f"{separator}{duration(self.remaining) if self.remaining >= 60 else 'less than a minute'} left"
 
-    def _line(self, mark: str, job: Job, text: str) -> None:
-        left = self._left()
-        ahead = f", {duration(left)} left" if left and self.tally.left else ""
-        clock = duration(time.monotonic() - self.start) + ahead
+    def _line(self, word: str, style: str, job: Job, text: str) -> None:
+        clock = duration(time.monotonic() - self.start) + self._left(", ")
         show(
-            f"{mark} {self.tally.ended}/{self.tally.total} [bold]{job.dataset} {job.name}[/]  {escape(text)}  "
-            f"[dim]{job.key} ({clock})[/]"
+            (f"{word:6}", style),
+            f" {self.tally.ended}/{self.tally.total} ",
+            (f"{job.dataset} {job.name}", "bold"),
+            f"  {text}  ",
+            (f"{job.key} ({clock})", "dim"),
         )
 
     def render(self) -> RenderableType:
         """The live table."""
-        tally, left = self.tally, self._left()
+        tally = self.tally
         head = Text.assemble(
             (f"{len(tally.done)} done", "green"),
             f" · {len(tally.running)} running · {max(0, tally.left - len(tally.running))} waiting",
@@ -82,15 +84,16 @@ class Progress(Listener):
             f" · {len(tally.early)} stopped early" if tally.early else "",
             f" · {tally.reused} reused" if tally.reused else "",
             f" · {duration(time.monotonic() - self.start)} elapsed",
-            f" · {duration(left)} left" if left is not None else "",
+            self._left(" · "),
         )
         table = Table(box=None, pad_edge=False, show_edge=False)
         for heading in ("running", "epoch", "loss", "terms"):
-            table.add_column(heading, style="bold" if heading == "running" else "")
+            style = "bold" if heading == "running" else ""
+            table.add_column(heading, style=style, no_wrap=heading in ("epoch", "loss"))
         hidden = ("train/loss", "train/lr", "train/images_per_second")
         for job in list(tally.running.values())[: max(3, out.height - 6)]:
             epoch, metrics = self.epochs.get(job.key, (0, {}))
             terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in hidden)
             loss = f"{metrics['train/loss']:.4g}" if "train/loss" in metrics else "-"
-            table.add_row(f"{job.dataset} {job.name}", f"{epoch}/{job.trial.epochs}", loss, terms)
+            table.add_row(Text(f"{job.dataset} {job.name}"), f"{epoch}/{job.trial.epochs}", loss, terms)
         return Group(head, table)

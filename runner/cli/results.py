@@ -12,11 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.markup import escape
 from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
-from runner.cli.console import FAILED, err, note, out, say, show, sigterm_as_interrupt
+from runner.cli.console import FAILED, err, note, out, show, sigterm_as_interrupt
 from runner.driver.options import Results, Uri
 from sweeps.addresses import resolve, without_secrets
 from sweeps.errors import UserError
@@ -54,8 +53,8 @@ def report(
             raise UserError("--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset")
         kept = dict(map(_condition, where))
         written = build.build_table(uri, table, results, sweeps, kept)
-        out.print(terminal.render_table(written.table, out.width))
-        say(f"Written to {written.folder}\n")
+        out.print(terminal.render_table(written.table, out.width), crop=False)
+        show(f"Written to {written.folder}\n")
         return
     if sweeps or where:
         raise UserError("--sweep and --where go with --table; for the report of a sweep give its name alone")
@@ -93,7 +92,7 @@ def verify(
     checked = provenance.verify(uri, path)
     for table in checked:
         for sentence in table.drift:
-            show(f"[red]drift:[/] {escape(f'{table.folder}: {sentence}')}", err)
+            show(("drift:", "red"), f" {table.folder}: {sentence}", console=err)
     numbers = sum(table.numbers for table in checked)
     drifted = sum(bool(table.drift) for table in checked)
     tables = f"{len(checked):,} table{'' if len(checked) == 1 else 's'}"
@@ -101,7 +100,7 @@ def verify(
         again = "cplearn report, or cplearn report --table NAME for one of the paper's tables"
         show(f"{drifted} of {tables} drifted; write what has drifted again with: {again}")
         raise Exit(FAILED)
-    say(f"{numbers:,} numbers in {tables} agree with the tracking store.")
+    show(f"{numbers:,} numbers in {tables} agree with the tracking store.")
 
 
 def trace(
@@ -136,7 +135,7 @@ def ui(
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
-    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    show(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     environment = {
         **os.environ,
@@ -174,7 +173,7 @@ def show_reports(reports: Iterable[Report]) -> None:
     from reports.render import terminal
 
     for report in reports:
-        out.print(terminal.render_sweep(report.table, out.width))
+        out.print(terminal.render_sweep(report.table, out.width), crop=False)
         for text in report.notes:
             note(text)
-        say(f"Written to {report.folder / 'report.html'}\n")
+        show(f"Written to {report.folder / 'report.html'}\n")

@@ -7,9 +7,8 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
 
-from runner.cli.console import FAILED, INTERRUPTED, err, note, out, say, show, sigterm_as_interrupt
+from runner.cli.console import FAILED, INTERRUPTED, err, note, out, show, sigterm_as_interrupt
 from runner.cli.results import show_reports
 from runner.driver.options import Observer, SweepOptions
 
@@ -41,7 +40,7 @@ class TerminalObserver(Observer):
     """Prints sentences, and shows the trials that run."""
 
     def say(self, text: str) -> None:
-        say(text)
+        show(text)
 
     def note(self, text: str) -> None:
         note(text)
@@ -54,7 +53,7 @@ class TerminalObserver(Observer):
 
         progress = Progress(tally)
         live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
-        with live if out.is_terminal else nullcontext():
+        with live if out.is_interactive else nullcontext():
             yield [progress]
 
 
@@ -68,14 +67,14 @@ def _explain(failures: Sequence[Failure], trials: int) -> None:
         alike.setdefault(normalise(failure.reason), []).append(failure)
     for first, *others in alike.values():
         more = f" and {len(others)} more" if others else ""
-        show(f"\n[red]failed:[/] {escape(str(first))}{more}", err)
-        show(escape("\n".join(first.reason.splitlines()[-8:])), err)
-        show(f"alone: {escape(command(first.job.trial))}", err)
+        show(("\nfailed:", "red"), f" {first}{more}", console=err)
+        show("\n".join(first.reason.splitlines()[-8:]), console=err)
+        show(f"alone: {command(first.job.trial)}", console=err)
         for other in others[:MOST_LISTED]:
-            show(f"  also {escape(str(other))}", err)
+            show(f"  also {other}", console=err)
         if len(others) > MOST_LISTED:
-            show(f"  and {len(others) - MOST_LISTED} more", err)
+            show(f"  and {len(others) - MOST_LISTED} more", console=err)
     if failures:
         diverged = any(failure.kind == "diverged" for failure in failures)
         hint = "; --retry-failed runs diverged ones again" if diverged else ""
-        show(f"\n{len(failures)} of {trials} trials failed; the others are kept{hint}.", err)
+        show(f"\n{len(failures)} of {trials} trials failed; the others are kept{hint}.", console=err)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
@@ -48,7 +48,7 @@ def data(
     unlabelled = len(loaded.pretrain.images) - len(loaded.train.images)
     further = f", {unlabelled:,} unlabelled" if unlabelled else ""
     train, test = len(loaded.train.images), len(loaded.test.images)
-    console.say(
+    console.show(
         f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
         f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
         f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}\n"
@@ -66,8 +66,8 @@ def settings(
     defaults = config.TrialSettings.read({"method": method} | ({"dataset": dataset} if dataset else {})).flat()
     table = Table("setting", "default", "what it does", box=None, pad_edge=False)
     for key, sentence in config.known_keys(method).items():
-        default = defaults[key]
-        table.add_row(key, "" if default is None else escape(f"{default}"), escape(sentence))
+        default = "" if defaults[key] is None else str(defaults[key])
+        table.add_row(key, Text(default), Text(sentence))
     console.out.print(table)
 
 
@@ -103,7 +103,7 @@ def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: 
         with console.sigterm_as_interrupt():
             path, failed = benchmark.run(results / "bench", parts, quick, console.out, known, name)
     except KeyboardInterrupt:
-        console.say(f"Stopped; {name}.md holds the parts that were through.")
+        console.show(f"Stopped; {name}.md holds the parts that were through.")
         raise Exit(console.INTERRUPTED) from None
     console.say_written(path)
     if failed:

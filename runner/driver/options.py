@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from reports.spelling import printable
+
 if TYPE_CHECKING:
     from runner.driver.result import Tally
     from runner.events import Listener
@@ -101,7 +103,7 @@ class Printer(Observer):
     """Prints each sentence on a line."""
 
     def say(self, text: str) -> None:
-        print(text)
+        print(printable(text))
 
     def note(self, text: str) -> None:
-        print(f"note: {text}")
+        print(printable(f"note: {text}"))

@@ -93,17 +93,21 @@ class ProgressEstimate:
         wait = 0.0 if is_free else min(self._left(state, paces) for state in self.running.values())
         return wait + self._left(self.states[job.key], paces)
 
-    def remaining(self) -> float | None:
-        """Seconds until the last trial ends, on slots that take the next one when they are free; None if unknown."""
+    def remaining(self, left: int = 0) -> float | None:
+        """Seconds until the last trial ends, on slots that take the next one when they are free; None if unknown. Of
+        the `left` trials that have not ended some may not be planned yet: these take as long as the others do."""
         if not (paces := self._measure()):
             return None
         # Copies, since the display asks from a thread of its own.
         ends = [self._left(state, paces) for state in list(self.running.values())]
         ends += [0.0] * (self.slots - len(ends))
         heapq.heapify(ends)
-        for state in list(self.states.values()):
-            if state.begun is None and not state.ended:
-                heapq.heapreplace(ends, ends[0] + self._left(state, paces))
+        states = list(self.states.values())
+        waits = [self._left(state, paces) for state in states if state.begun is None and not state.ended]
+        unplanned = left - sum(not state.ended for state in states)
+        usual = statistics.fmean(paces.get(state.key, paces[None]) * self._work(state)[1] for state in states)
+        for seconds in (*waits, *[usual] * unplanned):
+            heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends)
 
     def _work(self, state: _State) -> tuple[float, float]:

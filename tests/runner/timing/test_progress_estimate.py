@@ -94,3 +94,18 @@ def test_what_an_earlier_run_has_trained_is_not_expected_again(jobs: list[Job], 
     # Its worker is lost: it starts again from its checkpoint.
     estimate.planned(jobs[:1])
     assert estimate.remaining() == pytest.approx(20)
+
+
+def test_trials_that_are_not_planned_yet_take_as_long_as_others(jobs: list[Job], clock: Clock) -> None:
+    estimate = ProgressEstimate(ten_seconds(jobs), 1, clock)
+    assert estimate.remaining(3) is None
+    estimate.planned(jobs[:2])
+    assert estimate.remaining(2) == pytest.approx(20)
+    assert estimate.remaining(5) == pytest.approx(50)
+    for job in jobs[:2]:
+        estimate.started(job)
+        estimate.epoch(job, 9)
+        clock.now += 10.0
+        estimate.ended(job)
+    assert estimate.remaining() == 0
+    assert estimate.remaining(3) == pytest.approx(30)

@@ -1,0 +1,118 @@
+"""What every command prints: text as it reads, whole numbers on any terminal, and quickly."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from frames import grid, result
+from reports.render import terminal
+from reports.tables import table_of_sweep
+from runner.cli import console, progress
+from runner.cli.console import SafeConsole
+from runner.driver.result import Tally
+from runner.events import TrialResult
+from runner.planning.plan import Plan, command
+from runner.timing.progress_estimate import ProgressEstimate
+from runner.timing.timings import Timing, timing_key
+
+BAD = "[/] [bold]x[/] :smile: \\"
+
+
+def screen(width: int | None = None, **environment: str) -> SafeConsole:
+    """A terminal in these circumstances."""
+    return SafeConsole(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm", **environment})
+
+
+def printed(shown: SafeConsole) -> str:
+    return shown.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_help_loads_neither_pydantic_nor_a_library_of_a_command(root: Path) -> None:
+    code = (
+        "import sys, contextlib, runner.cli; sys.argv = ['cplearn', '--help']\n"
+        "with contextlib.suppress(SystemExit): runner.cli.main()\n"
+        "print(sorted({'pydantic', 'torch', 'pandas', 'numpy', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_texts_are_printed_as_they_read_without_control_characters() -> None:
+    shown = screen(width=40, NO_COLOR="1")
+    console.show(("failed:", "red"), f" {BAD}", (BAD, "bold"), " \x1b[31m\x07\x9b\u202ered\n", console=shown)
+    assert re.sub(r"\x1b\[[01]m", "", printed(shown)) == f"failed: {BAD}{BAD} [31mred\n\n"
+
+
+def test_a_terminal_of_another_encoding_is_no_traceback(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.cli", "data", "β"],
+        cwd=root,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == console.BAD_INPUT
+    assert done.stderr.startswith("error: ")
+    assert "'?'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shown", [screen(TERM="dumb"), screen(width=30), screen(width=12), screen(NO_COLOR="1")])
+def test_a_table_is_never_cut_into_its_numbers(shown: SafeConsole) -> None:
+    axes = {"arm": [BAD, "a name that is longer than half of a narrow terminal"]}
+    table = table_of_sweep(result(axes, grid(axes)))
+    for render in (terminal.render_sweep, terminal.render_table):
+        shown.print(render(table, shown.width), crop=False)
+    text = printed(shown)
+    assert text.count(" 0.900") == 4
+    assert "…" not in text
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text) or not shown.no_color
+
+
+def test_a_terminal_that_writes_line_by_line_has_room() -> None:
+    assert screen(TERM="dumb").width == 250
+    assert not screen(TERM="dumb").is_interactive
+    assert screen(width=70).width == 70
+
+
+def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = screen(width=100, NO_COLOR="1")
+    monkeypatch.setattr(console, "out", shown)
+    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": shown})
+    jobs = [replace(job, label=BAD) for job in plan.jobs[:3]]
+    estimate = ProgressEstimate({timing_key(jobs[0]): Timing(0.001, 0.0, 0.9, 1.1, "finished runs", 5)})
+    tally = Tally(jobs, 0, estimate, lambda: 0)
+    display = progress.Progress(tally)
+    shown.print(display.render())
+    assert " left" not in printed(shown), "nothing is known before the trials are planned"
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0)
+    tally.planned(jobs)
+    for listener in (tally, display):
+        listener.started(jobs[0])
+        listener.epoch(jobs[0], 3, {"train/loss": 1.25})
+    shown.print(display.render())
+    assert "1 running · 2 waiting · 0 s elapsed · less than a minute left" in printed(shown)
+    for job in jobs:
+        for listener in (tally, display):
+            listener.finished(job, TrialResult({"probe/accuracy": 0.5}, {}, {}))
+    display.failed(jobs[0], f"ValueError: {BAD}", "exception")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(shown))
+    assert text.count(BAD) == 6
+    assert "done   3/3" in text
+    assert text.rstrip().endswith("s)"), "nothing is left"
+
+
+def test_a_command_quotes_what_is_no_yaml(plan: Plan) -> None:
+    trial = plan.jobs[0].trial
+    recipe = trial.model_copy(update={"augment": trial.augment.model_copy(update={"recipe": "[/]: \x1b"})})
+    assert r"""--set 'augment.recipe="[/]: \u001b"'""" in command(recipe)
