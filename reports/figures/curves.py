@@ -288,7 +288,9 @@ def _draw_rows(axes: Axes, curve: Curve, panel: Panel) -> None:
     lines, baselines = _split(curve, panel)
     for place, line in enumerate(lines):
         y = _places(curve, line["x"], (place - (len(lines) - 1) / 2) * 0.2)
-        (drawn,) = axes.plot(line["mean"], y, linestyle="none", markersize=3.5, label=canvas.literal(line["line"].iloc[0]))
+        (drawn,) = axes.plot(
+            line["mean"], y, linestyle="none", markersize=3.5, label=canvas.literal(line["line"].iloc[0])
+        )
         axes.hlines(y, line["low"], line["high"], color=drawn.get_color(), linewidth=0.9)
     _draw_baselines(axes.axvline, baselines)
     for start, end in collapsed_spans(curve):

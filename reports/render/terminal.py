@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from reports import spelling
 from reports.tables import spec
 from reports.tables.model import Cell, Column, Row, Table
 
@@ -88,7 +89,7 @@ def _stacked(heading: str) -> str:
 
 
 def _heads(row: Row, table: Table) -> list[Text]:
-    heads = [Text(head) for head in row.head]
+    heads = [Text(spelling.one_line(head)) for head in row.head]
     heads[-1].append(f" (n={row.n})" if row.n else "", style="yellow")
     return heads + [Text("")] * (len(table.headings) - len(heads))
 

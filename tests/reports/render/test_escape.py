@@ -18,7 +18,10 @@ from reports.tables import spec
         (r"a\b{c}$d^e~f", r"a\textbackslash{}b\{c\}\$d\textasciicircum{}e\textasciitilde{}f"),
         ("β = 0.1 ± 2 – τ, Λ", r"$\beta$ = 0.1 $\pm$ 2 -- $\tau$, $\Lambda$"),
         ("Zoë, Łódź", "Zoë, Łódź"),
-        ("数据 <b>", r"[U+6570][U+636E] $<$b$>$"),
+        ("数据 <b>", r"{[}U+6570]{[}U+636E] $<$b$>$"),
+        ("[12] *best*", "{[}12] {*}best{*}"),
+        ("e\u0301, e\u0303", "é, {[}U+1EBD]"),
+        ("a\x1b[31m\u202eb", "a{[}31mb"),
         ("two\n  lines", "two lines"),
     ],
 )
@@ -33,6 +36,10 @@ def test_latex_prints_text_as_it_reads(plain: str, spelled: str) -> None:
         ("<b>[x](y)`", r"\<b\>\[x\](y)\`"),
         ("a\\|b", r"a\\\|b"),
         ("~~$x$ &amp;\n", r"\~\~\$x\$ \&amp;"),
+        ("# a", r"\# a"),
+        ("- a :smile: 1. b: c", r"\- a \:smile: 1. b: c"),
+        ("12. a", r"12\. a"),
+        ("-0.5", "-0.5"),
     ],
 )
 def test_markdown_prints_text_as_it_reads(plain: str, markdown: str) -> None:
@@ -63,6 +70,7 @@ def test_axis_values_are_short_and_distinct(items: list[Any], spelled: list[str]
         ("1e-5", "$10^{-5}$"),
         ("3.2e-7", r"$3.2\times 10^{-7}$"),
         ("a_b", r"a\_b"),
+        ("٣", "{[}U+0663]"),
     ],
 )
 def test_axis_values_in_latex(spelled: str, expected: str) -> None:
@@ -77,7 +85,7 @@ def test_seeds_are_listed_in_ranges(numbers: list[int], spelled: str) -> None:
 def test_axes_are_named_by_symbol_or_by_what_tells_them_apart() -> None:
     assert spelling.headings(["method.beta", "method.codes", "batch_size"]) == ["β", "c", "batch size"]
     assert spelling.leaves(["method.name", "backbone.name", "epochs"]) == ["method.name", "backbone.name", "epochs"]
-    assert [latex.latex_symbol(heading) for heading in ("β", "c", "batch_size")] == [r"$\beta$", "$c$", r"batch\_size"]
+    assert [latex.latex_symbol(heading) for heading in ("β", "c", "%")] == [r"$\beta$", "$c$", r"\%"]
 
 
 def test_every_metric_of_the_table_is_placed_in_the_terminal() -> None:
