@@ -217,7 +217,8 @@ def texts(figure: Figure) -> set[str]:
 
 def test_figures_draw_the_names_and_are_silent(written: Writer, report: build.Report) -> None:
     (read,) = store.read_sweep(written.uri, SWEEP)
-    plots = {plot.name: plot for plot in figures.plots(read, store.artifact_reader(written.uri))}
+    reader = store.artifact_reader(written.uri)
+    plots = {plot.name: plot for plot in figures.plots(read, figures.read_samples(read, reader))}
     assert len(plots) >= 7
     with matplotlib.style.context(canvas.STYLE):
         assert {canvas.literal(name) for name in PLAIN[:7]} <= texts(plots["rows"].draw()) | {""}
@@ -230,7 +231,7 @@ def test_figures_draw_the_names_and_are_silent(written: Writer, report: build.Re
 def test_few_names_stand_beside_each_other_and_in_legends(names: Sequence[str]) -> None:
     axes = {"arm": list(names), "method.codes": [10, 100]}
     read = result(axes, [{"label": names[0], "probe/accuracy": 0.5}, *grid(axes)])
-    for plot in figures.plots(read, lambda run, artifact: None):
+    for plot in figures.plots(read, []):
         with matplotlib.style.context(canvas.STYLE), warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
