@@ -126,7 +126,7 @@ def ui(
     uri = resolve(tracking_uri)
     check_store(uri)
     if uri.startswith("http"):
-        say(f"The tracking store is a server already: open {without_secrets(uri)}")
+        show(f"The tracking store is a server already: open {without_secrets(uri)}")
         return
     with suppress(NothingThere):  # The server would end with a traceback where the store cannot be read.
         connect(uri)
