@@ -451,8 +451,8 @@ def test_trials_that_differ_in_more_than_the_seed_are_not_averaged(own: Writer, 
 def test_the_option_that_a_message_proposes_works_when_it_is_pasted(
     own: Writer, tmp_path: Path, key: str, values: Any
 ) -> None:
-    for value in values:
-        trial = {**declare("svhn", "swav", {}, 0), "key": f"other {value}"}
+    for place, value in enumerate(values):
+        trial = {**declare("svhn", "swav", {}, 0), "key": f"other {place}"}
         settings = {"method.name": "barlow_twins", "dataset": "stl10", "backbone.name": "resnet8", key: value}
         run_id = own.trial("other", trial, metrics={"probe/accuracy": 0.9}, settings=settings)
         if key == "data fingerprint":
