@@ -6,127 +6,19 @@ dozen go through the real command.
 
 from __future__ import annotations
 
-import copy
-import io
 import json
 import random
 import socket
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
-from runner import cli
-from runner.cli import console
-
-MUTANTS = 200
-ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2, -0.5, 1e-300, 1e300, 10**30, 2**63, float("nan"), float("inf"), -float("inf"),
-    "", " ", "auto", "nan", "digits", "digit", "svnh", "folder:", "folder:/nowhere", "folder:/dev/null", "β", "\u202e",
-    "0x10", "a" * 5_000, "[bold]", "'; DROP TABLE runs; --", [], [[]], [None], [1, 2], {}, {"name": "cplearn"}, {"": 1},
-    {"log_uniform": [0, 1]}, {"log_uniform": [1e-3, 1]}, {"choice": []}, {"choice": [1, "a"]}, {"uniform": [2, 1]},
-    {"integers": [1, 3]}, {1: 2}, {"a": {"b": {"c": 1}}},
-]  # fmt: skip
-KEYS = [
-    "sweep", "settings", "axes", "seeds", "samples", "sample_seed", "packing", "baselines", "description", "dataset",
-    "epochs", "epoch", "method", "method.beta", "method.codes", "method.name", "method.", ".", "..", "", "optimizer.lr",
-    "seed", "optimizer", "backbone", "backbone.name", "backbone.width", "image_size", "batch_size", "precision",
-    "evaluation", "augment.strength", "evaluation.knn_neighbours", "evaluation.probe", "evaluation.gmm_components",
-    "evaluation.transfer", "Epochs", "method.beta.gamma", "__class__", "α",
-]  # fmt: skip
-
-
-def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value of nested groups and lists."""
-    found = [path] if path else []
-    items = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    return found + [place for key, value in items for place in places(value, (*path, key))]
-
-
-def mutate(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A copy with one to three changes: values replaced, wrapped or scaled, keys renamed, added or dropped."""
-    document = copy.deepcopy(document)
-    for _ in range(draw.randint(1, 3)):
-        way = draw.choice(places(document) or [()])
-        if not way:
-            return document
-        parent = document
-        for step in way[:-1]:
-            parent = parent[step]
-        last = way[-1]
-        change = draw.choice(["value", "value", "value", "rename", "drop", "add", "wrap", "scale"])
-        if change == "value":
-            parent[last] = copy.deepcopy(draw.choice(ODD))
-        elif change == "rename" and isinstance(parent, dict):
-            parent[draw.choice(KEYS)] = parent.pop(last)
-        elif change == "drop":
-            del parent[last]
-        elif change == "add" and isinstance(parent, dict):
-            parent[draw.choice(KEYS)] = copy.deepcopy(draw.choice(ODD))
-        elif change == "wrap":
-            parent[last] = draw.choice([[parent[last]], {"name": parent[last]}, str(parent[last])])
-        elif change == "scale" and isinstance(parent[last], int | float) and not isinstance(parent[last], bool):
-            parent[last] *= draw.choice([-1, 0, 0.5, 1000, 10**9])
-    return document
-
-
-def damage(text: str, draw: random.Random) -> bytes:
-    """The text with some of its characters exchanged, cut out, doubled, or replaced by bytes that are no text."""
-    data = bytearray(text.encode())
-    for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(len(data))
-        change = draw.randrange(5)
-        if change == 0:
-            data[at] = draw.randrange(256)
-        elif change == 1:
-            del data[at : at + draw.randint(1, 40)]
-        elif change == 2:
-            data[at:at] = data[at : at + draw.randint(1, 200)]
-        elif change == 3:
-            data[at:at] = draw.choice(
-                [b"\t", b": ", b"- ", b"{", b"]", b"&a ", b"*a", b"!!python/object:os.system ", b"\x00", b"%"]
-            )
-        else:
-            data[at:at] = b"\n" + b" " * draw.randrange(8)
-        if not data:
-            break
-    return bytes(data)
-
-
-class Workplace:
-    """A folder in which commands run in this process, and which they must leave as it was."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "file").write_text("not a folder")
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, output and errors of `cplearn ARGUMENTS`; raises what would be a traceback."""
-        said, complained = io.StringIO(), io.StringIO()
-        with redirect_stdout(said), redirect_stderr(complained), pytest.MonkeyPatch.context() as patch:
-            patch.chdir(self.folder)
-            patch.delenv("RAY_ADDRESS", raising=False)
-            patch.setenv("CPLEARN_DATA", str(self.folder / "data"))
-            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder}/mlflow.db")
-            patch.setattr(console.out, "_file", said)
-            patch.setattr(console.err, "_file", complained)
-            try:
-                typer.main.get_command(cli.app).main(list(arguments), "cplearn", standalone_mode=True)
-                code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return code, said.getvalue(), complained.getvalue()
-
-    def left(self) -> set[str]:
-        return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
+from fuzzing import KEYS, ODD, Workplace, count, damage, mutate, one_sentence
 
 
 @pytest.fixture(scope="module")
@@ -145,24 +37,12 @@ def shipped(root: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def one_sentence(code: int, said: str, complained: str) -> str:
-    """Asserts that a refusal is one message, and returns it."""
-    assert code == 2, (code, said, complained)
-    lines = complained.strip().splitlines()
-    assert len(lines) == 1, complained
-    assert lines[0].startswith("error: "), complained
-    assert 15 < len(lines[0]) < 900, lines[0]
-    assert "Traceback" not in complained
-    assert not said, said
-    return lines[0]
-
-
 @pytest.mark.parametrize("part", range(2))
 def test_a_mutated_file_is_planned_or_refused(workplace: Workplace, root: Path, part: int) -> None:
-    draw, documents = random.Random(part), shipped(root)
+    draw, documents, mutants = random.Random(part), shipped(root), count("sweep files") // 2
     before, refused = workplace.left() | {"data", "mutant.yaml"}, 0
     file = workplace.folder / "mutant.yaml"
-    for i in range(MUTANTS // 2):
+    for i in range(mutants):
         document = draw.choice(documents)
         if i % 4:
             text = yaml.safe_dump(mutate(document, draw), allow_unicode=True, sort_keys=False)
@@ -178,7 +58,7 @@ def test_a_mutated_file_is_planned_or_refused(workplace: Workplace, root: Path, 
             sys.stderr.write(f"the mutant was:\n{file.read_bytes()!r}\n")
             raise
     assert workplace.left() <= before
-    assert MUTANTS // 10 < refused < MUTANTS // 2, "the mutants are all alike"
+    assert mutants // 5 < refused < mutants, "the mutants are all alike"
 
 
 def test_the_files_that_are_mutated_are_planned(workplace: Workplace, root: Path) -> None:
@@ -285,7 +165,7 @@ def test_options_and_paths_that_cannot_be_are_refused(workplace: Workplace, comm
 def test_overrides_are_planned_or_refused(workplace: Workplace) -> None:
     (workplace.folder / "good.yaml").write_text(HEAD)
     draw, before, codes = random.Random(7), workplace.left() | {"data", "good.yaml"}, []
-    for _ in range(50):
+    for _ in range(count("--set")):
         value = draw.choice(
             [*map(str, ODD), "[1, 2]", "1e-3", "'", "{", "\t", "a: b: c", "&a 1", "*a", "%", "@", "\x00", "\x1b[2J"]
         )
