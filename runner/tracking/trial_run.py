@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import tempfile
 import uuid
@@ -23,6 +22,7 @@ import cplearn
 from cplearn.config.trial import NUMERICS
 from runner.events import TrialResult
 from runner.faults import FailureKind
+from runner.machine.environment import worker_environment
 from runner.planning.plan import Job, Plan, command
 from sweeps.record import (
     END_TAGS,
@@ -189,7 +189,7 @@ def _git(*arguments: str) -> str | None:
     """What git prints in the folder of the trainer; None where it fails."""
     command, folder = ["git", *arguments], Path(cplearn.__file__).parent
     # A hook of git, for instance, sets variables that lead to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {name: value for name, value in worker_environment().items() if not name.startswith("GIT_")}
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=True
