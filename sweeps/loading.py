@@ -95,7 +95,7 @@ def parse(text: str, whose: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)
     except Refusal as refusal:
-        where = f", line {refusal.problem_mark.line + 1}" if "\n" in text else ""
+        where = f", line {refusal.line}" if "\n" in text else ""
         raise UserError(f"{whose}{where}: {refusal.problem}") from None
     # Escapes such as "\\UFFFFFFFF" that are no characters raise what Python raises.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -115,8 +115,9 @@ def read_json(text: str | bytes, whose: str) -> Any:
 class Refusal(yaml.MarkedYAMLError):
     """Something that is valid YAML and cannot be meant."""
 
-    def __init__(self, problem: str, place: yaml.Node | yaml.Event) -> None:
+    def __init__(self, problem: str, place: Any) -> None:
         super().__init__(problem=problem, problem_mark=place.start_mark)
+        self.line: int = place.start_mark.line + 1
 
 
 class Loader(yaml.SafeLoader):

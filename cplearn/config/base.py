@@ -58,5 +58,6 @@ class MethodSettings(Settings):
 def listed(value: object) -> object:
     # One word is a list of one; sorted, since the order of a set must not tell two trials apart.
     values = [value] if isinstance(value, str | int | float) else value
-    is_plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
-    return sorted(set(values)) if is_plain and len({type(v) for v in values}) == 1 else values
+    if not isinstance(values, list) or not all(isinstance(v, str | int | float) for v in values):
+        return values
+    return sorted(set(values)) if len({type(v) for v in values}) == 1 else values
