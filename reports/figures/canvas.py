@@ -106,7 +106,7 @@ def lines(numbers: pd.DataFrame, x: str, y: str, **axis: Any) -> Figure:
     rows = list(numbers.groupby("row", sort=False))
     for (label, line), style in zip(rows, colours(len(rows)), strict=True):
         marked = style["marker"] if len(numbers) <= 12 * len(rows) else ""
-        axes.plot(line[x], line[y], label=literal(label), **{**style, "marker": marked})
+        axes.plot(line[x], line[y], label=literal(str(label)), **{**style, "marker": marked})
     axes.set(**axis)
     for scale, along in ((axes.get_xscale(), axes.xaxis), (axes.get_yscale(), axes.yaxis)):
         if scale == "log":

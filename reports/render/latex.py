@@ -169,7 +169,7 @@ def latex_value(spelled: str) -> str:
 def _latex_character(character: str) -> str:
     if character in SPELLED:
         return SPELLED[character]
-    base, *marks = unicodedata.normalize("NFD", character)
+    base, *marks = list(unicodedata.normalize("NFD", character))
     is_plain = base.isascii() and base.isprintable() and len(marks) <= 1 and ACCENTS.issuperset(marks)
     if character in LETTERS or (is_plain and character <= LAST):
         return character
