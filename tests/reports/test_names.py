@@ -43,7 +43,8 @@ SETTING = re.compile(rf"({re.escape(PARAMS)})?(method|optimizer|backbone|augment
 
 @pytest.fixture(scope="module")
 def tracker(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    """What a sweep leaves: a trial that was really trained, one that diverged, one that was stopped early."""
+    """What a sweep leaves: a trial that was really trained, one that diverged, one that was stopped early, and what a
+    second driver wrote that did not see the claims of the first."""
     folder = tmp_path_factory.mktemp("store")
     shutil.copy(empty_store(), folder / "mlflow.db")
     trained = training.TrialTraining(trial(epochs=1, evaluation=EVERYTHING), digits)
@@ -59,7 +60,10 @@ def tracker(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Tracke
     finished = TrialResult(outcome.metrics, files, describe("cpu") | {Tag.NODE.short: "gpu1"})
     jobs = [Job(str(seed), trained.trial, "digits", "f00d", "trial", f"{seed}", {}, ()) for seed in range(3)]
     with made_by(COMMIT):
-        tracker = Tracker(sqlite(folder), make_plan("s", "", {}, "digits", jobs))
+        plan = make_plan("s", "", {}, "digits", jobs)
+        tracker = Tracker(sqlite(folder), plan)
+        second = Tracker(sqlite(folder), plan, claim=lambda key: False)
+        second.started(jobs[0])
         for job in jobs:
             tracker.started(job)
             tracker.epoch(job, 1, epoch)
@@ -67,6 +71,8 @@ def tracker(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Tracke
         tracker.failed(jobs[1], "FloatingPointError", "diverged")
         tracker.stopped(jobs[2], 1, "the worst")
         tracker.close("FINISHED")
+        second.finished(jobs[0], finished)
+        second.close("FINISHED")
     return tracker
 
 
@@ -89,7 +95,7 @@ def first_run(tracker: Tracker) -> Run:
 
 
 def test_every_tag_that_is_read_is_written(tracker: Tracker) -> None:
-    runs = [tracker.client.get_run(run) for run in (tracker.parent, *(run.run_id for run in tracker.runs.values()))]
+    runs = tracker.client.search_runs([tracker.experiment])
     names = {
         node.attr
         for node in sources()
