@@ -32,6 +32,7 @@ from runner.planning.plan import SCHEMA, Job, make_plan
 from sweeps.errors import UserError
 from sweeps.spec import read_sweep
 
+pytestmark = pytest.mark.timeout(900)  # Two processes a trial wait for each other where the cores are busy.
 SWEEP = """
 sweep: tiny
 settings:
