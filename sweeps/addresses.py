@@ -71,7 +71,7 @@ def beside_store(folder: Path, uri: str) -> Path:
     if not uri.startswith("sqlite") or ARTIFACTS not in folder.parts:
         return folder
     depth = folder.parts[::-1].index(ARTIFACTS) + 1
-    return store_file(uri).resolve().parent.joinpath(*folder.parts[-depth:])
+    return store_file(uri).parent.joinpath(*folder.parts[-depth:])
 
 
 def without_secrets(uri: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sweeps.errors import StoreError
-from sweeps.secrets import hide_secrets
+from sweeps.secrets import reason_of
 
 T = TypeVar("T")
 
@@ -38,8 +38,9 @@ def repeated(call: Callable[[], T], what: str = "the tracking store", *, once: b
                 raise
             pause = next(pauses, None)
             if pause is None:
-                reason = next(iter(hide_secrets(str(error)).strip().splitlines()), type(error).__name__)
-                raise StoreError(f"{what} is away ({reason}); run the same command again when it is back") from error
+                raise StoreError(
+                    f"{what} is away ({reason_of(error)}); run the same command again when it is back"
+                ) from error
         time.sleep(pause)
 
 

@@ -52,6 +52,15 @@ def hide_secrets(text: str) -> str:
     return ADDRESS.sub(r"\1", pattern.sub(HIDDEN, text) if pattern else text)
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library says went wrong, in one line without secrets; the kind of the error where it says nothing.
+
+    >>> reason_of(OSError("no route to https://ann:p@ss@host" + chr(10) + "try again")), reason_of(OSError())
+    ('no route to https://host', 'OSError')
+    """
+    return next(iter(hide_secrets(str(error)).strip().splitlines()), type(error).__name__)
+
+
 @functools.lru_cache(maxsize=8)
 def _pattern(secrets: frozenset[str], users: frozenset[str]) -> re.Pattern[str] | None:
     """What matches the secrets anywhere, and users in quotes or as a parameter: a user's name may be a common word."""

@@ -22,7 +22,7 @@ from sweeps.addresses import experiment_name, folder_meant, local_folder, resolv
 from sweeps.errors import StoreError, UserError
 from sweeps.record import MODEL_FOLDER
 from sweeps.retries import Repeated
-from sweeps.secrets import hide_secrets
+from sweeps.secrets import reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,8 +119,7 @@ def readable(what: str) -> Iterator[None]:
     except UserError:
         raise
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError, TypeError, LookupError) as error:
-        reason = next(iter(hide_secrets(str(error)).strip().splitlines()), type(error).__name__)
-        raise StoreError(f"{what} cannot be read: {reason}") from error
+        raise StoreError(f"{what} cannot be read: {reason_of(error)}") from error
 
 
 def search(client: MlflowClient, experiment: str, query: str, page_size: int = PAGE) -> Iterator[Run]:
