@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -48,6 +49,7 @@ class Model(nn.Module):
                 batch_size=trial.batch_size,
                 classes=len(images["classes"]),
                 generator=streams.generator(stream, "dictionary"),
+                step_generator=functools.partial(streams.generator, stream, "method"),
             )
             self.method = methods.get(trial.method.name).Method(trial.method, inputs)
         backbones.initialise(self.method, init)
@@ -76,12 +78,12 @@ class Model(nn.Module):
     def features(self, images: Tensor | ImageFiles, batch_size: int = 512) -> Tensor:
         """Backbone features (N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
 
-        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021). Images in
-        files are decoded batch by batch.
+        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021), unless the
+        method says otherwise. Images in files are decoded batch by batch.
         """
         training = self.training
         self.eval()
-        backbone = self.backbone if self.teacher is None else self.teacher
+        backbone = self.teacher if self.teacher is not None and self.method.evaluates_teacher else self.backbone
         blocks = [backbone(self.prepare(block.to(self.device))) for block in images.split(batch_size)]
         self.train(training)
         return torch.cat(blocks)

@@ -1,6 +1,7 @@
 """What every method offers: a loss for training, and embeddings and codes for evaluation."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -40,13 +41,15 @@ class MethodInputs:
 
     `features` is the number F of features that the backbone gives an image, `batch_size` the number of images of a
     step, `classes` that of classes of the data set. `generator`, on the CPU, is for frozen random parts; the trainer
-    draws the weights.
+    draws the weights. What a method draws anew in update k comes from `step_generator(k)`, a new generator on the CPU:
+    a resumed training then draws what the uninterrupted one would have drawn.
     """
 
     features: int
     batch_size: int
     classes: int
     generator: torch.Generator
+    step_generator: Callable[[int], torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Method(nn.Module, ABC, Generic[S]):
     """
 
     projector: nn.Module
+    evaluates_teacher: bool = True
+    """Where there is a teacher, its backbone is evaluated; False: that of the student."""
 
     def __init__(self, settings: S, n_codes: int) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ centring and sharpening of the teacher's outputs prevent collapse (Eq. 3):
     loss = -(1/n) Σ_i Σ_j t^a_ij log s^b_ij,    t = softmax((teacher - centre) / τ_t),  s = softmax(student / τ_s)
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -92,8 +91,7 @@ class Method(base.Method[Settings]):
         return first + (last - first) * min(1.0, progress.epoch / max(1, self.settings.warmup_epochs - 1))
 
     def momentum(self, progress: base.Progress) -> float:
-        """Rises to 1 along half a cosine (Grill et al. 2020)."""
-        return 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * progress.fraction))
+        return parts.rising(self.settings.momentum, progress)
 
     def before_update(self, progress: base.Progress) -> None:
         if progress.epoch < self.settings.freeze_epochs:

@@ -1,11 +1,14 @@
-"""What several methods share: projectors, cosine classifiers, the loss of predicting other views, moving averages."""
+"""What several methods share: projectors, cosine classifiers, losses of predicting other views, moving averages."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cplearn.methods.base import Progress
 
 
 class MLP(nn.Module):
@@ -52,8 +55,28 @@ def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
 
     log_p: log-probabilities (V, n, c), the G global views first; targets: probabilities t (G, n, c).
     """
-    pairs = [(target, prediction) for a, target in enumerate(targets) for b, prediction in enumerate(log_p) if b != a]
-    return -torch.stack([(target * prediction).sum(-1).mean() for target, prediction in pairs]).mean()
+    return -torch.stack([(t * p).sum(-1).mean() for t, p in _pairs(targets, log_p)]).mean()
+
+
+def cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean over global views a and all views b ≠ a of (1/n) Σ_i cos(p^b_i, t^a_i).
+
+    predictions: p (V, n, d), the G global views first; targets: t (G, n, d).
+    """
+    pairs = _pairs(F.normalize(targets, dim=-1), F.normalize(predictions, dim=-1))
+    return torch.stack([(t * p).sum(-1).mean() for t, p in pairs]).mean()
+
+
+def _pairs(targets: Tensor, predictions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Every target of a view a with every prediction from a view b ≠ a; views are in the first dimension of both."""
+    return [
+        (target, prediction) for a, target in enumerate(targets) for b, prediction in enumerate(predictions) if b != a
+    ]
+
+
+def rising(first: float, progress: Progress) -> float:
+    """The rate of a moving average that rises from `first` to 1 along half a cosine (Grill et al. 2020)."""
+    return 1 - (1 - first) * 0.5 * (1 + math.cos(math.pi * progress.fraction))
 
 
 @torch.no_grad()

@@ -30,11 +30,16 @@ EXPLAIN_THEMSELVES = ("method.name", "dataset")
 """Settings whose values a reader understands without the setting's name."""
 SHOWN_AS = {
     "barlow_twins": "Barlow Twins",
+    "byol": "BYOL",
     "cplearn": "CPLearn",
     "dino": "DINO",
     "gedi": "GEDI",
+    "lejepa": "LeJEPA",
+    "mmcr": "MMCR",
     "self_classifier": "Self-Classifier",
     "simclr": "SimCLR",
+    "simdino": "SimDINO",
+    "simsiam": "SimSiam",
     "supervised": "Supervised",
     "swav": "SwAV",
     "vicreg": "VICReg",

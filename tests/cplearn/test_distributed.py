@@ -31,12 +31,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "self_classifier": {"hidden_dim": 12, "embedding_dim": 8, "codes": 10},
     "gedi": {"hidden_dim": 12, "codes": 10},
     "dino": {"hidden_dim": 12, "embedding_dim": 8, "codes": 10, "freeze_epochs": 0},
+    **{name: {"hidden_dim": 12, "embedding_dim": 8} for name in ("byol", "lejepa", "mmcr", "simdino", "simsiam")},
     "supervised": {},
 }
 VIT = {"name": "timm", "model": "test_vit", "width": None, "drop_path": 0.4}
 RESNET = {**VIT, "model": "test_resnet", "drop_path": 0.0}
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SMALL] + [
     ("swav", {"augment": {"local_views": 2}}),
+    ("lejepa", {"augment": {"local_views": 2}}),
     ("cplearn", {"method": {"codes": 2100, "embedding_dim": 8}}),  # streamed
     ("cplearn", {"optimizer": {"name": "lars", "lr": 0.1, "clip": 0.5}, "evaluation": {"online_probe": True}}),
     ("barlow_twins", {"optimizer": {"name": "lars", "lr": 0.2, "scale_lr": True}}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import shutil
 import signal
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from cplearn import methods
+from cplearn import methods, streams
 from cplearn.backbones import initialise
 from cplearn.methods.base import Batch, Method, MethodInputs, Progress
 from runner.cli import app
@@ -35,6 +37,12 @@ def needs(program: str) -> pytest.MarkDecorator:
     """Skip where a program is missing on a user's machine; in CI its absence is a failure."""
     missing = shutil.which(program) is None and not os.environ.get("CI")
     return pytest.mark.skipif(missing, reason=f"{program} is not installed")
+
+
+def needs_module(name: str) -> pytest.MarkDecorator:
+    """Skip where a library that only tests use is missing on a user's machine; in CI its absence is a failure."""
+    missing = importlib.util.find_spec(name) is None and not os.environ.get("CI")
+    return pytest.mark.skipif(missing, reason=f"{name} is not installed; pip install '.[dev]' brings it")
 
 
 def free_port() -> int:
@@ -125,7 +133,8 @@ def batch_of(features: Tensor, labels: Tensor | None = None, progress: Progress 
 def build_method(name: str, settings: dict | None = None, features: int = 6, classes: int = 3, seed: int = 0) -> Method:
     """A method in float64 for batches of 8 images, with its frozen parts and its weights drawn from the seed."""
     module, generator = methods.get(name), torch.Generator().manual_seed(seed)
-    method = module.Method(module.Settings(**settings or {}), MethodInputs(features, 8, classes, generator))
+    inputs = MethodInputs(features, 8, classes, generator, functools.partial(streams.generator, seed, "method"))
+    method = module.Method(module.Settings(**settings or {}), inputs)
     initialise(method, generator)
     method.after_initialisation()
     return method.double()

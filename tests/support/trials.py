@@ -19,7 +19,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "swav": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12, "queue": 40, "queue_from_epoch": 1},
     "self_classifier": {"hidden_dim": 16, "embedding_dim": 8, "codes": 12},
     "gedi": {"hidden_dim": 16, "codes": 12},
-    **{name: {"hidden_dim": 16, "embedding_dim": 8} for name in ("barlow_twins", "vicreg", "simclr")},
+    **{
+        name: {"hidden_dim": 16, "embedding_dim": 8}
+        for name in ("barlow_twins", "byol", "lejepa", "mmcr", "simclr", "simdino", "simsiam", "vicreg")
+    },
 }
 
 

@@ -51,7 +51,7 @@ def naive_loss(views: np.ndarray, w: np.ndarray, s: method.Settings, weight: np.
 
 def build(settings: method.Settings, seed: int = 0) -> method.Method:
     draw = torch.Generator().manual_seed(seed)
-    built = method.Method(settings, MethodInputs(F_IN, N, 0, draw)).double()
+    built = method.Method(settings, MethodInputs(F_IN, N, 0, draw, lambda step: draw)).double()
     initialise(built, draw)
     return built
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cplearn.methods import parts
+from method_checks import check_against_naive
 from support import normal
 
 
@@ -46,6 +48,24 @@ def test_views_are_normalised_one_at_a_time() -> None:
     x[1] += 5
     normed = parts.each_view(nn.BatchNorm1d(3).double(), x)
     torch.testing.assert_close(normed.mean(1), torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_the_cosine_is_that_of_every_target_with_every_other_view(views: int) -> None:
+    def naive(predictions: np.ndarray, targets: np.ndarray) -> float:
+        cosines = [
+            p @ t / np.linalg.norm(p) / np.linalg.norm(t)
+            for a, ts in enumerate(targets)
+            for b, ps in enumerate(predictions)
+            for p, t in zip(ps, ts, strict=True)
+            if a != b
+        ]
+        return float(np.mean(cosines))
+
+    targets = normal(2, 6, 5, seed=1)
+    check_against_naive(
+        lambda x: parts.cosine(x, targets), lambda x: naive(x, targets.numpy()), 3 * normal(views, 6, 5)
+    )
 
 
 @pytest.mark.parametrize("rate", [0.9, 1.0])

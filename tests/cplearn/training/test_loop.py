@@ -137,6 +137,15 @@ def test_the_teacher_follows_the_backbone_and_is_what_is_evaluated(digits: Datas
     assert torch.equal(model.features(digits.test.images), evaluated)
 
 
+def test_of_byol_the_student_is_evaluated(digits: Dataset) -> None:
+    trained, _ = run(trial(method={"name": "byol", "momentum": 0.6}, epochs=1), digits)
+    model = trained.model
+    assert model.teacher is not None
+    evaluated = model.features(digits.test.images)
+    model.teacher = None
+    assert torch.equal(model.features(digits.test.images), evaluated)
+
+
 def test_a_saved_model_is_read_back(digits: Dataset, tmp_path: Path) -> None:
     trained, _ = run(trial(method={"name": "dino"}, epochs=1), digits)
     trained.model.save(tmp_path)
