@@ -18,7 +18,7 @@ def names() -> list[str]:
     """The name of every method, in alphabetical order.
 
     >>> names()[:3]
-    ['barlow_twins', 'cplearn', 'dino']
+    ['barlow_twins', 'byol', 'cplearn']
     """
     return list(_listed(tuple(__path__)))
 
