@@ -58,8 +58,9 @@ class Listener:
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         """The job has ended without a result; `reason` is a text of several lines."""
 
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
-        """A scheduler has ended the job early, after an epoch; this happens only in sweeps that have one."""
+    def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
+        """A scheduler has ended the job early, after an epoch; this happens only in sweeps that have one. A job that
+        was stopped on a kind of `collapse` has been evaluated as it stood: `result`, which has no files."""
 
 
 class Audience:

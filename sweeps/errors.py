@@ -34,10 +34,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
 
 
-def explain(error: ValidationError, known: Sequence[str]) -> str:
-    """One sentence for the first complaint of pydantic; `known` are the keys that could have been written."""
+def explain(error: ValidationError, known: Sequence[str], prefix: str = "") -> str:
+    """One sentence for the first complaint of pydantic; `known` are the keys that could have been written, `prefix` is
+    what comes before those of the model."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
+    key = prefix + ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {nearest(key, known)}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -13,11 +13,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    Strict,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from sweeps.collapse import Collapse
 from sweeps.errors import explain
 
 Scalar = bool | int | float | str | None
@@ -137,10 +139,10 @@ class SearchSettings(BaseModel, extra="forbid", frozen=True, strict=True):
     startup: int = Field(10, ge=1, description="Suggestions drawn at random before the sampler learns from results.")
 
 
-class SchedulerSettings(BaseModel, extra="forbid", frozen=True, strict=True):
-    """Early stopping; `scheduler: asha` alone means the defaults."""
+class AshaSettings(BaseModel, extra="forbid", frozen=True, strict=True):
+    """Early stopping of what falls behind; `scheduler: asha` alone means the defaults."""
 
-    name: Literal["asha"] = Field(description="Asynchronous successive halving (Li et al., MLSys 2020).")
+    name: Literal["asha"] = Field("asha", description="Asynchronous successive halving (Li et al., MLSys 2020).")
     metric: str = Field("train/online_accuracy", description="A metric that is logged after every epoch.")
     mode: Literal["max", "min"] = Field("max", description="Whether the metric should be high or low.")
     grace: int = Field(3, ge=1, description="Epochs that every trial has.")
@@ -156,6 +158,42 @@ class SchedulerSettings(BaseModel, extra="forbid", frozen=True, strict=True):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.metric} {self.mode}, grace {self.grace}, reduction {self.reduction})"
+
+
+class CollapseSettings(BaseModel, extra="forbid", frozen=True, strict=True):
+    """Early stopping of what has collapsed; `scheduler: collapse` alone means the defaults."""
+
+    name: Literal["collapse"] = Field("collapse", description="Stops what has collapsed, by the rules of findings.")
+    kinds: list[Annotated[Collapse, Strict(False)]] = Field(
+        list(Collapse), min_length=1, description="Kinds of collapse on which a trial is stopped."
+    )
+    patience: int = Field(3, ge=1, description="Measured epochs in a row at which a trial must have collapsed.")
+    grace: int = Field(3, ge=1, description="Epochs that every trial has.")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.kinds)}, patience {self.patience}, grace {self.grace})"
+
+
+SchedulerSettings = AshaSettings | CollapseSettings
+SCHEDULERS: dict[str, type[AshaSettings] | type[CollapseSettings]] = {
+    "asha": AshaSettings,
+    "collapse": CollapseSettings,
+}
+
+
+def _read_scheduler(value: object) -> object:
+    """The settings of the scheduler that is named."""
+    value = _named(value)
+    if value is None:
+        return None
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise ValueError(f"scheduler: its name must be {' or '.join(map(repr, SCHEDULERS))}")
+    try:
+        return SCHEDULERS[name].model_validate(value)
+    except ValidationError as error:
+        keys = [f"scheduler.{key}" for key in SCHEDULERS[name].model_fields]
+        raise ValueError(explain(error, keys, "scheduler.")) from None
 
 
 class SweepFile(Arm):
@@ -174,8 +212,8 @@ class SweepFile(Arm):
     search: Annotated[SearchSettings, BeforeValidator(_named)] | None = Field(
         None, description="Suggest trials from the axes as a space instead of running all that they span."
     )
-    scheduler: Annotated[SchedulerSettings, BeforeValidator(_named)] | None = Field(
-        None, description="Stop trials early that do worse than others."
+    scheduler: Annotated[SchedulerSettings | None, BeforeValidator(_read_scheduler)] = Field(
+        None, description="Stop trials early that do worse than others, or that have collapsed."
     )
     baselines: dict[Name, dict[str, Any]] = Field(
         {}, description="Name to settings that replace the shared ones; one trial a seed and data set."
@@ -208,5 +246,5 @@ def read_axis(key: str, values: Any) -> list[Scalar] | Range:
 FILE_KEYS = (
     *SweepFile.model_fields,
     *(f"search.{key}" for key in SearchSettings.model_fields),
-    *(f"scheduler.{key}" for key in SchedulerSettings.model_fields),
+    *(f"scheduler.{key}" for key in dict.fromkeys([*AshaSettings.model_fields, *CollapseSettings.model_fields])),
 )

@@ -64,6 +64,7 @@ class Tag(StrEnum):
     ERROR = "cplearn.error"  # The last lines of the failure's message.
     STOPPED_BY = "cplearn.stopped_by"  # The sweep and the scheduler that have stopped it early.
     STOPPED_EPOCH = "cplearn.stopped_epoch"  # The epoch after which it was stopped.
+    COLLAPSE = "cplearn.collapse"  # The kind of collapse on which it was stopped; it was evaluated as it stood then.
     DUPLICATE_OF = "cplearn.duplicate_of"  # The run that finished the same trial meanwhile, for another driver.
 
     @property
@@ -88,7 +89,7 @@ def tag_is(tag: Tag, value: str) -> str:
 
 # The tags that say on what a trial ran, and those that a run loses when it goes on after it was stopped.
 HARDWARE = (Tag.DEVICE, Tag.DEVICE_NAME, Tag.HOST, Tag.CPUS, Tag.THREADS, Tag.RANKS, Tag.NODE)
-END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH, Tag.DUPLICATE_OF)
+END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH, Tag.COLLAPSE, Tag.DUPLICATE_OF)
 
 # The beginnings of metrics that say nothing of the test data: of each epoch of training, on a part of the training
 # data that is held out, of the training data without labels, and of time.

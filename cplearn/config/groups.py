@@ -168,6 +168,10 @@ class EvaluationSettings(Settings):
     )
     online_probe: bool = setting(False, "Train a linear classifier beside the backbone: train/online_....")
     online_lr: float = setting(0.1, "Peak learning rate of the online probe.", gt=0)
+    watch_images: Whole = setting(
+        128, "Training images on which collapse is measured while a trial trains: train/codes_used, ...; 0: none.", ge=0
+    )
+    watch_every: Whole = setting(1, "Epochs from one of these measurements to the next.", ge=1)
     kept_images: Whole = setting(2000, "Most test images whose features and embeddings are kept for figures.", ge=0)
 
     @model_validator(mode="after")
@@ -177,6 +181,8 @@ class EvaluationSettings(Settings):
             "evaluation.online_lr",
             "has no effect without the online probe; set evaluation.online_probe too",
         )
+        useless = self.changed("watch_every") and not self.watch_images
+        refuse_if(useless, "evaluation.watch_every", "has no effect without images; set evaluation.watch_images too")
         useless = self.probe_augment and set(self.probe) == {"lbfgs"}
         refuse_if(useless, "evaluation.probe_augment", "has no effect on lbfgs; add sgd or adam to evaluation.probe")
         for name in self.transfer:
@@ -184,5 +190,8 @@ class EvaluationSettings(Settings):
         return self
 
 
-NEED_TRAINING = {"online_probe", "online_lr", "view_images", "lidar", "gmm_components"}
+NEED_TRAINING = {
+    *("online_probe", "online_lr", "watch_images", "watch_every"),
+    *("view_images", "lidar", "gmm_components"),
+}
 """Settings of the evaluation that concern training or the projector: a method that has neither ignores them."""

@@ -20,6 +20,7 @@ from cplearn.distributed import ALONE, Ranks, synchronise
 from cplearn.errors import refuse_if
 from cplearn.evaluate import protocol
 from cplearn.evaluate.protocol import Outcome
+from cplearn.evaluate.watch import watch
 from cplearn.methods import parts
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
@@ -118,8 +119,8 @@ class TrialTraining:
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training images; returns metrics, or none and sets `failure` where the loss is not finite.
 
-        Metrics are means over the epoch's steps, `train/loss` and the method's terms, then `train/lr` of the last step
-        and `train/images_per_second` (views counted once).
+        Metrics are means over the epoch's steps, `train/loss` and the method's terms, then `train/lr` of the last step,
+        `train/images_per_second` (views counted once), and as often as the settings ask the diagnostics of `watch`.
         """
         start = time.perf_counter()
         self.model.train()
@@ -135,13 +136,19 @@ class TrialTraining:
         # The only moment in an epoch at which the host waits for the device.
         means = {f"train/{name}": (total / self.steps_per_epoch).item() for name, total in totals.items()}
         seconds = time.perf_counter() - start
-        self.seconds += seconds
+        speed = self.steps_per_epoch * self.trial.batch_size / seconds
         self.epoch += 1
         if not math.isfinite(means["train/loss"]):
             self.failure = f"the loss became {means['train/loss']} in epoch {self.epoch}; try a lower learning rate"
-            return {}
-        speed = self.steps_per_epoch * self.trial.batch_size / seconds
-        return means | {"train/lr": self.schedule.rate(step - 1), "train/images_per_second": speed}
+        else:
+            means |= {"train/lr": self.schedule.rate(step - 1), "train/images_per_second": speed}
+            asked = self.trial.evaluation
+            if asked.watch_images and self.epoch % asked.watch_every == 0:
+                # Of several processes each measures the same, since all have the same weights.
+                found = watch(self.model, self.dataset.train, asked.watch_images)
+                means |= {f"train/{name}": value for name, value in found}
+        self.seconds += time.perf_counter() - start
+        return {} if self.failure else means
 
     def training_step(self, views: Sequence[Tensor], labels: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Update number `step`, on views and labels as `TrainingViews.epoch` yields them; returns loss and terms."""

@@ -22,6 +22,7 @@ from reports.statistics import findings
 from reports.statistics import inference as statistics
 from reports.store import SweepResult
 from reports.tables import number_rows
+from sweeps.collapse import Collapse
 
 MOST_SERIES = 6
 DICTIONARY = findings.CODES
@@ -115,7 +116,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     apart = 1 < series.nunique() <= MOST_SERIES
 
     numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds)
-    collapsed = findings.cluster_collapsed(findings.row_means(runs), result.about.get("test_images"))
+    collapsed = findings.collapsed(findings.row_means(runs), result.about.get("test_images"))[Collapse.CLUSTER]
     numbers.insert(7, "collapsed", numbers["row"].map(collapsed))
     trial = numbers["row"].map(is_trial)
     leading = numbers["metric"].isin([panel.lead for panel in PANELS])

@@ -15,12 +15,9 @@ import pandas as pd
 
 from reports import spelling
 from reports.statistics import inference
+from sweeps.collapse import LOW_RANK, LOW_SPREAD, LOW_VARIATION, Collapse, Sizes, collapses
 from sweeps.record import BASELINE
 
-FEW_OF_THE_CODES = 0.5
-LOW_RANK = 0.1
-LOW_SPREAD = 0.1
-LOW_VARIATION = 0.05
 AT_CHANCE = 0.1
 CODES, DIMENSIONS, HIDDEN = (f"params.method.{name}" for name in ("codes", "embedding_dim", "hidden_dim"))
 MEANS = (
@@ -43,48 +40,46 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
     """All findings, the graver first. `names` are those of the rows; `test_images` bounds how many codes can be in use
     (unknown: None)."""
     means = row_means(runs)
+    collapse = collapsed(means, test_images)
 
-    def below(metric: str, limit: Any, sentence: str) -> tuple[str, ...]:
-        """The sentence, with the means of the row in it, for each row whose mean of a metric is below the limit."""
-        rows = means[means[metric] < limit].rename(columns={DIMENSIONS: "dimensions"})
+    def each(which: pd.Series, sentence: str) -> tuple[str, ...]:
+        """The sentence, with the means of the row in it, for each of some rows."""
+        rows = means[which].rename(columns={DIMENSIONS: "dimensions"})
         return tuple(f"{names[row]}: {sentence.format_map(mean.to_dict())}" for row, mean in rows.iterrows())
 
     every = (
         Finding(
             "Representation collapse",
-            below("collapse/embedding_std", LOW_SPREAD, "the embeddings' spread is {collapse/embedding_std:.3f}"),
+            each(collapse[Collapse.REPRESENTATION], "the embeddings' spread is {collapse/embedding_std:.3f}"),
             f"collapse/embedding_std below {LOW_SPREAD:g}: it is 0 where all embeddings are equal and about 1 where "
             "they fill the space.",
         ),
         Finding(
             "Cluster collapse",
-            tuple(_cluster_collapses(means[cluster_collapsed(means, test_images)], names)),
+            tuple(_cluster_collapses(means[collapse[Collapse.CLUSTER]], names)),
             f"fewer codes in use than classes ({means['kmeans/clusters'].max():.0f}), or a perplexity of the codes "
             "below half of that, and at most half of the codes that could be in use.",
         ),
         Finding(
             "Dimensional collapse",
-            below(
-                "collapse/effective_rank",
-                LOW_RANK * means[DIMENSIONS].clip(upper=test_images or np.inf),
+            each(
+                collapse[Collapse.DIMENSIONAL],
                 "effective rank {collapse/effective_rank:.1f} of {dimensions:,.0f} dimensions",
             ),
             f"an effective rank (RankMe) below {LOW_RANK:.0%} of the embedding's dimensions.",
         ),
         Finding(
             "Intra-cluster collapse",
-            below(
-                "collapse/intra_cluster_variance",
-                LOW_VARIATION,
+            each(
+                collapse[Collapse.INTRA_CLUSTER],
                 "variance within codes is {collapse/intra_cluster_variance:.3f} of all variance",
             ),
             f"collapse/intra_cluster_variance below {LOW_VARIATION:g}: embeddings with the same code are nearly equal.",
         ),
         Finding(
             "Codes at chance",
-            below(
-                "codes/ami",
-                AT_CHANCE,
+            each(
+                means["codes/ami"] < AT_CHANCE,
                 "NMI {codes/nmi:.3f}, of which chance gives {codes/nmi_chance:.3f} (AMI {codes/ami:.3f})",
             ),
             f"AMI of codes and labels below {AT_CHANCE:g}; the NMI rises with the number of codes by chance alone.",
@@ -113,15 +108,17 @@ def row_means(runs: pd.DataFrame) -> pd.DataFrame:
     return inference.by_row(settings, MEANS).mean()
 
 
-def cluster_collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.Series:
-    """Which rows have fewer codes in use than there are classes (or a perplexity of the codes below half their number),
-    and at most half of those that could be in use."""
-    classes = means["kmeans/clusters"].max()
-    usable = means[CODES].clip(upper=test_images or np.inf)
-    used, perplexity = means["collapse/codes_used"], means["collapse/code_perplexity"]
-    few = (used < classes) & (used <= FEW_OF_THE_CODES * usable)
-    uneven = (perplexity < classes / 2) & (perplexity <= FEW_OF_THE_CODES * usable)
-    return few | uneven
+def collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.DataFrame:
+    """Which rows of `row_means` have collapsed, a column of booleans for each kind, by the rules of `sweeps.collapse`.
+
+    The number of classes is the largest number of clusters of k-means, which is asked for as many as there are classes.
+    """
+    classes, images = means["kmeans/clusters"].max(), test_images or np.inf
+    found = []
+    for mean in means.rename(columns=lambda name: name.removeprefix("collapse/")).to_dict("records"):
+        kinds = collapses(mean, Sizes(classes, mean[CODES], mean[DIMENSIONS], images))
+        found.append([kind in kinds for kind in Collapse])
+    return pd.DataFrame(found, means.index, list(Collapse), dtype=bool)
 
 
 def _cluster_collapses(means: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[str]:

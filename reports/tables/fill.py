@@ -13,7 +13,19 @@ from reports import spelling
 from reports.metrics import Metric
 from reports.statistics import inference
 from reports.statistics.inference import Contest
-from reports.tables.model import FINISHED, STATES, UNDEFINED, Candidate, Cell, Choice, Source, Table, Trial, Values
+from reports.tables.model import (
+    FINISHED,
+    STATES,
+    STOPPED,
+    UNDEFINED,
+    Candidate,
+    Cell,
+    Choice,
+    Source,
+    Table,
+    Trial,
+    Values,
+)
 from reports.tables.spec import Selection
 from sweeps.record import VALIDATION
 
@@ -26,7 +38,8 @@ def fill(table: Table, values: Values) -> Table:
     cells = [cell for row in table.all_rows for cell in row.cells]
     by_seed = [finite_values(cell.sources, cell.metric, values) for cell in cells]
     best, contests = _contests(table, cells, by_seed)
-    outcomes = zip(by_seed, best, strict=True)
+    as_stood = [finite_values(cell.sources, cell.metric, values, STOPPED) for cell in cells]
+    outcomes = zip(by_seed, as_stood, best, strict=True)
     rows = []
     for row in table.all_rows:
         finished = sum(source.status == FINISHED for source in row.sources)
@@ -78,10 +91,10 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
     return Choice(where, select.over, select.by, select.better, tuple(candidates), chosen, barred, tied)
 
 
-def finite_values(sources: Sequence[Source], metric: str, values: Values) -> dict[int, float]:
-    """The finite values of a metric by seed, of finished runs only."""
-    finished = {source.seed: values.get(source.run_id or "", {}) for source in sources if source.status == FINISHED}
-    return {seed: run[metric] for seed, run in finished.items() if math.isfinite(run.get(metric, math.nan))}
+def finite_values(sources: Sequence[Source], metric: str, values: Values, status: str = FINISHED) -> dict[int, float]:
+    """The finite values of a metric by seed, of finished runs only, or of those with another status."""
+    runs = {source.seed: values.get(source.run_id or "", {}) for source in sources if source.status == status}
+    return {seed: run[metric] for seed, run in runs.items() if math.isfinite(run.get(metric, math.nan))}
 
 
 def _contests(
@@ -109,11 +122,22 @@ def _contests(
     return best, outcomes
 
 
-def _print(cell: Cell, finite: Mapping[int, float], bold: bool, metric: Metric | None, usual: int) -> Cell:
-    """The cell as printed; `usual` is the number of seeds that goes without saying."""
+def _print(
+    cell: Cell,
+    finite: Mapping[int, float],
+    as_stood: Mapping[int, float],
+    bold: bool,
+    metric: Metric | None,
+    usual: int,
+) -> Cell:
+    """The cell as printed; `as_stood` are the values of trials that were stopped, `usual` is the number of seeds that
+    goes without saying."""
     if metric is None:  # Nothing could stand here.
         return dataclasses.replace(cell, empty=True)
     number = inference.summarise(list(finite.values()))
+    reached = inference.summarise(list(as_stood.values()))
+    if number is None and reached is not None and not cell.mean:
+        return dataclasses.replace(cell, mean=f"({spelling.number(reached.mean, metric)})", empty=True, collapsed=True)
     if number is None:
         statuses = {source.status for source in cell.sources}
         word = next((word for status, word in STATES.items() if status in statuses), STATES["MISSING"])

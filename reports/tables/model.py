@@ -18,7 +18,7 @@ STATES = {"FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDU
 """How a trial without a result is called; in a cell without any result stands the first of these that applies."""
 UNDEFINED = "–"
 Preference = Literal["higher", "lower", "nearest 1"]
-FINISHED = "FINISHED"
+FINISHED, STOPPED = "FINISHED", "KILLED"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Cell:
     Cells of one `contest` are compared with each other; None does not compete. `expected` is the number of seeds of the
     cell's column. `published` is the number printed elsewhere for it, `comparable` whether for the same setting.
 
-    `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True. `n` is the
+    `mean` and `std` are spelled as printed. Where there is no number, `mean` says why and `empty` is True; of trials
+    that were stopped on a collapse it has in parentheses what they had reached, and `collapsed` is True. `n` is the
     number of seeds where that is to be said. `difference` is ours minus the published. `number` has full precision.
     """
 
@@ -53,6 +54,7 @@ class Cell:
     n: int | None = None
     bold: bool = False
     empty: bool = False
+    collapsed: bool = False
     difference: str | None = None
     number: Number | None = None
 
@@ -142,7 +144,7 @@ class Table:
 
 
 Values = Mapping[str, Mapping[str, float]]
-"""Run id to the metrics of the run."""
+"""Run id to the metrics of the run, see `metric_values`."""
 
 EXTRA = ("data fingerprint", "numerics")
 """What trials must agree in beside their settings."""
@@ -167,10 +169,12 @@ class Trial:
 
 
 def metric_values(runs: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """These metrics of every finished run; what a run has not logged is not a number."""
-    finished = runs[runs["status"] == FINISHED]
-    records: Any = finished.reindex(columns=list(names)).astype(float).to_dict("records")
-    return dict(zip(finished["run_id"], records, strict=True))
+    """These metrics of every finished run, and of those that were stopped on a collapse, which have been measured as
+    they stood then; what a run has not logged is not a number."""
+    stopped = runs["status"].eq(STOPPED) & runs.reindex(columns=[Tag.COLLAPSE.column])[Tag.COLLAPSE.column].notna()
+    measured = runs[runs["status"].eq(FINISHED) | stopped]
+    records: Any = measured.reindex(columns=list(names)).astype(float).to_dict("records")
+    return dict(zip(measured["run_id"], records, strict=True))
 
 
 def read_trials(runs: pd.DataFrame, axes: Sequence[str] | None = None) -> list[Trial]:

@@ -78,6 +78,11 @@ def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[
         yield f"(n=k): a mean over k seeds{f' instead of {table.n}' if same else ', fewer than its column has'}."
     if any(cell.mean == UNDEFINED for cell in cells):
         yield f"A dash ({UNDEFINED}): not defined for this row, or not finite."
+    if any(cell.collapsed for cell in cells):
+        yield (
+            "In parentheses: trials that were stopped on a collapse before their last epoch, measured as they stood; "
+            "they enter no mean and no comparison."
+        )
     if any(cell.mean == STATES["MISSING"] and not cell.sources for cell in cells):
         yield "missing: no trial has been run there."
     yield from _choices(table)

@@ -15,6 +15,7 @@ from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
 from runner.planning.plan import Job
 from runner.planning.quantities import duration
+from sweeps.collapse import WATCHED
 
 LOOK_SECONDS = 1.0
 """How often the time that is left is worked out anew; it looks at every trial that is still waiting."""
@@ -52,7 +53,7 @@ class Progress(Listener):
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self._line("failed", "red", job, reason.splitlines()[-1] if reason else "")
 
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+    def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
         self._line("early", "yellow", job, reason)
 
     def _left(self, separator: str) -> str:
@@ -90,7 +91,8 @@ class Progress(Listener):
         for heading in ("running", "epoch", "loss", "terms"):
             style = "bold" if heading == "running" else ""
             table.add_column(heading, style=style, no_wrap=heading in ("epoch", "loss"))
-        hidden = ("train/loss", "train/lr", "train/images_per_second")
+        watched = (f"train/{name}" for name in WATCHED)
+        hidden = {"train/loss", "train/lr", "train/images_per_second", *watched}
         for job in list(tally.running.values())[: max(3, out.height - 6)]:
             epoch, metrics = self.epochs.get(job.key, (0, {}))
             terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in hidden)

@@ -117,7 +117,7 @@ class Tally(Listener):
         self._end(job, failed=True)
         self.failures.append(Failure(job, reason, kind))
 
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+    def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
         self._end(job, failed=True)
         self.early.append(job)
 

@@ -32,7 +32,9 @@ from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
 from runner.tracking.tracker import Tracker, log_report, make_experiment
 from sweeps.addresses import resolve
+from sweeps.collapse import StopRule
 from sweeps.errors import UserError
+from sweeps.file import AshaSettings
 from sweeps.loading import find
 from sweeps.spec import Sweep, read_sweep
 
@@ -307,7 +309,8 @@ class SweepSteering(Steering):
 
     def __init__(self, run: SweepRun, search: Search | None) -> None:
         self.run, self.search = run, search
-        if settings := run.plan.sweep.scheduler:
+        settings = run.plan.sweep.scheduler
+        if isinstance(settings, AshaSettings):
             from runner.execution.scheduler import Asha
 
             self.asha = Asha(settings)
@@ -322,6 +325,11 @@ class SweepSteering(Steering):
 
     def next_job(self) -> Job | None:
         return self.search.more() if self.search else None
+
+    def stop_rule(self, job: Job) -> StopRule | None:
+        from runner.execution.scheduler import stop_rule
+
+        return stop_rule(self.run.plan.sweep.scheduler, job)
 
     def keep_alive(self) -> None:
         self.run.claims.keep()

@@ -9,7 +9,8 @@ that trains one trial after the other; with several processes a trial it is the 
    steering admits as a `TrialRequest` under `REQUEST` in Tune's configuration. There is no other way for a trial to
    start.
 3. The worker (`trainable.TrialTrainable`) builds the trial from the request, and goes on from its checkpoint if there
-   is one. Each `step` trains one epoch, or evaluates after the last one.
+   is one. Each `step` trains one epoch, or evaluates after the last one; or after the epoch at which the request's
+   `StopRule` finds that the trial has collapsed.
 4. After each step the worker sends a `StepReport` under `REPORT` in Tune's result. The first one has the history of the
    epochs that were trained before. The last one has either a
    `runner.events.TrialResult` or a `Problem`. A report is an object, not a
@@ -44,6 +45,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner.faults import FailureKind, Policy
 from runner.machine.resources import Resources
+from sweeps.collapse import StopRule, Verdict
 
 if TYPE_CHECKING:
     from runner.events import History, TrialResult
@@ -87,6 +89,10 @@ class Steering:
         """A further job, asked for when a slot is free and no job waits; None if there is none at present."""
         return None
 
+    def stop_rule(self, job: Job) -> StopRule | None:
+        """When a job is stopped on collapse; None: never."""
+        return None
+
     def keep_alive(self) -> None:
         """Called every few seconds; an error ends the sweep."""
 
@@ -105,6 +111,8 @@ class TrialRequest:
     """With the number of GPUs settled."""
     rungs: Sequence[int]
     """Epochs that end with a checkpoint in any case, because the trial may be stopped there."""
+    stop_rule: StopRule | None
+    """When the worker itself stops the trial, and evaluates it as it stands; None: never."""
     driver: Mapping[str, str]
     """The driver's code and libraries (`nodes.facts`), which a node must have too; empty on the driver's machine."""
 
@@ -128,6 +136,8 @@ class StepReport:
     history: History = ()
     """In the first report: the epochs before, which an earlier worker has trained."""
     result: TrialResult | None = None
+    verdict: Verdict | None = None
+    """Why the trial was stopped before its last epoch, where the result is that of a stopped one."""
     problem: Problem | None = None
     notes: list[str] = field(default_factory=list)
     """Sentences for the user."""

@@ -1,4 +1,5 @@
-"""Early stopping: Ray Tune's ASHA, put in terms of jobs and of what earlier calls have seen."""
+"""Early stopping: of what falls behind, by Ray Tune's ASHA in terms of jobs and of what earlier calls have seen; and of
+what has collapsed, by a rule that the worker applies, since it evaluates the trial then."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cplearn.errors import InputError
 from runner.planning.plan import Job
-from sweeps.file import SchedulerSettings
+from sweeps.collapse import StopRule
+from sweeps.file import AshaSettings, CollapseSettings, SchedulerSettings
+from sweeps.record import BASELINE
+
+
+def stop_rule(settings: SchedulerSettings | None, job: Job) -> StopRule | None:
+    """When a job is stopped on collapse; None: never, as baselines and what learns from labels."""
+    if not isinstance(settings, CollapseSettings) or job.role == BASELINE or job.sizes is None:
+        return None
+    return StopRule(settings.kinds, settings.patience, settings.grace, job.trial.epochs, job.sizes)
 
 
 class Asha:
@@ -21,7 +31,7 @@ class Asha:
     epoch after which each job was stopped, by key.
     """
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(self, settings: AshaSettings) -> None:
         self.settings = settings
         self.groups: dict[tuple[str, int], ASHAScheduler] = {}
         self.stopped: dict[str, int] = {}

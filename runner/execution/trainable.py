@@ -18,6 +18,7 @@ from runner.execution import nodes
 from runner.execution.contract import REPORT, REQUEST, Problem, StepReport, TrialRequest
 from runner.faults import FailureKind
 from runner.machine.resources import describe
+from sweeps.collapse import Verdict
 
 if TYPE_CHECKING:
     from cplearn.training import TrialTraining
@@ -106,7 +107,7 @@ class TrialTrainable(tune.Trainable):
         return {REPORT: report, "done": bool(report.result or report.problem)}
 
     def _advance(self) -> None:
-        if self.training.finished:
+        if self.training.finished or self._verdict():
             self._evaluate()
         else:
             self.report.metrics = self.training.train_epoch()
@@ -115,11 +116,16 @@ class TrialTrainable(tune.Trainable):
             self._checkpoint()
         self.report.epoch = self.training.epoch
 
+    def _verdict(self) -> Verdict | None:
+        """Why the trial stops after the epochs that it has; a trial that goes on from a checkpoint knows them all."""
+        rule = self.request.stop_rule
+        return rule.verdict([(epoch, metrics) for epoch, _, metrics in self.history]) if rule else None
+
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due; after the last epoch one always is, so that no training can be lost."""
         if self.checkpoints is None:
             return
-        due = self.training.finished or self.training.epoch in self.request.rungs
+        due = self.training.finished or self.training.epoch in self.request.rungs or self._verdict()
         if not due and time.monotonic() - self.saved < self.request.options.checkpoint_every:
             return
         try:
@@ -139,10 +145,15 @@ class TrialTrainable(tune.Trainable):
         if outcome.failure is not None:
             self.report.problem = Problem("diverged", outcome.failure)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            self.training.save(Path(folder), outcome)
-            paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        files = {}
+        # Nothing is made of the model of a stopped trial.
+        if self.training.finished:
+            with tempfile.TemporaryDirectory() as folder:
+                self.training.save(Path(folder), outcome)
+                paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+                files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        else:
+            self.report.verdict = self._verdict()
         tags = describe(self.device, self.request.options.resources.processes)
         if self.request.driver:
             tags = {**tags, "node": nodes.name_of(nodes.node_id())}

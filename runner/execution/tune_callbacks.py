@@ -92,7 +92,8 @@ class Dispatcher(_Stateless, tune.search.Searcher):
     def _request(self, job: Job) -> TrialRequest:
         data = [(job.trial.dataset, job.fingerprint), *job.transfer]
         rungs = self.steering.asha.rungs(job) if self.steering.asha else []
-        return TrialRequest(job.key, job.trial.canonical(), data, self.options, rungs, self.nodes.driver)
+        stop_rule = self.steering.stop_rule(job)
+        return TrialRequest(job.key, job.trial.canonical(), data, self.options, rungs, stop_rule, self.nodes.driver)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.running.discard(trial_id)
@@ -188,7 +189,9 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         asha, problem = self.steering.asha, report.problem
         if asha and report.metrics and job.key in asha.stopped:
             tell("stopped", job, report.epoch, asha.why(job))
-        if report.result:
+        if report.verdict:
+            tell("stopped", job, report.epoch, report.verdict.text, report.verdict.kind, report.result)
+        elif report.result:
             tell("finished", job, report.result)
         if problem is None:
             return

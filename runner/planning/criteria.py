@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
-from sweeps.file import SchedulerSettings
+from sweeps.file import CollapseSettings, SchedulerSettings
 
 
 def check_objectives(
@@ -33,14 +33,32 @@ def check_objectives(
 
 
 def check_scheduler(scheduler: SchedulerSettings, trials: Collection[TrialSettings]) -> None:
-    """Raise InputError unless such trials log the scheduler's metric after each epoch, and one is long enough to be
-    stopped."""
+    """Raise InputError unless such trials log after their epochs what the scheduler looks at, and one is long enough to
+    be stopped."""
+    if isinstance(scheduler, CollapseSettings):
+        _check_collapse(scheduler, trials)
+        return
     for trial in trials:
         if trial.method.trains:
             check_epochs(scheduler.metric, trial, f"scheduler.metric {scheduler.metric!r}")
     if not scheduler.rungs(max((trial.epochs for trial in trials), default=0)):
         raise InputError(
             f"scheduler.grace {scheduler.grace}: no trial has more epochs than that, so there is nothing to stop early"
+        )
+
+
+def _check_collapse(scheduler: CollapseSettings, trials: Collection[TrialSettings]) -> None:
+    asked = [(trial, trial.evaluation) for trial in trials if trial.method.trains and not trial.method.supervised]
+    if any(not evaluation.watch_images for _, evaluation in asked):
+        raise InputError(
+            "scheduler collapse looks at what is measured while a trial trains; set evaluation.watch_images above 0",
+            key="evaluation.watch_images",
+        )
+    first = [max(scheduler.grace, scheduler.patience * evaluation.watch_every) for _, evaluation in asked]
+    if all(epoch >= trial.epochs for epoch, (trial, _) in zip(first, asked, strict=True)):
+        raise InputError(
+            f"scheduler collapse with grace {scheduler.grace} and patience {scheduler.patience}: no trial has epochs "
+            "after the first at which it could stop, so there is nothing to stop early"
         )
 
 

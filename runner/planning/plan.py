@@ -4,6 +4,7 @@ their states: which have finished, can go on, or are new."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from runner.planning import criteria
 from sweeps import spec
+from sweeps.collapse import Sizes
 from sweeps.errors import UserError
 from sweeps.loading import parse
 from sweeps.record import LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
@@ -38,6 +40,9 @@ class Job:
     point: dict[str, Any]
     transfer: tuple[tuple[str, str], ...] = ()
     """Name and fingerprint of each data set of `evaluation.transfer`."""
+    sizes: Sizes | None = None
+    """What the rules of collapse need to know of an epoch's diagnostics; None where the trial has none, or learns from
+    labels."""
 
     @property
     def name(self) -> str:
@@ -134,6 +139,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
             label=declared.label,
             point=declared.point,
             transfer=tuple((other.name, other.fingerprint) for other in others),
+            sizes=_sizes(trial, datasets[use]),
         )
 
     jobs: dict[str, Job] = {}
@@ -156,6 +162,17 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     shared = json.loads(json.dumps(sweep.shared))
     key = sweep_key(sweep.name, _absolute(shared), list(uses))
     return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
+
+
+def _sizes(trial: config.TrialSettings, dataset: cplearn.data.Dataset) -> Sizes | None:
+    """The sizes of what `evaluation.watch_images` measures after the epochs of a trial; None where nothing is."""
+    method, images = trial.method, trial.evaluation.watch_images
+    if not images or not method.trains or method.supervised:
+        return None
+    # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
+    dimensions = getattr(method, "embedding_dim", getattr(method, "hidden_dim", math.nan))
+    images = min(images, len(dataset.train.images))
+    return Sizes(dataset.n_classes, getattr(method, "codes", math.nan), dimensions, images)
 
 
 def _refuse_twins(datasets: Mapping[tuple[Any, ...], cplearn.data.Dataset]) -> None:

@@ -133,7 +133,7 @@ class Search(Listener):
             self._end(job.key, TrialState.FAIL)
 
     @studies.reachable()
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+    def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
         self._end(job.key, TrialState.PRUNED)
 
     # Studies.

@@ -176,9 +176,10 @@ class Tracker(Listener):
 
         self.writes.put(write)
 
-    def stopped(self, job: Job, epoch: int, reason: str) -> None:
+    def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
         """The checkpoint of a trial that was stopped early stays: under another rule it may go on."""
-        self.writes.put(functools.partial(self.runs[job.key].stop, self.plan.stopper, epoch, reason))
+        run, when = self.runs[job.key], _now()
+        self.writes.put(lambda: run.stop(self.plan.stopper, epoch, reason, collapse, result, when))
 
     def close(self, status: str, patience: float | None = None) -> None:
         """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.

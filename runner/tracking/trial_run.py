@@ -120,16 +120,30 @@ class TrialRun:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(self.run_id, folder)
-        self._end("FINISHED", {tag: result.hardware[tag.short] for tag in HARDWARE if tag.short in result.hardware})
+        self._end("FINISHED", _hardware(result))
 
     def fail(self, reason: str, kind: FailureKind) -> None:
         """End the run as FAILED, with the last lines of the reason."""
         last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
         self._end("FAILED", {Tag.ERROR: last_lines[-ERROR_CHARACTERS:], Tag.FAILURE: kind})
 
-    def stop(self, stopper: str, epoch: int, reason: str) -> None:
-        """End the run as KILLED, tagged by whom and when: it is no result."""
-        self._end("KILLED", {Tag.STOPPED_BY: stopper, Tag.STOPPED_EPOCH: str(epoch), Tag.ERROR: reason})
+    def stop(
+        self,
+        stopper: str,
+        epoch: int,
+        reason: str,
+        collapse: str = "",
+        result: TrialResult | None = None,
+        when: int = 0,
+    ) -> None:
+        """End the run as KILLED, tagged by whom and when: it is no result. One that was stopped on a collapse gets the
+        metrics of the evaluation at that epoch, and a tag by which they are known to be of no whole training."""
+        tags = {Tag.STOPPED_BY: stopper, Tag.STOPPED_EPOCH: str(epoch), Tag.ERROR: reason}
+        if result:
+            # Without the last of the final metrics: it would say that the run is complete.
+            self._log_metrics(result.metrics, epoch, when)
+            tags |= {Tag.COLLAPSE: collapse, **_hardware(result)}
+        self._end("KILLED", tags)
 
     def _log_metrics(self, metrics: Mapping[str, float], step: int, when: int) -> None:
         batch = [Metric(name, value, when, step) for name, value in metrics.items()]
@@ -148,6 +162,11 @@ class TrialRun:
 
     def _log_tags(self, run_id: str, tags: Mapping[Tag, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(str(tag), text) for tag, text in tags.items()])
+
+
+def _hardware(result: TrialResult) -> dict[Tag, str]:
+    """The tags of what a trial ran on."""
+    return {tag: result.hardware[tag.short] for tag in HARDWARE if tag.short in result.hardware}
 
 
 def create_run(

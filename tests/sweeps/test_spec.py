@@ -310,6 +310,20 @@ def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path
         read(tmp_path, BASE + axes % 10)
 
 
+def test_a_scheduler_is_named_or_written_out(tmp_path: Path) -> None:
+    axes = BASE + "axes: {method.beta: [0.1, 1]}\n"
+    for text in ("asha", "collapse"):
+        scheduler = read(tmp_path, axes + f"scheduler: {text}\n").scheduler
+        assert scheduler is not None
+        assert scheduler == read(tmp_path, axes + f"scheduler: {{name: {text}}}\n").scheduler
+        assert str(scheduler).startswith(f"{text} (")
+    scheduler = read(
+        tmp_path, axes + "scheduler: {name: collapse, kinds: [cluster, intra-cluster], patience: 2}"
+    ).scheduler
+    assert str(scheduler) == "collapse (cluster, intra-cluster, patience 2, grace 3)"
+    assert read(tmp_path, axes + "scheduler: null\n").scheduler is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -322,6 +336,19 @@ def test_a_value_that_goes_with_some_of_the_others_is_part_of_the_space(tmp_path
         (SEARCH + "search: optuna\narms: {A: {}}\n", "cannot have arms"),
         (SEARCH + "scheduler: {name: asha, reduction: 1}\n", "greater than or equal to 2"),
         (SEARCH + "scheduler: {name: asha, grce: 1}\n", "did you mean 'scheduler.grace'"),
+        (SEARCH + "scheduler: {name: asha, patience: 1}\n", "did you mean 'scheduler.grace'"),
+        (SEARCH + "scheduler: hyperband\n", "scheduler: its name must be 'asha' or 'collapse', not 'hyperband'"),
+        (SEARCH + "scheduler: {grace: 1}\n", "scheduler: its name must be 'asha' or 'collapse'$"),
+        (SEARCH + "scheduler: [asha]\n", "scheduler: its name must be 'asha' or 'collapse'$"),
+        (
+            SEARCH + "scheduler: {name: collapse, patience: 0}\n",
+            "scheduler.patience: must be greater than or equal to 1",
+        ),
+        (
+            SEARCH + "scheduler: {name: collapse, kinds: [total]}\n",
+            "must be 'representation', 'cluster', 'dimensional'",
+        ),
+        (SEARCH + "scheduler: {name: collapse, kinds: []}\n", "scheduler.kinds: list should have at least 1 item"),
         (BASE + "search: optuna\n", "a search needs axes"),
         (BASE + "axes: {method.beta: [1, 2]}\nsearch: optuna\n", "as many as the 2 points of its axes"),
         (BASE + "axes: {train_images: {integers: [9, 99]}}\nsearch: optuna\n", "cannot be searched"),

@@ -67,6 +67,36 @@ def test_what_is_missing_is_marked(statuses: list[str], shown: str, n: int | Non
     assert ("($n{=}1$)" in printed_table) == (n == 1)
 
 
+def test_what_was_stopped_on_a_collapse_is_shown_as_it_stood_and_is_no_result() -> None:
+    reason = "stopped on collapse after epoch 4 of 20: cluster collapse (few) at 3 measured epochs in a row"
+    stopped = {"status": "KILLED", "tags.collapse": "cluster", "error": reason}
+    trials = [
+        *({"method.beta": 1, "seed": seed, "probe/accuracy": 0.8} for seed in (0, 1)),
+        # Better than all others, by chance.
+        *({"method.beta": 2, "seed": seed, "probe/accuracy": 0.95, **stopped} for seed in (0, 1)),
+        {"method.beta": 3, "seed": 0, "probe/accuracy": 0.7},
+        {"method.beta": 3, "seed": 1, "probe/accuracy": 0.99, **stopped},
+        # Stopped by another rule, which measures nothing: what it has logged is of an earlier call.
+        *({"method.beta": 4, "seed": seed, "probe/accuracy": 0.9, "status": "KILLED"} for seed in (0, 1)),
+    ]
+    table = tables.table_of_sweep(result({"method.beta": [1, 2, 3, 4]}, trials, seeds=2))
+    cells = [row.cells[0] for row in table.rows]
+    assert [printed(cell) for cell in cells] == [
+        ("0.800", "0.000", None),
+        ("(0.950)", None, None),
+        ("0.700", None, None),
+        ("stopped", None, None),
+    ]
+    assert [cell.empty for cell in cells] == [False, True, False, True]
+    assert not cells[1].bold
+    assert not any("0.95" in sentence for sentence in table.statistics)
+    assert f"β = 2: seeds 0, 1 stopped ({reason})." in table.notes
+    assert f"β = 3: seed 1 stopped ({reason})." in table.notes
+    assert any(note.startswith("In parentheses: trials that were stopped on a collapse") for note in table.notes)
+    for text in (latex.to_latex(table), files.to_markdown(table)):
+        assert "(0.950)" in text
+
+
 def test_equal_gaps_share_a_note() -> None:
     axes = {"method.beta": list(range(1, 21))}
     trials = [{**trial, "status": "FINISHED" if trial["method.beta"] < 3 else "MISSING"} for trial in grid(axes)]

@@ -18,7 +18,7 @@ from reports import store
 from runner.cli import app
 from runner.execution.scheduler import Asha
 from runner.planning.plan import SCHEMA, Job, make_plan
-from sweeps.file import SchedulerSettings
+from sweeps.file import AshaSettings
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -48,14 +48,14 @@ def planned(folder: Path, text: str = SWEEP) -> list[Job]:
     [(3, 3, 20, [3, 9]), (3, 3, 9, [3]), (1, 2, 9, [1, 2, 4, 8]), (5, 2, 5, []), (1, 4, 1000, [1, 4, 16, 64, 256])],
 )
 def test_rungs_are_where_trials_can_be_stopped(grace: int, reduction: int, epochs: int, rungs: list[int]) -> None:
-    assert SchedulerSettings(name="asha", grace=grace, reduction=reduction).rungs(epochs) == rungs
+    assert AshaSettings(name="asha", grace=grace, reduction=reduction).rungs(epochs) == rungs
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_only_the_best_of_those_at_a_rung_go_on(tmp_path: Path, mode: Any) -> None:
     first, second, third, fourth = (job for job in planned(tmp_path) if job.role == "trial")
     sign = 1 if mode == "max" else -1
-    asha = Asha(SchedulerSettings(name="asha", mode=mode, grace=2, reduction=2))
+    asha = Asha(AshaSettings(name="asha", mode=mode, grace=2, reduction=2))
     # Whoever comes first goes on; nothing is decided between rungs.
     assert not asha.stops(first, 1, {METRIC: sign * 0.0})
     assert not asha.stops(first, 2, {METRIC: sign * 0.5})
@@ -73,7 +73,7 @@ def test_only_the_best_of_those_at_a_rung_go_on(tmp_path: Path, mode: Any) -> No
 
 def test_what_was_seen_before_counts_and_is_not_decided_anew(tmp_path: Path) -> None:
     first, second, third, _ = (job for job in planned(tmp_path) if job.role == "trial")
-    asha = Asha(SchedulerSettings(name="asha", grace=2, reduction=2))
+    asha = Asha(AshaSettings(name="asha", grace=2, reduction=2))
     asha.remember(first, {1: 0.1, 2: 0.5, 3: 0.6, 4: 0.7})
     # It went on although it was worse, and so it does after its worker was lost, up to the next rung.
     asha.remember(second, {1: 0.0, 2: 0.2})
@@ -87,7 +87,7 @@ def test_data_sets_and_seeds_do_not_compete_and_baselines_take_no_part(tmp_path:
     jobs = planned(tmp_path, SWEEP + "seeds: 2\n")
     zero, one = ([job for job in jobs if job.trial.seed == seed and job.role == "trial"] for seed in (0, 1))
     baseline = next(job for job in jobs if job.role == "baseline")
-    asha = Asha(SchedulerSettings(name="asha", grace=2, reduction=2))
+    asha = Asha(AshaSettings(name="asha", grace=2, reduction=2))
     assert not asha.stops(baseline, 2, {METRIC: 0.9})
     assert not asha.stops(zero[0], 2, {METRIC: 0.5})
     assert not asha.stops(one[0], 2, {METRIC: 0.1})
@@ -98,7 +98,7 @@ def test_data_sets_and_seeds_do_not_compete_and_baselines_take_no_part(tmp_path:
 
 def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(tmp_path: Path) -> None:
     job = next(job for job in planned(tmp_path) if job.role == "trial")
-    asha = Asha(SchedulerSettings(name="asha", metric="train/invarance"))
+    asha = Asha(AshaSettings(name="asha", metric="train/invarance"))
     with pytest.raises(InputError, match=r"not logged by method 'cplearn'; .* there are: train/invariance"):
         asha.stops(job, 1, {"train/loss": 1.0, "train/invariance": 1.0})
 

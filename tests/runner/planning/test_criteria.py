@@ -10,7 +10,8 @@ import cplearn.data
 from cplearn import training
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
-from runner.planning.criteria import check_epochs, check_objectives
+from runner.planning.criteria import check_epochs, check_objectives, check_scheduler
+from sweeps.file import CollapseSettings
 
 ALL = {
     "lidar": True,
@@ -61,3 +62,24 @@ def test_a_metric_of_every_epoch_is_told_from_one_of_the_end() -> None:
     check_epochs("train/online_accuracy", trial(online_probe=True), "here")
     with pytest.raises(InputError, match="here is measured once"):
         check_epochs("knn/accuracy", trial(), "here")
+
+
+def test_a_collapse_that_cannot_stop_a_trial_is_refused() -> None:
+    settings = {"method": {"codes": 16, "embedding_dim": 8}, "epochs": 6}
+
+    def check(evaluation: dict[str, Any], **rule: Any) -> None:
+        trials = [
+            TrialSettings.read({**settings, "evaluation": evaluation}),
+            TrialSettings.read({"method": "untrained"}),
+        ]
+        check_scheduler(CollapseSettings(**rule), trials)
+
+    check({}, patience=5, grace=1)
+    check({"watch_every": 2}, patience=2, grace=5)
+    with pytest.raises(InputError, match=r"set evaluation\.watch_images above 0"):
+        check({"watch_images": 0})
+    for rule in ({"patience": 6}, {"grace": 6}):
+        with pytest.raises(InputError, match="nothing to stop early"):
+            check({}, **rule)
+    with pytest.raises(InputError, match="nothing to stop early"):
+        check({"watch_every": 2}, patience=3)
