@@ -144,7 +144,10 @@ def test_two_processes_are_one(case: int, folder: Path, both: list[list[dict[str
         for name, expected in alone["state"].items():
             torch.testing.assert_close(shared["state"][name], expected, rtol=1e-8, atol=1e-8, msg=name)
         for metrics, expected in zip(shared["logged"], alone["logged"], strict=True):
-            assert metrics == pytest.approx(expected, rel=1e-8, abs=1e-10)
+            # The rank is of singular values that are roots of a Gram matrix's, so half of their digits are lost.
+            rank = {name: value for name, value in expected.items() if name == "train/effective_rank"}
+            assert {name: metrics[name] for name in rank} == pytest.approx(rank, rel=1e-6)
+            assert {**metrics, **rank} == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 def test_processes_never_differ(both: list[list[dict[str, Any]]]) -> None:

@@ -183,6 +183,8 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "evaluation.transfer": [],
         "evaluation.online_probe": False,
         "evaluation.online_lr": 0.1,
+        "evaluation.watch_images": 128,
+        "evaluation.watch_every": 1,
         "evaluation.kept_images": 2000,
         "epochs": 20,
         "batch_size": 64,
