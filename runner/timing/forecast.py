@@ -229,8 +229,7 @@ def run_bytes(job: Job, use: DatasetUse, memory: float | None) -> int:
     kept = min(job.trial.evaluation.kept_images, use.test_images)
     vector = min(KEPT_COMPONENTS, model.backbone.features) + settings.get("method.embedding_dim", 0)
     arrays = 2 * kept * vector + 3 * use.test_images + 3_000
-    # Measured on a store of 10,000 runs with five metrics an epoch; the six of `evaluation.watch_images` beside them, on
-    # one of 2,000 epochs.
+    # Measured on a store of 10,000 runs with five metrics an epoch; the six of `watch_images` on 2,000 epochs.
     watched = 1_600 // job.trial.evaluation.watch_every if job.trial.evaluation.watch_images else 0
     rows = 22_500 + (1_400 + watched) * job.trial.epochs
     whole = weights + diagnostics + arrays + rows + 4_000
