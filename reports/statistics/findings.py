@@ -115,7 +115,8 @@ def collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.DataFra
     """
     classes, images = means["kmeans/clusters"].max(), test_images or np.inf
     found = []
-    for mean in means.rename(columns=lambda name: name.removeprefix("collapse/")).to_dict("records"):
+    rows: Any = means.rename(columns=lambda name: name.removeprefix("collapse/")).to_dict("records")
+    for mean in rows:
         kinds = collapses(mean, Sizes(classes, mean[CODES], mean[DIMENSIONS], images))
         found.append([kind in kinds for kind in Collapse])
     return pd.DataFrame(found, means.index, list(Collapse), dtype=bool)
