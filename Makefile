@@ -25,7 +25,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse report mlflow-ui bench bench-sweep test lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse sensitivity criteria report mlflow-ui bench bench-sweep test lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -75,6 +75,13 @@ resnet18: $(STAMP) ## CIFAR with ResNet-18, the authors' configurations (SCALE=s
 
 collapse: $(STAMP) ## diagnostics of the four collapses (SCALE=small: digits)
 	@$(BIN)/cplearn sweep sweeps/presets/collapse.yaml $(OPTIONS)
+
+sensitivity: $(STAMP) ## methods over their one weight: accuracy, collapses, regret of choices without labels (SCALE=small: digits)
+	@$(BIN)/cplearn sweep sweeps/presets/sensitivity.yaml $(OPTIONS)
+
+criteria: $(STAMP) ## which label-free criterion chooses well, from the runs of `make sensitivity` (same SCALE)
+	@$(BIN)/cplearn report --table criteria --sweep sensitivity$(if $(filter small smoke,$(SCALE)),-$(SCALE)) \
+		$(if $(DATASET),--where 'dataset=$(DATASET)') --results '$(RESULTS)'
 
 report: $(STAMP) ## write tables and figures again from the tracking store
 	@$(BIN)/cplearn report $(if $(DATASET),--dataset '$(DATASET)') --results '$(RESULTS)'

@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from reports import figures, spelling, store
-from reports.provenance.verification import Origin, make_table
+from reports.provenance.verification import Origin
 from reports.render import page
-from reports.render.files import FORMATS, program, render_all
+from reports.render.files import program, render_all
 from reports.store import SweepResult
-from reports.tables import spec, table_of_sweep
+from reports.tables import spec, study_points, table_of_runs, table_of_sweep
+from reports.tables.choice import Where
 from reports.tables.model import FINISHED, STATES, Table
-from reports.tables.spec import TableSpec, Where
+from reports.tables.spec import TableSpec
 from sweeps.errors import UserError
 
 WRITTEN = ".written"
@@ -28,8 +29,8 @@ WRITTEN = ".written"
 @dataclass(frozen=True)
 class Report:
     """What was written for one data set, `dataset` being its slug, the table for showing, and the sweep's run. A table
-    over several data sets has the name of its specification as `sweep`, and neither `dataset` nor run. `notes` are
-    sentences on what its figures lack."""
+    over several data sets has the name of its specification as `sweep`, and no `dataset`; a run only if a sweep asks
+    for it. `notes` are sentences on what is lacking."""
 
     sweep: str
     dataset: str
@@ -43,7 +44,8 @@ class Report:
 def build(
     uri: str | None, sweep: str, out: str | Path = "results", datasets: Collection[str] | None = None
 ) -> list[Report]:
-    """Write <out>/<sweep>/<data set>/{report.html, table.*, runs.csv, figures/*} for each data set of a sweep.
+    """Write <out>/<sweep>/<data set>/{report.html, table.*, runs.csv, figures/*} for each data set of a sweep, and
+    <out>/<sweep>/tables/<name>/ for each table that it asks for; the latter come last.
 
     `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
 
@@ -57,9 +59,16 @@ def build(
     specification = spec.read("sweep")
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
-    return [
+    written = [
         _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug)) for result in results
     ]
+    for name in dict.fromkeys(name for result in results for name in result.tables):
+        try:
+            made = build_table(uri, name, Path(out) / sweep, [sweep])
+            written.append(replace(made, parent=results[0].parent))
+        except UserError as error:  # A table that cannot be filled yet must not keep the sweep from its report.
+            written[-1] = replace(written[-1], notes=(*written[-1].notes, str(error)))
+    return written
 
 
 def build_table(
@@ -69,7 +78,8 @@ def build_table(
     sweeps: Sequence[str] | None = None,
     where: Where | None = None,
 ) -> Report:
-    """Write <out>/tables/<name>/table.{md, tex, html, csv, json} from the trials of the experiment, or of some sweeps.
+    """Write <out>/tables/<name>/table.{md, tex, html, csv, json} from the trials of the experiment, or of some sweeps;
+    of a table about grids also figures/*.
 
     `name` is that of a specification that comes with the program, or the path of a YAML file; `where` maps settings to
     the values that count.
@@ -81,12 +91,19 @@ def build_table(
     if specification.per_sweep:
         raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
-    table = make_table(origin, uri, {})
+    runs = store.read_trials(uri, origin.sweeps)
+    table = table_of_runs(runs, specification, where)
     folder = Path(out) / "tables" / specification.table
     with _drafted(folder) as draft:
         table = write_table(table, draft, origin)
-    files = tuple(sorted(folder / f"table.{kind}" for kind in FORMATS))
-    return Report(specification.table, "", "", folder, files, table)
+        if specification.study:
+            (draft / "figures").mkdir()
+            for plot in figures.study_plots(table, study_points(runs, specification, where)):
+                plot.write(draft / "figures")
+        made = _files(draft)
+        if specification.study:
+            _record_figures(draft, folder)
+    return Report(specification.table, "", "", folder, tuple(folder / path for path in made), table)
 
 
 def write_table(table: Table, folder: Path, origin: Origin) -> Table:
@@ -114,9 +131,7 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, specification
         html = page.render(result, table, plots, draft / "figures", origin.runs_at or None, notes)
         (draft / "report.html").write_text(html, encoding="utf-8")
         made = _files(draft)
-        pictures = sorted(path.name for path in made if path.parent.name == "figures")
-        _forget(folder / "figures", pictures)
-        (draft / "figures" / WRITTEN).write_text("\n".join(pictures) + "\n", encoding="utf-8")
+        _record_figures(draft, folder)
     files = tuple(folder / path for path in made)
     return Report(result.sweep, result.slug, result.parent, folder, files, table, notes)
 
@@ -137,6 +152,13 @@ def _drafted(folder: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _record_figures(draft: Path, folder: Path) -> None:
+    """Write down which figures of a draft are ours, and remove those of an earlier report that are not drawn now."""
+    pictures = sorted(path.name for path in _files(draft) if path.parent.name == "figures")
+    _forget(folder / "figures", pictures)
+    (draft / "figures" / WRITTEN).write_text("\n".join(pictures) + "\n", encoding="utf-8")
 
 
 def _forget(folder: Path, written: Collection[str]) -> None:

@@ -25,6 +25,17 @@ class Metric:
     percent: bool = False
 
 
+CRITERIA = {
+    "select/view_information": "view inf.",
+    "select/view_ami": "view AMI",
+    "select/rankme": "RankMe",
+    "select/alpha_req": "α-ReQ",
+    "select/lidar": "LiDAR",
+    "train/loss": "loss",
+    "validation/accuracy": "validation",
+}
+"""How criteria are called beside each other."""
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -58,5 +69,30 @@ METRICS = {
         ),
         Metric("select/view_information", "View information", "Selection", "view inf."),
         Metric("select/rankme", "RankMe (training)", "Selection", "RankMe", better=None, decimals=1),
+        # Of all settings of a method's weight, see `statistics.grids`.
+        Metric("grid/settings", "Settings", "Grid", "settings", better=None, decimals=0, spread=False),
+        Metric("grid/best", "Linear acc., best", "Linear acc.", "best"),
+        Metric("grid/worst", "Linear acc., worst", "Linear acc.", "worst"),
+        Metric("grid/mean", "Linear acc., mean", "Linear acc.", "mean"),
+        Metric("grid/mean_all", "Linear acc., mean with collapsed", "Linear acc.", "all", better=None),
+        *(
+            Metric(f"collapsed/{kind}", f"Collapsed, {word}", "Collapsed", word, None, decimals=2, spread=kind == "any")
+            for kind, word in {
+                "any": "any",
+                "representation": "repr.",
+                "cluster": "cluster",
+                "dimensional": "dim.",
+                "intra-cluster": "intra",
+            }.items()
+        ),
+        *(
+            Metric(f"{quantity}/{by}", heading if by == "*" else f"{heading}, {short}", heading, short, None, decimals)
+            for by, short in {"*": "", **CRITERIA}.items()
+            for quantity, heading, decimals in (
+                ("regret", "Regret", 3),
+                ("rank_accuracy", "Rank correlation with linear acc.", 2),
+                ("rank_ami", "Rank correlation with AMI", 2),
+            )
+        ),
     )
 }

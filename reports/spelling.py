@@ -21,6 +21,7 @@ SYMBOLS = {
     "method.beta": "β",
     "method.codes": "c",
     "method.embedding_dim": "f",
+    "method.off_diagonal": "λ",
     "method.temperature": "τ",
     "method.epsilon": "ε",
     "optimizer.lr": "learning rate",

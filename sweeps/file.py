@@ -215,6 +215,7 @@ class SweepFile(Arm):
     scheduler: Annotated[SchedulerSettings | None, BeforeValidator(_read_scheduler)] = Field(
         None, description="Stop trials early that do worse than others, or that have collapsed."
     )
+    tables: list[str] = Field([], description="Tables to write with the sweep's report, by their names.")
     baselines: dict[Name, dict[str, Any]] = Field(
         {}, description="Name to settings that replace the shared ones; one trial a seed and data set."
     )

@@ -175,7 +175,8 @@ MANIFEST_VERSION = 1
 class Manifest:
     """What a sweep's run says beyond the runs of its trials, which need not exist yet.
 
-    `axes` maps dotted settings to their values in order, `search` is what the sweep file says of a search, if it does.
+    `axes` maps dotted settings to their values in order, `search` is what the sweep file says of a search, if it does;
+    `tables` are written with the sweep's report.
     """
 
     sweep: str
@@ -186,12 +187,14 @@ class Manifest:
     datasets: list[DatasetUse]
     trials: list[ManifestTrial]
     search: dict[str, Any] | None = None
+    tables: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """A document of plain values, for JSON."""
         document = {"version": MANIFEST_VERSION, **asdict(self)}
-        if not self.search:
-            del document["search"]
+        for key in ("search", "tables"):
+            if not document[key]:
+                del document[key]
         return document
 
     @classmethod

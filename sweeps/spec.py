@@ -49,6 +49,7 @@ class Sweep:
     search: SearchSettings | None = None
     scheduler: SchedulerSettings | None = None
     space: Space | None = None
+    tables: list[str] = field(default_factory=list)
 
 
 def read_sweep(
@@ -105,6 +106,7 @@ def read_sweep(
         search=file.search,
         scheduler=file.scheduler,
         space=space,
+        tables=list(dict.fromkeys(file.tables)),
     )
 
 

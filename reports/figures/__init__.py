@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reports.figures import canvas, curves, embeddings, images, lines, samples
+from reports.figures import canvas, curves, embeddings, images, lines, samples, studies
 from reports.figures.canvas import Plot
 from reports.figures.samples import Reader, Sample, notes
 from reports.store import SweepResult
 from reports.tables import number_rows
 
-__all__ = ["Plot", "Reader", "notes", "plots", "read_samples"]
+__all__ = ["Plot", "Reader", "notes", "plots", "read_samples", "study_plots"]
+
+study_plots = studies.plots
 
 
 def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:

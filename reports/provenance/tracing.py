@@ -21,10 +21,12 @@ from sweeps.record import PARAMS, Tag
 
 @dataclass(frozen=True)
 class Run:
-    """A run behind a cell: `value` of the cell's metric, its settings, and the command that repeats it."""
+    """A run behind a cell: `value` of the cell's metric, `made_of` the metrics that a number of several runs is made
+    of, its settings, and the command that repeats it."""
 
     source: Source
     value: float | None
+    made_of: Mapping[str, float]
     settings: Mapping[str, str]
     command: str
 
@@ -64,7 +66,8 @@ def to_text(traced: Traced) -> Text:
         source = run.source
         text.append(f"\n  seed {source.seed}: run {source.run_id or 'none'}, key {source.key}, ", style="not bold")
         text.append(source.status.lower(), style="green" if source.status == FINISHED else "yellow")
-        text.append(f", {traced.cell.metric} = {run.value!r}\n" if run.value is not None else "\n", style="not bold")
+        known = {traced.cell.metric: run.value} if run.value is not None else run.made_of
+        text.append("".join(f", {name} = {value!r}" for name, value in known.items()) + "\n", style="not bold")
         apart = sorted((key, value) for key, value in run.settings.items() if key not in shared)
         if apart and len(settings) > 1:
             text.append(f"    {' '.join(f'{key}={value}' for key, value in apart)}\n", style="dim not bold")
@@ -116,7 +119,8 @@ def _traced(table: Table, where: str, cell: Cell, records: Mapping[str, Mapping[
     for source in cell.sources:
         record = records.get(source.key, {})
         settings = {name.removeprefix(PARAMS): str(text) for name, text in record.items() if name.startswith(PARAMS)}
-        runs.append(Run(source, record.get(cell.metric), settings, record.get(Tag.COMMAND.column, "")))
+        made_of = {name: record[name] for name in cell.made_of if name in record}
+        runs.append(Run(source, record.get(cell.metric), made_of, settings, record.get(Tag.COMMAND.column, "")))
     for choice in table.choices:
         if not {*cell.sources}.isdisjoint(source for each in choice.candidates for source in each.sources):
             scores = [(each.value, "none" if each.score is None else f"{each.score:.4f}") for each in choice.candidates]

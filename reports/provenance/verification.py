@@ -16,8 +16,9 @@ from reports.render.files import FORMATS, from_json, program, render_all
 from reports.statistics.inference import Number
 from reports.store import SweepResult
 from reports.tables import table_of_runs, table_of_sweep
+from reports.tables.choice import Where
 from reports.tables.model import FINISHED, Cell, Source, Table
-from reports.tables.spec import TableSpec, Where
+from reports.tables.spec import TableSpec
 from sweeps.addresses import experiment_name, resolve, without_secrets
 from sweeps.errors import StoreError, UserError, explain
 from sweeps.loading import read_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
-from reports.store.trials import newest, record
+from reports.store.trials import newest, profile_of, record
 from sweeps.errors import UserError
 from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, DatasetUse, Manifest, Tag, dataset_slug, tag_is
 
@@ -37,7 +38,8 @@ class SweepResult:
     - `params.*` and `tags.*`: text, as logged (of the tags, those that start with `cplearn.`);
     - each metric under its own name, `probe/accuracy` for instance: the last value that was logged.
 
-    `search` is what the sweep file says of a search, None where a grid or random draws were run.
+    `search` is what the sweep file says of a search, None where a grid or random draws were run. `tables` are those
+    that it wants to be written with its report.
     """
 
     sweep: str
@@ -50,6 +52,7 @@ class SweepResult:
     parent: str
     runs: pd.DataFrame = field(repr=False)
     search: dict[str, Any] | None = None
+    tables: tuple[str, ...] = ()
 
 
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
@@ -120,7 +123,8 @@ def _listed(uses: Iterable[DatasetUse]) -> str:
 
 
 def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
-    """One row for each trial of some sweeps, or of the experiment: the columns of `SweepResult.runs`, axes apart.
+    """One row for each trial of some sweeps, or of the experiment: the columns of `SweepResult.runs`, axes apart, and
+    `test_images`, the number of images of the test split (NaN where a run does not say it).
 
     Of the whole experiment these are the trials that have a run. Of sweeps also those that were declared and have none:
     their settings are those of the same point at another seed, or if no seed has a run, unknown.
@@ -134,7 +138,8 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
             settings = [name for name in map(str, runs) if name.startswith(PARAMS) or name == Tag.NUMERICS.column]
             settings = [name for name in settings if name != f"{PARAMS}seed"]
             same_point = runs.groupby("label")[settings].transform("first")
-            frames.append(runs.drop(columns=list(result.axes)).assign(**runs[settings].fillna(same_point)))
+            placed = runs.drop(columns=list(result.axes)).assign(**runs[settings].fillna(same_point))
+            frames.append(placed.assign(test_images=result.about["test_images"]))
         trials = pd.concat(frames, ignore_index=True)
         # A trial that several sweeps share is one trial.
         return trials.drop_duplicates("key", ignore_index=True)
@@ -148,8 +153,9 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
 
 def _placed_record(run: Run) -> dict[str, Any]:
     """The record of a trial with what a manifest would say of it."""
+    images = profile_of(run).get("test_images", math.nan)
     tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
-    found = {**tags, "seed": int(run.data.params.get("seed", 0)), **record(run)}
+    found = {**tags, "test_images": images, "seed": int(run.data.params.get("seed", 0)), **record(run)}
     return {**found, "dataset": dataset_slug(found["dataset"] or "", found["fingerprint"] or "")}
 
 
@@ -194,4 +200,5 @@ def _result(use: DatasetUse, parent: str, manifest: Manifest, runs: Mapping[str,
         parent=parent,
         runs=frame.reindex(columns=[*columns, *logged]),
         search=manifest.search,
+        tables=tuple(manifest.tables),
     )

@@ -69,10 +69,16 @@ def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, mos
     timed = []
     with readable(shown(uri)):
         for run in islice(search(client, experiment, query, most), most):
-            inputs = run.inputs.dataset_inputs if run.inputs else []
-            data = json.loads(inputs[0].dataset.profile or "{}") if inputs else {}
-            timed.append({"params": run.data.params, "tags": _tags(run), "metrics": run.data.metrics, "data": data})
+            timed.append(
+                {"params": run.data.params, "tags": _tags(run), "metrics": run.data.metrics, "data": profile_of(run)}
+            )
     return timed
+
+
+def profile_of(run: Run) -> dict[str, Any]:
+    """What a run says of its data's size (`sweeps.record.DatasetUse.profile`); empty where it says nothing."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return json.loads(inputs[0].dataset.profile or "{}") if inputs else {}
 
 
 def metric_histories(uri: str | None, metric: str, keys: Collection[str]) -> dict[str, dict[int, float]]:

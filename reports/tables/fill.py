@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reports import spelling
 from reports.metrics import Metric
-from reports.statistics import inference
+from reports.statistics import grids, inference
 from reports.statistics.inference import Contest
+from reports.tables.choice import Selection
 from reports.tables.model import (
     FINISHED,
     STATES,
@@ -26,17 +27,16 @@ from reports.tables.model import (
     Trial,
     Values,
 )
-from reports.tables.spec import Selection
 from sweeps.record import VALIDATION
 
 
-def fill(table: Table, values: Values) -> Table:
-    """The table with the numbers, marks and statistics that follow from the runs behind its cells.
+def fill(table: Table, values: Values, of_cell: Callable[[Cell], Mapping[int, float]]) -> Table:
+    """The table with the numbers, marks and statistics that follow from the values by seed of each cell.
 
     Only finished runs count. A value that is not finite is left out and so lowers `n`; it never enters a mean unseen.
     """
     cells = [cell for row in table.all_rows for cell in row.cells]
-    by_seed = [finite_values(cell.sources, cell.metric, values) for cell in cells]
+    by_seed = [of_cell(cell) for cell in cells]
     best, contests = _contests(table, cells, by_seed)
     as_stood = [finite_values(cell.sources, cell.metric, values, STOPPED) for cell in cells]
     outcomes = zip(by_seed, as_stood, best, strict=True)
@@ -56,24 +56,24 @@ def fill(table: Table, values: Values) -> Table:
 
 def choose(trials: Sequence[Trial], select: Selection, where: str, values: Values) -> Choice | None:
     """The choice among the trials of a cell: the best mean of the criterion over seeds, of equal ones the first, the
-    others being `tied`. None where all trials have the same value of the setting.
+    others being `tied`. None where all trials have the same value of the settings that are to be chosen.
 
     Only candidates over the largest number of seeds compete: a mean over fewer seeds is not comparable.
     """
+    over = [key for key in select.over if len({trial.spelled(key) for trial in trials}) > 1]
+    if not over:
+        return None
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.source.seed):
-        groups.setdefault(trial.spelled(select.over), []).append(trial)
-    if len(groups) < 2:
-        return None
+        groups.setdefault(", ".join(map(trial.spelled, over)), []).append(trial)
     barred = ""
     if select.by.startswith(VALIDATION) and any(t.settings.get("method.name") == "supervised" for t in trials):
         barred = "since a supervised backbone was trained on the labels of the validation split"
 
     def rank(text: str) -> tuple[Any, ...]:
-        value = groups[text][0].settings.get(select.over)
-        return not isinstance(value, int | float), value, text
+        values = [groups[text][0].settings.get(key) for key in over]
+        return *((not (known := isinstance(value, int | float)), value if known else 0) for value in values), text
 
-    worth = {"higher": lambda score: score, "lower": lambda score: -score, "nearest 1": lambda score: -abs(score - 1)}
     candidates: list[Candidate] = []
     competing: dict[int, dict[str, float]] = {}  # By the number of seeds.
     for text in sorted(groups, key=rank):
@@ -81,14 +81,14 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
         scores = list(finite_values(sources, select.by, values).values())
         candidates.append(Candidate(text, sources, float(np.mean(scores)) if scores else None))
         if scores and not barred:
-            competing.setdefault(len(scores), {})[text] = worth[select.better](np.mean(scores))
+            competing.setdefault(len(scores), {})[text] = grids.worth(float(np.mean(scores)), select.better)
     full = competing[max(competing)] if competing else {}
     # Equal values added up in another order differ in their last digits.
     winners = [
         text for text, score in full.items() if math.isclose(score, max(full.values()), rel_tol=1e-12, abs_tol=1e-15)
     ]
     chosen, tied = winners[0] if winners else None, tuple(winners[1:])
-    return Choice(where, select.over, select.by, select.better, tuple(candidates), chosen, barred, tied)
+    return Choice(where, ", ".join(over), select.by, select.better, tuple(candidates), chosen, barred, tied)
 
 
 def finite_values(sources: Sequence[Source], metric: str, values: Values, status: str = FINISHED) -> dict[int, float]:

@@ -7,46 +7,18 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Hashable, Sequence
-
-import pandas as pd
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from reports.metrics import Metric
-from reports.tables import fill, model, spec, words
-from reports.tables.model import UNDEFINED, Cell, Choice, Column, Row, Table, Trial, Values
-from reports.tables.spec import AXES, METRIC, Dimension, TableSpec, Where, matches
+from reports.tables import fill, spec, words
+from reports.tables.choice import Selection
+from reports.tables.model import UNDEFINED, Cell, Choice, Column, Row, Source, Table, Trial, Values
+from reports.tables.spec import AXES, METRIC, Dimension, TableSpec, matches
 from reports.tables.words import Subject
 from sweeps.errors import UserError
 
 Place = str | tuple[Hashable, ...]
 """Values along the dimensions of the rows, or of the columns; of a row that has a name instead, that."""
-
-
-def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> Table:
-    """The table of a specification from runs (`store.read_trials`); `where` narrows it further.
-
-    A cell holds the trials that agree in everything but the seed. Numbers come from finished ones only.
-
-    Raises UserError if no finished trial matches, and if the trials of a cell differ in a setting that no row or
-    column tells, since a mean over different settings would mean nothing.
-    """
-    wanted: Where = {**table.where, **(where or {})}
-    # A trial without any setting has no place.
-    trials = [trial for trial in model.read_trials(runs) if trial.settings.keys() - {"dataset", *model.EXTRA}]
-    grid = Grid(table, [trial for trial in trials if matches(trial.settings, wanted)])
-    if not any(trial.is_finished for trials_there in grid.cells.values() for trial in trials_there):
-        asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
-        datasets = ", ".join(sorted({str(trial.settings["dataset"]) for trial in trials}))
-        raise UserError(
-            f"table {table.table!r}: none of the {len(trials)} trials found has finished and matches its rows"
-            + (f" and {asked}" if asked else "")
-            + (f"; the data sets are {datasets}" if "dataset" in wanted else "")
-        )
-    values = model.metric_values(runs, [*table.shown, *([table.select.by] if table.select else [])])
-    if table.select:
-        grid.choose(table.select, values)
-    grid.check_agreement()
-    return grid.table(Subject(name=table.table, title=f"Table {table.table}", about=table.title), values)
 
 
 class Grid:
@@ -57,7 +29,7 @@ class Grid:
     """
 
     def __init__(self, table: TableSpec, trials: Sequence[Trial]) -> None:
-        self.spec = table
+        self.spec, self.may_differ = table, {"seed"}
         self.published = spec.published(table.published) if table.published else None
         self.rows, self.columns = (
             [dimension for dimension in dimensions if dimension.key not in (METRIC, AXES)]
@@ -73,21 +45,22 @@ class Grid:
         self.row_texts = _texts(self.rows, [row for row, _ in self.cells])
         self.column_texts = _texts(self.columns, [column for _, column in self.cells])
 
-    def choose(self, select: spec.Selection, values: Values) -> None:
-        """Keep in each cell the trials with the best value of the setting that is to be chosen."""
+    def choose(self, select: Selection, values: Values) -> None:
+        """Keep in each cell the trials with the best value of the settings that are to be chosen."""
         for place, trials in self.cells.items():
             if choice := fill.choose(trials, select, self.label(place), values):
                 self.choices[place] = choice
-                self.cells[place] = [trial for trial in trials if trial.spelled(select.over) == choice.chosen]
+                kept = {source for each in choice.candidates if each.value == choice.chosen for source in each.sources}
+                self.cells[place] = [trial for trial in trials if trial.source in kept]
 
     def check_agreement(self) -> None:
-        """Raise UserError if trials of one cell differ in more than the seed. A setting that one of them lacks is
-        younger than that trial, which then has its default."""
+        """Raise UserError if trials of one cell differ in more than `may_differ`, the seed. A setting that one of them
+        lacks is younger than that trial, which then has its default."""
         for place, trials in self.cells.items():
             spelled: dict[str, set[str]] = {}
             for key, value in (item for trial in trials for item in trial.settings.items()):
                 spelled.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
-            if differing := [key for key, texts in spelled.items() if len(texts) > 1 and key != "seed"]:
+            if differing := [key for key, texts in spelled.items() if len(texts) > 1 and key not in self.may_differ]:
                 key, *others = differing
                 further = f" and {len(others)} more setting{'s' if len(others) > 1 else ''}" if others else ""
                 texts = sorted(spelled[key])
@@ -101,8 +74,7 @@ class Grid:
 
     def table(self, subject: Subject, values: Values) -> Table:
         """The table with its numbers and sentences. Metrics that no run has are left out."""
-        logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
-        shown = {name: metric for name, metric in self.spec.shown.items() if name in logged}
+        shown = self._shown(values)
         if not shown:
             raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_blocks = self.spec.rows[0].key == METRIC
@@ -133,16 +105,39 @@ class Grid:
             caption=tuple(words.caption(self.spec, subject, shown, n, cells)),
             notes=(),
             origin=subject.origin,
-            metrics=shown,
+            metrics=self._metrics(shown),
             spec=self.spec.hash,
             choices=tuple(self.choices.values()),
         )
-        table = fill.fill(table, values)
-        # A row of a block whose metric is not defined for it says nothing: raw pixels have no codes.
-        says = [{cell.mean for cell in row.cells if cell.metric} - {UNDEFINED} for row in table.rows]
-        kept = tuple(row for row, means in zip(table.rows, says, strict=True) if means or not row.block)
-        table = dataclasses.replace(table, rows=kept)
-        return dataclasses.replace(table, notes=(*words.notes(table, self.reasons, values), *subject.notes))
+        table = fill.fill(table, values, lambda cell: self._by_seed(cell, values))
+        table = dataclasses.replace(table, rows=tuple(row for row in table.rows if self._says_something(row)))
+        notes = (*words.notes(table, self.reasons, values), *self._notes(), *subject.notes)
+        return dataclasses.replace(table, notes=notes)
+
+    def subject(self) -> Subject:
+        """What the table is about, where no sweep says it."""
+        return Subject(name=self.spec.table, title=f"Table {self.spec.table}", about=self.spec.title)
+
+    def _shown(self, values: Values) -> dict[str, Metric]:
+        """The metrics of the specification that a run has."""
+        logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
+        return {name: metric for name, metric in self.spec.shown.items() if name in logged}
+
+    def _metrics(self, shown: dict[str, Metric]) -> dict[str, Metric]:
+        """The metrics of all cells."""
+        return shown
+
+    def _by_seed(self, cell: Cell, values: Values) -> Mapping[int, float]:
+        """The values of a cell, of which it shows the mean."""
+        return fill.finite_values(cell.sources, cell.metric, values)
+
+    def _says_something(self, row: Row) -> bool:
+        """A row of a block whose metric is not defined for it says nothing: raw pixels have no codes."""
+        return not row.block or any(cell.mean != UNDEFINED for cell in row.cells if cell.metric)
+
+    def _notes(self) -> Iterable[str]:
+        """More sentences below the table."""
+        return ()
 
     def label(self, place: tuple[Place, Place]) -> str:
         """The name of a cell."""
@@ -171,11 +166,7 @@ class Grid:
         trials = self.cells.get((row, column), ())
         if not trials and not self._applies(row, column):
             return Cell()
-        contest = None
-        if not self._is_baseline(row):
-            texts = zip(self.rows, self.row_texts[row], strict=False)
-            data = [text for dimension, text in texts if dimension.key == "dataset"]
-            contest = "; ".join([metric.name, *self.column_texts[column], *data])
+        contest = None if self._is_baseline(row) else self._contest(row, column, metric)
         published, comparable = None, True
         if self.published:
             settings = {key: value for key, value in self.spec.where.items() if not isinstance(value, list)}
@@ -186,13 +177,19 @@ class Grid:
         choice = self.choices.get((row, column))
         return Cell(
             metric.name,
-            tuple(sorted((trial.source for trial in trials), key=lambda source: source.seed)),
+            sources_of(trials),
             contest,
             expected,
             published,
             comparable,
             mean="no choice" if choice and choice.chosen is None else "",
         )
+
+    def _contest(self, row: Place, column: Place, metric: Metric) -> str:
+        """What cells share that are compared: metric, column and data set."""
+        texts = zip(self.rows, self.row_texts[row], strict=False)
+        data = [text for dimension, text in texts if dimension.key == "dataset"]
+        return "; ".join([metric.name, *self.column_texts[column], *data])
 
     def _is_baseline(self, place: Place) -> bool:
         if isinstance(place, str):
@@ -206,6 +203,10 @@ class Grid:
             all((other[position] is None) != (value is None) for other in others)
             for position, value in enumerate(column)
         )
+
+
+def sources_of(trials: Iterable[Trial]) -> tuple[Source, ...]:
+    return tuple(sorted((trial.source for trial in trials), key=lambda source: (source.seed, source.key)))
 
 
 def _places(dimensions: Sequence[Dimension], trial: Trial) -> list[tuple[Hashable, ...]]:

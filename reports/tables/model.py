@@ -33,7 +33,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: first what it is made of, then, filled in from the runs, what it is.
+    """One number of a table: first what it is made of, then, filled in from the runs, what it is. A number that is
+    computed from several metrics of its runs, and not the mean of `metric`, lists them in `made_of`.
 
     Cells of one `contest` are compared with each other; None does not compete. `expected` is the number of seeds of the
     cell's column. `published` is the number printed elsewhere for it, `comparable` whether for the same setting.
@@ -49,6 +50,7 @@ class Cell:
     expected: int = 0
     published: float | None = None
     comparable: bool = True
+    made_of: tuple[str, ...] = ()
     mean: str = ""
     std: str | None = None
     n: int | None = None
@@ -100,8 +102,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """A value chosen by the mean of `criterion` over seeds: of a setting `over`, for the cells `where`. `chosen` is
-    None where no candidate has the criterion, or for the reason `barred`; `tied` are others that are as good."""
+    """A value chosen by the mean of `criterion` over seeds: of a setting `over` (of several, separated by commas), for
+    the cells `where`. `chosen` is None where no candidate has the criterion, or for the reason `barred`; `tied` are
+    others that are as good."""
 
     where: str
     over: str

@@ -13,19 +13,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from reports import metrics, spelling
 from reports.metrics import Metric
-from reports.tables.model import EXTRA, Preference
+from reports.tables.choice import Scalar, Selection, Strict, StudySettings, Where
 from sweeps.errors import UserError, explain, nearest
 from sweeps.loading import load
-from sweeps.record import TRAIN, UNSEEN, param_text
+from sweeps.record import param_text
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
-METRIC, AXES = "metric", "axes"
-"""Keys of dimensions that are no settings: the metrics of the table, and all axes of a sweep."""
+METRIC, AXES, CRITERION = "metric", "axes", "criterion"
+"""Keys of dimensions that are no settings: the metrics of the table, all axes of a sweep, the criteria of a study."""
+OF_GRIDS = ("grid/", "collapsed/", "regret/", "rank_accuracy/", "rank_ami/")
+"""So begin metrics that are computed from a grid of settings."""
 EXPLAIN_THEMSELVES = ("method.name", "dataset")
 """Settings whose values a reader understands without the setting's name."""
 SHOWN_AS = {
@@ -53,24 +55,8 @@ SHOWN_AS = {
 }
 """How methods and data sets are called."""
 
-Scalar = bool | int | float | str | None
 
-
-def _check_fingerprint(where: dict[str, Any]) -> dict[str, Any]:
-    fingerprint = EXTRA[0]
-    if isinstance(where.get(fingerprint), float):
-        raise ValueError(f"{fingerprint}: YAML takes it for a number; write it in quotes")
-    return where
-
-
-Where = Annotated[dict[str, Scalar | list[Scalar]], AfterValidator(_check_fingerprint)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shown(_Strict):
+class Shown(Strict):
     """A metric of a table, with what is to be shown otherwise than usual."""
 
     name: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)+$", description="As logged, probe/accuracy for instance.")
@@ -100,7 +86,7 @@ class Shown(_Strict):
         return dataclasses.replace(usual, **changes)
 
 
-class Dimension(_Strict):
+class Dimension(Strict):
     """What the rows or columns differ in: a setting under its dotted name (or `dataset`, `metric`), or named cases.
 
     A trial has values along a dimension: that of the setting, or the names of all cases that it is one of.
@@ -171,6 +157,28 @@ class Axis(Dimension):
         return dict(zip(values, spelling.values(values), strict=True))
 
 
+class ArmAxes(Axis):
+    """Axes that only some arms of a sweep have, in one dimension: `λ = 0.05`. A column each would be nearly empty."""
+
+    keys: tuple[str, ...]
+
+    def labelled(self, text: str) -> str:
+        return text
+
+    def values(self, settings: Mapping[str, Any]) -> list[Hashable]:
+        return [tuple(settings.get(key) for key in self.keys)]
+
+    def texts(self, values: Sequence[Hashable]) -> dict[Hashable, str]:
+        columns = [spelling.values(column) for column in zip(*values, strict=True)]
+        headings = spelling.headings(self.keys)
+        nothing = spelling.values([None])[0]
+        parts = [
+            ", ".join(f"{name} = {text}" for name, text in zip(headings, texts, strict=True) if text != nothing)
+            for texts in zip(*columns, strict=True)
+        ]
+        return {value: part or nothing for value, part in zip(values, parts, strict=True)}
+
+
 def matches(settings: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     """Whether settings have the values of `where`, or of a list one of them.
 
@@ -187,38 +195,12 @@ def matches(settings: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     return all(has(settings.get(key), wanted) for key, wanted in where.items())
 
 
-class Selection(_Strict):
-    """A setting whose value is chosen for each cell, by a criterion that never sees the test split."""
-
-    over: str = Field(description="The setting, method.beta for instance.")
-    by: str = Field(description="A metric under validation/, select/ or train/.")
-    better: Preference = Field("higher", description="Which mean wins.")
-
-    @model_validator(mode="after")
-    def _honest(self) -> Selection:
-        if not self.by.startswith(UNSEEN):
-            raise ValueError(
-                f"{self.by!r} is measured on the test split, so choosing by it would flatter the table; choose by "
-                "validation/..., select/... or train/..."
-            )
-        is_loss = self.by.startswith(TRAIN) and not self.by.startswith(f"{TRAIN}online_")
-        if is_loss and not self.over.startswith("optimizer."):
-            raise ValueError(
-                f"{self.by!r} means another thing at each {self.over}, so its values do not compare; choose by "
-                "validation/... or select/..."
-            )
-        for ending, better, where in (("loss", "lower", "lowest"), ("/alpha_req", "nearest 1", "nearest to 1")):
-            if self.by.endswith(ending) and self.better != better:
-                raise ValueError(f"{self.by!r} is best where it is {where}; write better: {better}")
-        return self
-
-
 def _word_as(field: str) -> BeforeValidator:
     """A word alone is short for a group of keys that has only this one."""
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
-class TableSpec(_Strict):
+class TableSpec(Strict):
     """The content of a table specification."""
 
     table: str = Field(
@@ -234,6 +216,7 @@ class TableSpec(_Strict):
     )
     baselines: list[str] = Field(default_factory=list, description="Rows that stand first and do not compete.")
     select: Selection | None = Field(None, description="A setting to choose instead of showing all of its values.")
+    study: StudySettings | None = Field(None, description="Make each number of a whole grid of settings.")
     published: str | None = Field(None, description="A group of published numbers to stand beside ours.")
 
     @model_validator(mode="after")
@@ -243,18 +226,40 @@ class TableSpec(_Strict):
             if keys != [AXES, METRIC] or len(self.rows) > 1 or self.select or self.published:
                 raise ValueError("rows: [axes] goes with columns: [metric] alone, without select or published")
             return self
+        self._check_study(keys)
         if keys.count(METRIC) != 1:
             raise ValueError("metric must stand once, in rows or in columns")
         if METRIC in [dimension.key for dimension in self.rows[1:]]:
             raise ValueError("metric must be the first of the rows")
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise ValueError(f"{twice} stands twice in rows and columns")
-        if self.select and self.select.over in keys:
-            raise ValueError(f"{self.select.over} is chosen, so it cannot be in rows or columns too")
+        if chosen := next((key for key in (self.select.over if self.select else ()) if key in keys), None):
+            raise ValueError(f"{chosen} is chosen, so it cannot be in rows or columns too")
         names = {name for dimension in self.rows for name in dimension.cases or {}}
         if unknown := next((name for name in self.baselines if name not in names), None):
             raise ValueError(f"baselines: no case is called {unknown!r}")
         return self
+
+    def _check_study(self, keys: Sequence[str]) -> None:
+        """Raise ValueError unless a table about grids, and no other, has metrics of grids, and all that they need."""
+        of_grids = [shown.name for shown in self.metrics if shown.name.startswith(OF_GRIDS)]
+        if not self.study:
+            if of_grids or CRITERION in keys:
+                raise ValueError(f"{[*of_grids, CRITERION][0]} is of a grid of settings; say under study which span it")
+            return
+        if len(of_grids) < len(self.metrics) or self.select or self.published:
+            raise ValueError(f"study goes with metrics that begin with {', '.join(OF_GRIDS)}, no select, no published")
+        if CRITERION in keys and (self.columns[-1].key != CRITERION or self.rows[0].key != METRIC):
+            raise ValueError("criterion must be the last of the columns, and metric the first of the rows")
+        if twice := next((key for key in self.study.over if key in keys), None):
+            raise ValueError(f"{twice} spans the grid, so it cannot be in rows or columns too")
+        for name in of_grids:
+            by = name.partition("/")[2]
+            of_criterion = not name.startswith(("grid/", "collapsed/"))
+            if of_criterion and not (self.study.criteria if by == "*" else self.study.named(by)):
+                raise ValueError(f"{name}: study.criteria has no criterion by {by}")
+            if of_criterion and (by == "*") != (CRITERION in keys):
+                raise ValueError(f"{name}: a star stands for the criterion of a column, and only there")
 
     @property
     def per_sweep(self) -> bool:
@@ -272,7 +277,7 @@ class TableSpec(_Strict):
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-class Published(_Strict):
+class Published(Strict):
     """Numbers printed elsewhere. An entry of `numbers` maps settings to values and metrics (they have a slash) to
     numbers, in the metric's own unit."""
 
@@ -310,8 +315,8 @@ def read(name: str) -> TableSpec:
         return TableSpec.model_validate(content)
     except ValidationError as error:
         group, *key = error.errors()[0]["loc"] or ("",)
-        parts: dict[str, type[_Strict]] = dict.fromkeys(("rows", "columns"), Dimension)
-        parts |= {"metrics": Shown, "select": Selection}
+        parts: dict[str, type[Strict]] = dict.fromkeys(("rows", "columns"), Dimension)
+        parts |= {"metrics": Shown, "select": Selection, "study": StudySettings}
         part = parts.get(str(group), TableSpec) if key else TableSpec
         raise UserError(f"{path}: {explain(error, list(part.model_fields))}") from None
 

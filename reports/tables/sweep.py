@@ -15,12 +15,14 @@ from reports.store import SweepResult
 from reports.tables import spec
 from reports.tables.grid import Grid
 from reports.tables.model import FINISHED, Table, metric_values, read_trials
-from reports.tables.spec import Axis, Shown, TableSpec
+from reports.tables.spec import ArmAxes, Axis, Dimension, Shown, TableSpec
 from reports.tables.words import Subject
 from sweeps.record import BASELINE, PARAMS, TIME, UNSEEN, Tag
 
 MOST_SUGGESTED = 20
 """Points of a search in its table, which has the best ones first; all are in runs.csv."""
+MOST_AXES_OF_ARMS = 2
+"""Axes that only some arms have and that have a column each; more share one."""
 
 
 def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table:
@@ -43,8 +45,13 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
 def specification(result: SweepResult, table: TableSpec) -> TableSpec:
     """A specification in which the axes of a sweep are the dimensions of the rows, and the objectives of a search the
     first columns."""
-    headings = spelling.headings(list(result.axes))
-    rows = [Axis(key=axis, heading=heading) for axis, heading in zip(result.axes, headings, strict=True)]
+    points = result.runs[result.runs["role"] != BASELINE]
+    of_arms = tuple(axis for axis, values in result.axes.items() if None not in values and points[axis].isna().any())
+    of_arms = of_arms if len(of_arms) > MOST_AXES_OF_ARMS else ()
+    headings = dict(zip(result.axes, spelling.headings(list(result.axes)), strict=True))
+    rows: list[Dimension] = [Axis(key=axis, heading=headings[axis]) for axis in result.axes if axis not in of_arms]
+    if of_arms:
+        rows.append(ArmAxes(key="settings", heading="Settings", keys=of_arms))
     better: dict[str, Any] = {"maximize": "higher", "minimize": "lower"}
     objectives = [
         Shown(name=name) if name in METRICS else Shown(name=name, heading=name, better=better[direction])

@@ -50,8 +50,13 @@ def caption(
     if select := table.select:
         best = {"higher": "highest mean", "lower": "lowest mean", "nearest 1": "mean nearest to 1 of"}[select.better]
         yield f"All metrics are those {subject.measured}."
-        (what,) = spelling.headings([select.over])
-        yield f"{what} was chosen for each cell by the {best} {select.by} over seeds, which never sees the test split."
+        what = ", ".join(dict.fromkeys(spelling.headings(select.over)))
+        below = ""
+        if len(select.over) > 1:
+            what = f"The weight of each method ({what})"
+            below = " Below stands among how many settings; a method that is not named there has one."
+        by = f"{best} {select.by} over seeds, which never sees the test split."
+        yield f"{what} was chosen for each cell by the {by}{below}"
     elif subject.chosen:
         yield from subject.chosen
     else:
@@ -94,17 +99,19 @@ def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[
 
 
 def _choices(table: Table) -> Iterator[str]:
-    made = []
+    made: dict[str, list[str]] = {}
     for choice in table.choices:
-        (what,) = spelling.headings([choice.over])
+        what = ", ".join(spelling.headings(choice.over.split(", ")))
         if choice.chosen is None:
             yield f"{choice.where}: no choice of {what}, {choice.barred or f'as no run has {choice.criterion}'}."
         else:
-            made.append(f"{choice.where}: {choice.chosen}")
+            among = sum(each.score is not None for each in choice.candidates)
+            how = f"{what} chosen by {choice.criterion} among {among} setting{'s' if among > 1 else ''}"
+            made.setdefault(how, []).append(f"{choice.where}: {choice.chosen}")
         if choice.tied:
             yield f"{choice.where}: {what} = {', '.join(choice.tied)} would do as well by {choice.criterion}."
-    if made:
-        yield f"{what} chosen by {choice.criterion}: {'; '.join(made)}."
+    for how, cells in made.items():
+        yield f"{how}: {'; '.join(cells)}."
 
 
 def _absent(table: Table, reasons: Mapping[str, str]) -> Iterator[tuple[str, str, list[int]]]:

@@ -173,7 +173,8 @@ def show_reports(reports: Iterable[Report]) -> None:
     from reports.render import terminal
 
     for report in reports:
-        out.print(terminal.render_sweep(report.table, out.width), crop=False)
+        render = terminal.render_sweep if report.dataset else terminal.render_table
+        out.print(render(report.table, out.width), crop=False)
         for text in report.notes:
             note(text)
-        show(f"Written to {report.folder / 'report.html'}\n")
+        show(f"Written to {report.folder / 'report.html' if report.dataset else report.folder}\n")

@@ -138,14 +138,14 @@ class SweepResult:
     def table(self) -> pd.DataFrame:
         """The report's table: a row for each point of the axes (of several data sets, for each of these), a column for
         each metric, means over the seeds."""
-        tables = {report.dataset: _table(report.folder / "table.csv") for report in self.reports}
+        tables = {report.dataset: _table(report.folder / "table.csv") for report in self.reports if report.dataset}
         return next(iter(tables.values())) if len(tables) == 1 else pd.concat(tables, names=["dataset"])
 
     @property
     def runs(self) -> pd.DataFrame:
         """One row for each trial: its point, seed, status, settings and metrics."""
         texts = dict.fromkeys((*COLUMNS, "error"), str) | {"seed": int}  # A key may look like a number.
-        files = [pd.read_csv(report.folder / "runs.csv", dtype=texts) for report in self.reports]
+        files = [pd.read_csv(report.folder / "runs.csv", dtype=texts) for report in self.reports if report.dataset]
         return pd.concat(files, ignore_index=True)
 
     @property

@@ -14,6 +14,7 @@ from cplearn.errors import InputError
 from reports import build, store
 from reports.build import Report
 from reports.render import files as table_files
+from reports.tables import spec as table_spec
 from runner.driver.options import Observer, SweepOptions
 from runner.driver.result import Failure, SweepSurvey, Tally
 from runner.durability.checkpoints import Checkpoints
@@ -61,6 +62,8 @@ class SweepRun:
         self.policy, self.deadline = Policy(options.retries, options.stop_after), Deadline(options.budget)
         scratch.place()
         sweep = read_sweep(find(options.sweep), SCHEMA, options.overrides, options.seeds, options.scale)
+        for name in sweep.tables:  # Not only when all has been run.
+            table_spec.read(name)
         self.resources = _resources(sweep, options)
         self.plan = make_plan(sweep, options.data_root, self.resources.processes)
         if options.retry_failed and sweep.search:
@@ -130,7 +133,7 @@ class SweepRun:
         for report in reports:
             files = {path.relative_to(report.folder).as_posix(): path for path in report.files}
             table = table_files.to_markdown(report.table).partition("<details>")[0].strip()
-            log_report(self.uri, report.parent, report.dataset, files, table)
+            log_report(self.uri, report.parent, report.dataset or f"tables/{report.sweep}", files, table)
         return reports
 
     def _states(self, jobs: Sequence[Job], reached: Mapping[str, int]) -> list[Surveyed]:

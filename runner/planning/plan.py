@@ -101,6 +101,7 @@ class Plan:
             datasets=self.datasets,
             trials=trials,
             search=sweep.search.model_dump() if sweep.search else None,
+            tables=sweep.tables,
         )
 
 

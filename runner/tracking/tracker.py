@@ -239,12 +239,14 @@ def make_experiment(uri: str) -> None:
 
 def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path], table: str) -> None:
     """Add the report on one data set to a sweep's run, which has ended: `files` by their relative names under
-    report/<dataset>/, and `table` (markdown) at the end of its notes, as long as they stay short enough to be kept."""
+    report/<dataset>/, and `table` (markdown) at the end of its notes, as long as they stay short enough to be kept. A
+    table over several data sets has its folder in place of a data set."""
     client: MlflowClient = Repeated(MlflowClient(uri), "the tracking store")
     for name, path in files.items():
         client.log_artifact(sweep_run, str(path), f"{REPORT_FOLDER}/{dataset}/{name}".rpartition("/")[0])
     note = client.get_run(sweep_run).data.tags.get(Tag.NOTE, "")
-    longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact {REPORT_FOLDER}/{dataset}/report.html\n".lstrip()
+    page = "report.html" if "report.html" in files else "table.html"
+    longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact {REPORT_FOLDER}/{dataset}/{page}\n".lstrip()
     if len(longer) <= MAX_TAG_VAL_LENGTH:
         client.set_tag(sweep_run, Tag.NOTE, longer)
 

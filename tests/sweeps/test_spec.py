@@ -57,7 +57,8 @@ def test_presets_keep_their_structure_at_every_scale(root: Path) -> None:
             assert {key: len(values) for key, values in smaller.axes.items()} == {
                 key: len(values) for key, values in full.axes.items()
             }
-            assert max(trial.settings.epochs for trial in smaller.trials) == {"small": 20, "smoke": 1}[scale]
+            epochs = max(trial.settings.epochs for trial in smaller.trials)
+            assert epochs in {"small": (10, 20), "smoke": (1,)}[scale]
 
 
 def test_a_group_of_another_name_replaces_the_group(tmp_path: Path) -> None:

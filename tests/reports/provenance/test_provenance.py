@@ -141,8 +141,10 @@ def test_the_validation_split_chooses_and_not_the_test_split(made: build.Report)
     assert cell.number.mean == pytest.approx(np.mean([0.70 + noise for noise in NOISE.values()]))
     assert {choice.chosen for choice in made.table.choices} == {"0.1"}
     assert len(made.table.choices) == 4, "one for each data set and size"
-    assert "β was chosen for each cell by the highest mean validation/accuracy" in " ".join(made.table.caption)
-    assert any("CPLearn, SVHN, 16,384: 0.1" in note for note in made.table.notes)
+    told = "The weight of each method (λ, τ, column temperature, β) was chosen for each cell by the highest mean valid"
+    assert told in " ".join(made.table.caption)
+    among = "β chosen by validation/accuracy among 2 settings: "
+    assert any(note.startswith(among) and "CPLearn, SVHN, 16,384: 0.1" in note for note in made.table.notes)
 
 
 def test_runs_are_listed_once_with_every_number_they_are_behind(made: build.Report) -> None:
@@ -395,6 +397,9 @@ def test_a_specification_survives_its_side_car(name: str) -> None:
     assert spec.TableSpec.model_validate(written) == content
 
 
+WEIGHTS = "over: [method.off_diagonal, method.temperature, method.column_temperature, method.beta]"
+
+
 def broken_spec(tmp_path: Path, old: str, new: str) -> str:
     text = (Path(build.__file__).parent / "tables" / "table1.yaml").read_text()
     assert old in text
@@ -408,15 +413,15 @@ def broken_spec(tmp_path: Path, old: str, new: str) -> str:
     [
         ("by: validation/accuracy", "by: probe/accuracy", "'probe/accuracy' is measured on the test split"),
         ("by: validation/accuracy", "by: collapse/effective_rank", "is measured on the test split"),
-        ("by: validation/accuracy", "by: train/loss", "means another thing at each method.beta"),
+        ("by: validation/accuracy", "by: train/loss", "means another thing at each method.off_diagonal and"),
         ("by: validation/accuracy", "by: select/alpha_req", "write better: nearest 1"),
-        ("method.beta, by: validation/accuracy", "optimizer.lr, by: train/loss", "write better: lower"),
+        (WEIGHTS + "\n  by: validation/accuracy", "over: optimizer.lr\n  by: train/loss", "write better: lower"),
         ("baselines:", "baseline:", "unknown key 'baseline'; did you mean 'baselines'"),
         ("{name: codes/ami, dec", "{name: codes/amy, dec", "metric 'codes/amy' is not known; did you mean 'codes/ami'"),
         ("{name: codes/ami, decimals", "{name: codes/ami, decimal", "did you mean 'decimals'"),
         ("published: table1", "published: tabel1", "no such group in published.yaml; did you mean 'table1'"),
         ("  - metric\n", "", "metric must stand once"),
-        ("over: method.beta", "over: method.codes", "it cannot be in rows or columns too"),
+        (WEIGHTS, "over: method.codes", "it cannot be in rows or columns too"),
         ("[raw pixels, random", "[row pixels, random", "no case is called 'row pixels'"),
         ("table: table1", "table: [", "not valid YAML in line"),
     ],
@@ -506,7 +511,7 @@ def test_equal_candidates_are_named(tmp_path: Path) -> None:
 
 def test_a_criterion_can_be_best_near_one(tmp_path: Path) -> None:
     writer = validated(tmp_path, method="cplearn", scores={0.1: 0.3, 1: 1.2, 5: 2.5})
-    path = broken_spec(tmp_path, "by: validation/accuracy", "by: select/alpha_req, better: nearest 1")
+    path = broken_spec(tmp_path, "by: validation/accuracy", "by: select/alpha_req\n  better: nearest 1")
     made = build.build_table(writer.uri, path, tmp_path, ["t"])
     assert [choice.chosen for choice in made.table.choices] == ["1"]
     assert "chosen for each cell by the mean nearest to 1 of select/alpha_req" in " ".join(made.table.caption)

@@ -1,0 +1,227 @@
+"""Tables about grids: a cell holds all settings of a method's weight. Its number is computed from them seed by seed and
+then averaged over seeds; `statistics.grids` has the numbers of one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports import spelling
+from reports.metrics import Metric
+from reports.statistics import grids
+from reports.tables import spec
+from reports.tables.choice import StudiedCriterion, StudySettings
+from reports.tables.grid import Grid, Place, sources_of
+from reports.tables.model import Cell, Row, Source, Table, Trial, Values, metric_values
+from reports.tables.spec import CRITERION, Dimension, TableSpec, matches
+from reports.tables.words import Subject
+
+SENTENCES = {
+    "grid/": "Accuracies are those of the linear probe on the test split after the last epoch; best, worst and mean "
+    "leave out the settings that have collapsed.",
+    "collapsed/": "Collapsed: the share of the settings whose run has collapsed by the rules of the findings "
+    "(representation, cluster, dimensional or intra-cluster collapse; any: at least one of them).",
+    "rank": "Rank correlation: Spearman's, over the settings of a seed, of the criterion (turned so that more is "
+    "better) with the metric of the test split.",
+    "regret/": "Regret: the linear accuracy of the best setting of a seed minus that of the setting with the best "
+    "criterion at that seed, of equal ones the smallest.",
+}
+"""What the quantities of a table are, by the beginning of their names."""
+
+
+def study_values(runs: pd.DataFrame, study: StudySettings) -> dict[str, dict[str, float]]:
+    """What the grids of a table are made of, by the run's id: metrics, criteria, and whether the run has collapsed."""
+    names = [grids.ACCURACY, grids.AMI, *(criterion.by for criterion in study.criteria.values())]
+    values = metric_values(runs, names)
+    collapsed: Any = grids.run_collapses(runs[runs["run_id"].isin(values)]).to_dict("index")
+    return {run_id: values[run_id] | collapsed[run_id] for run_id in values}
+
+
+class Study(Grid):
+    """Trials where the rows and columns of a table about grids cross; `values` are those of `study_values`.
+
+    `derived` keeps the numbers of each cell by seed, `undefined` why there is none: reason to places and seeds. `parts`
+    are the grids behind the cells of a row of means.
+    """
+
+    def __init__(self, table: TableSpec, study: StudySettings, trials: Sequence[Trial], values: Values) -> None:
+        logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
+        self.study, self.values, self.logged = study, values, logged
+        self.criteria = {name: each for name, each in study.criteria.items() if each.by in logged}
+        columns = [self._criteria() if dimension.key == CRITERION else dimension for dimension in table.columns]
+        super().__init__(table.model_copy(update={"columns": columns}), trials)
+        self.may_differ |= set(study.over)
+        self.seeds = tuple(sorted({trial.source.seed for trials in self.cells.values() for trial in trials}))
+        self.derived: dict[tuple[str, tuple[Source, ...]], dict[int, float]] = {}
+        self.undefined: dict[str, dict[str, list[int]]] = {}
+        self.parts: dict[tuple[Place, Place], list[list[Trial]]] = {}
+
+    def _criteria(self) -> Dimension:
+        """Criteria as a dimension: a trial stands at each that is there for it."""
+        cases = {name: criterion.where for name, criterion in self.criteria.items()}
+        return Dimension(cases=cases or {"none": {}}, heading="Criterion")
+
+    def subject(self) -> Subject:
+        told = [words for start, words in SENTENCES.items() if any(name.startswith(start) for name in self.spec.shown)]
+        told.insert(
+            0, "Each number is computed from all settings of a method's weight at one seed, then averaged over seeds."
+        )
+        if self.study.mean:
+            told.append(f"The {self.study.mean} is over those with a number at as many seeds as any of them.")
+        return dataclasses.replace(super().subject(), seeds=self.seeds, chosen=tuple(told))
+
+    def table(self, subject: Subject, values: Values) -> Table:
+        if self.study.mean:
+            self._add_means(self.study.mean)
+        return super().table(subject, values)
+
+    def points(self) -> pd.DataFrame:
+        """A row for each finished trial of a grid over one number: `dataset`, `method` (the row's name), `setting`, its
+        `value`, `seed`, `accuracy` and whether it has `collapsed`."""
+        records: dict[str, dict[str, Any]] = {}
+        for (row, _), trials in self.cells.items():
+            texts = zip(self.rows, self.row_texts[row], strict=False)
+            method = ", ".join(text for dimension, text in texts if dimension.key != "dataset")
+            over = self._varying(trials)
+            for trial in trials if len(over) == 1 else []:
+                value, run = trial.settings.get(over[0]), self.values.get(trial.source.run_id or "", {})
+                if (
+                    trial.is_finished
+                    and isinstance(value, int | float)
+                    and math.isfinite(run.get(grids.ACCURACY, math.nan))
+                ):
+                    records[trial.source.key] = {
+                        "dataset": spec.SHOWN_AS.get(trial.settings["dataset"], trial.settings["dataset"]),
+                        "method": method,
+                        "setting": spelling.headings(over)[0],
+                        "value": float(value),
+                        "seed": trial.source.seed,
+                        "accuracy": run[grids.ACCURACY],
+                        "collapsed": run["collapsed/any"],
+                    }
+        columns = ["dataset", "method", "setting", "value", "seed", "accuracy", "collapsed"]
+        return pd.DataFrame(list(records.values()), columns=columns)
+
+    def _add_means(self, name: str) -> None:
+        """Add a last row for each data set: the mean of the rows that have one name and one value of each key."""
+        at = next(place for place, dimension in enumerate(self.rows) if dimension.cases)
+        for (row, column), trials in list(self.cells.items()):
+            mean = (*row[:at], name, *row[at + 1 :])
+            self.row_texts.setdefault(mean, [*self.row_texts[row][:at], name, *self.row_texts[row][at + 1 :]])
+            self.parts.setdefault((mean, column), []).append(trials)
+        self.cells |= {place: [trial for part in parts for trial in part] for place, parts in self.parts.items()}
+
+    def _varying(self, trials: Sequence[Trial]) -> list[str]:
+        return [key for key in self.study.over if len({trial.spelled(key) for trial in trials}) > 1]
+
+    def _shown(self, values: Values) -> dict[str, Metric]:
+        def is_known(name: str) -> bool:
+            return {*_needs(name)} - {"*"} <= self.logged and ("*" not in name or bool(self.criteria))
+
+        return {name: metric for name, metric in self.spec.shown.items() if is_known(name)}
+
+    def _metrics(self, shown: dict[str, Metric]) -> dict[str, Metric]:
+        """Also those that a star stands for."""
+        stars = [metric for name, metric in shown.items() if name.endswith("/*")]
+        each = [_of(metric, criterion) for metric in stars for criterion in self.criteria.values()]
+        return shown | {metric.name: metric for metric in each}
+
+    def _cell(self, row: Place, column: Place, metric: Metric | None, expected: int) -> Cell:
+        assert metric is not None
+        criterion = self.criteria.get(str(column[-1])) if column and metric.name.endswith("/*") else None
+        if criterion:
+            metric = _of(metric, criterion)
+        trials = self.cells.get((row, column), [])
+        if not trials:
+            return super()._cell(row, column, metric, expected)
+        judged = self.study.named(metric.name.partition("/")[2])
+        if judged and not all(matches(trial.settings, judged.where) for trial in trials):
+            return Cell()
+        sources, parts = sources_of(trials), self.parts.get((row, column))
+        contest = None if parts else self._contest(row, column, metric)
+        self.derived[metric.name, sources] = (
+            self._mean(metric.name, parts) if parts else self._each_seed(metric, trials, ", ".join(self.row_texts[row]))
+        )
+        return Cell(metric.name, sources, contest, expected, made_of=tuple(_needs(metric.name)))
+
+    def _each_seed(self, metric: Metric, trials: Sequence[Trial], label: str) -> dict[int, float]:
+        """The quantity of a grid at each seed where it is defined; elsewhere the reason is kept for the row's label."""
+        over = self._varying(trials)
+        settings = sorted(trials, key=lambda trial: [_rank(trial.settings.get(key)) for key in over])
+        criterion = self.study.named(metric.name.partition("/")[2])
+        found: dict[int, float] = {}
+        for seed in self.seeds:
+            runs = [self.values.get(t.source.run_id or "", {}) for t in settings if t.source.seed == seed]
+            frame = pd.DataFrame([run for run in runs if math.isfinite(run.get(grids.ACCURACY, math.nan))])
+            if frame.empty:
+                continue
+            value = grids.quantity(metric.name, frame, criterion.better if criterion else "higher")
+            if isinstance(value, float):
+                found[seed] = value
+            else:
+                self.undefined.setdefault(value, {}).setdefault(label, []).append(seed)
+        return found
+
+    def _mean(self, name: str, parts: Sequence[Sequence[Trial]]) -> dict[int, float]:
+        """The mean over the grids that have the quantity at as many seeds as any of them."""
+        each = [self.derived.get((name, sources_of(trials)), {}) for trials in parts]
+        most = max(map(len, each))
+        full = [values for values in each if len(values) == most]
+        common = set.intersection(*(set(values) for values in full))
+        return {seed: sum(values[seed] for values in full) / len(full) for seed in sorted(common)}
+
+    def _row(self, place: Place, block: Metric | None, cells: list[Cell]) -> Row:
+        """The trials stand at the cells, beside what is computed from them."""
+        return dataclasses.replace(super()._row(place, block, cells), sources=())
+
+    def _applies(self, row: Place, column: Place) -> bool:
+        """A criterion that is there for other methods only has no cell in the row."""
+        if any(dimension.cases and set(dimension.cases) == set(self.criteria) for dimension in self.columns):
+            return not any(
+                at[:-1] == column[:-1] for (place, at), trials in self.cells.items() if place == row and trials
+            )
+        return super()._applies(row, column)
+
+    def _by_seed(self, cell: Cell, values: Values) -> Mapping[int, float]:
+        return self.derived.get((cell.metric, cell.sources), {})
+
+    def _says_something(self, row: Row) -> bool:
+        return True
+
+    def _notes(self) -> Iterator[str]:
+        listed: dict[str, str] = {}
+        for (row, column), trials in self.cells.items():
+            over = self._varying(trials)
+            if (row, column) not in self.parts and over:
+                texts = spelling.values(sorted({trial.settings.get(over[0]) for trial in trials}, key=_rank))
+                listed.setdefault(", ".join(self.row_texts[row]), f"{spelling.headings(over)[0]} = {', '.join(texts)}")
+        if listed:
+            yield f"Settings: {'; '.join(f'{name}, {texts}' for name, texts in listed.items())}."
+        if stopped := sum(bool(run["stopped"]) for run in self.values.values()):
+            yield f"{stopped} runs were stopped on a collapse before their last epoch: they count in the shares alone."
+        for reason, places in self.undefined.items():
+            same: dict[tuple[int, ...], list[str]] = {}
+            for label, seeds in places.items():
+                same.setdefault(tuple(sorted(set(seeds))), []).append(label)
+            for missing, labels in same.items():
+                yield f"Not defined at {spelling.seeds(missing)} of {'; '.join(labels)}: {reason}."
+
+
+def _needs(name: str) -> list[str]:
+    """The metrics of a run that a quantity of grids is computed from."""
+    kind, _, by = name.partition("/")
+    return [*grids.BY_CRITERION[kind], by] if kind in grids.BY_CRITERION else [grids.ACCURACY]
+
+
+def _of(metric: Metric, criterion: StudiedCriterion) -> Metric:
+    """The metric in whose name a star stands for a criterion, of that criterion."""
+    return dataclasses.replace(metric, name=metric.name.replace("*", criterion.by))
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else str(value)
