@@ -20,6 +20,7 @@ from reports.tables.model import Cell
 from stores import Writer, declare, sqlite
 from support import needs, run_cli
 from sweeps.errors import UserError
+from sweeps.record import Tag
 
 SEEDS = (0, 1, 2)
 BETAS = (0.1, 1.0, 10.0)
@@ -231,6 +232,25 @@ def test_settings_that_no_weight_tells_apart_are_not_mixed(written: Writer, tmp_
     with pytest.raises(UserError, match=r"CPLearn.* has trials that differ in method.codes \(10, 2048\)"):
         build.build_table(own.uri, "sensitivity", tmp_path)
     assert build.build_table(own.uri, "sensitivity", tmp_path, where={"method.codes": [2048, 100, None]}).table.rows
+
+
+def test_runs_that_were_stopped_on_a_collapse_count_in_the_shares_alone(written: Writer, tmp_path: Path) -> None:
+    shutil.copy(written.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    own = written.of(sqlite(tmp_path))
+    for seed in SEEDS:
+        run = own.runs[f"digits/CPLearn beta=10.0/{seed}"]
+        own.client.set_tag(run, Tag.COLLAPSE, "dimensional")
+        own.client.set_terminated(run, "KILLED")
+    report = build.build_table(own.uri, "sensitivity", tmp_path, ["s"])
+    shares = {column: cell(report, "CPLearn", column).mean for column in ("any", "cluster", "dim.", "intra")}
+    assert shares == {"any": "0.33", "cluster": "0.00", "dim.": "0.33", "intra": "0.00"}
+    every, worst = (cell(report, "CPLearn", column).number for column in ("all", "worst"))
+    assert every is not None
+    assert worst is not None
+    assert every.mean == pytest.approx(np.mean([ACCURACY[seed][:2] for seed in SEEDS]))
+    assert worst.mean == pytest.approx(0.82)
+    told = "3 runs were stopped on a collapse before the last epoch and count in the shares of collapse alone."
+    assert told in report.table.notes
 
 
 def test_a_sweep_writes_the_tables_that_it_asks_for(written: Writer, tmp_path: Path) -> None:
