@@ -201,7 +201,7 @@ class Study(Grid):
                 listed.setdefault(", ".join(self.row_texts[row]), f"{spelling.headings(over)[0]} = {', '.join(texts)}")
         if listed:
             yield f"Settings: {'; '.join(f'{name}, {texts}' for name, texts in listed.items())}."
-        placed = {trial.source.run_id for trials in self.cells.values() for trial in trials}
+        placed = {trial.source.run_id or "" for trials in self.cells.values() for trial in trials}
         if stopped := sum(bool(self.values[run_id]["stopped"]) for run_id in placed & self.values.keys()):
             runs = "1 run was" if stopped == 1 else f"{stopped} runs were"
             yield f"{runs} stopped on a collapse before the last epoch and count in the shares of collapse alone."
