@@ -223,8 +223,8 @@ class TableSpec(Strict):
     def _consistent(self) -> TableSpec:
         keys = [dimension.key for dimension in (*self.rows, *self.columns) if dimension.key]
         if self.per_sweep:
-            if keys != [AXES, METRIC] or len(self.rows) > 1 or self.select or self.published:
-                raise ValueError("rows: [axes] goes with columns: [metric] alone, without select or published")
+            if keys != [AXES, METRIC] or len(self.rows) > 1 or self.select or self.study or self.published:
+                raise ValueError("rows: [axes] goes with columns: [metric] alone, without select, study or published")
             return self
         self._check_study(keys)
         if keys.count(METRIC) != 1:
@@ -251,6 +251,8 @@ class TableSpec(Strict):
             raise ValueError(f"study goes with metrics that begin with {', '.join(OF_GRIDS)}, no select, no published")
         if CRITERION in keys and (self.columns[-1].key != CRITERION or self.rows[0].key != METRIC):
             raise ValueError("criterion must be the last of the columns, and metric the first of the rows")
+        if self.study.mean and all(dimension.key == METRIC for dimension in self.rows):
+            raise ValueError("study.mean is a mean of rows, and there are none but metrics")
         if twice := next((key for key in self.study.over if key in keys), None):
             raise ValueError(f"{twice} spans the grid, so it cannot be in rows or columns too")
         for name in of_grids:

@@ -107,11 +107,10 @@ class Study(Grid):
         return pd.DataFrame(list(records.values()), columns=columns)
 
     def _add_means(self, name: str) -> None:
-        """Add a last row for each data set: the mean of the rows that have one name and one value of each key."""
-        at = next(place for place, dimension in enumerate(self.rows) if dimension.cases)
+        """Add last rows, the means of the rows that differ in the innermost dimension only: methods on one data set."""
         for (row, column), trials in list(self.cells.items()):
-            mean = (*row[:at], name, *row[at + 1 :])
-            self.row_texts.setdefault(mean, [*self.row_texts[row][:at], name, *self.row_texts[row][at + 1 :]])
+            mean = (*row[:-1], name)
+            self.row_texts.setdefault(mean, [*self.row_texts[row][:-1], name])
             self.parts.setdefault((mean, column), []).append(trials)
         self.cells |= {place: [trial for part in parts for trial in part] for place, parts in self.parts.items()}
 

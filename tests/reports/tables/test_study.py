@@ -280,6 +280,7 @@ def test_a_sweep_writes_the_tables_that_it_asks_for(written: Writer, tmp_path: P
         ({"columns": ["criterion", "metric"]}, "criterion must be the last of the columns"),
         ({"rows": ["method.beta"]}, "method.beta spans the grid"),
         ({"study": {"over": "method.beta", "criteria": {"A": {"by": "probe/accuracy"}}}}, "measured on the test split"),
+        ({"study": {"over": "method.beta", "mean": "all"}, "rows": ["metric"]}, "there are none but metrics"),
         ({"study": {"over": "method.beta", "criteri": {}}}, "did you mean 'criteria'"),
     ],
 )

@@ -118,6 +118,12 @@ def test_without_finished_runs_a_few_steps_are_timed_and_nothing_is_written(tmp_
     assert not (tmp_path / "results").exists()
 
 
+def test_a_table_that_a_sweep_asks_for_and_there_is_not_is_said_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP + "tables: [sensitivty]\n")
+    code, output = run_cli(tmp_path, "plan", "tiny.yaml")
+    assert (code, "no table 'sensitivty'; did you mean 'sensitivity'?" in output) == (2, True), output
+
+
 def test_a_sweep_begins_no_trial_that_its_budget_does_not_hold(folder: Path) -> None:
     # By the finished runs an epoch takes 10 s.
     many = ("tiny.yaml", "--gpus-per-trial", "0", "--epochs", "1000", "--budget", "1h")
