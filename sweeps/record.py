@@ -171,6 +171,10 @@ class ManifestTrial:
 MANIFEST_VERSION = 1
 
 
+class ManifestError(StoreError):
+    """The manifest of a sweep's run cannot be read."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a sweep's run says beyond the runs of its trials, which need not exist yet.
@@ -199,23 +203,23 @@ class Manifest:
 
     @classmethod
     def read(cls, content: bytes, whose: str) -> Manifest:
-        """The manifest whose `to_dict` is `content`, in JSON; raises StoreError, with `whose` in its sentence."""
+        """The manifest whose `to_dict` is `content`, in JSON; raises ManifestError, with `whose` in its sentence."""
         from pydantic import TypeAdapter, ValidationError  # Not above: `cplearn --help` has no use for it.
 
         try:
             document = read_json(content, "it")
             version = document.get("version") if isinstance(document, dict) else MANIFEST_VERSION
             if version != MANIFEST_VERSION:
-                raise StoreError(
+                raise ManifestError(
                     f"the manifest of {whose} has version {version!r}, this program reads {MANIFEST_VERSION}; use the "
                     "version of the program that wrote it"
                 )
             manifest = TypeAdapter(cls).validate_python(document)
-        except StoreError:
+        except ManifestError:
             raise
         except (UserError, ValidationError) as error:
             damage = explain(error, []) if isinstance(error, ValidationError) else error
-            raise StoreError(
+            raise ManifestError(
                 f"the manifest of {whose} is damaged ({damage}); run the sweep again to write it"
             ) from None
         slugs = {use.slug: dataset_slug(use.slug, use.fingerprint) for use in manifest.datasets}

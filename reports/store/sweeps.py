@@ -13,7 +13,17 @@ import pandas as pd
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import newest, profile_of, record
 from sweeps.errors import UserError
-from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, DatasetUse, Manifest, Tag, dataset_slug, tag_is
+from sweeps.record import (
+    MANIFEST_FILE,
+    PARAMS,
+    SWEEP,
+    DatasetUse,
+    Manifest,
+    ManifestError,
+    Tag,
+    dataset_slug,
+    tag_is,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +66,8 @@ class SweepResult:
 
 
 def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None) -> list[str]:
-    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (see `read_sweep`).
+    """Names of the sweeps in the store, the newest first; all, or those run on one of the data sets (see `read_sweep`)
+    and those whose manifest does not say.
 
     Raises UserError if the store cannot be read or holds no such sweep.
     """
@@ -64,10 +75,20 @@ def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None)
     if datasets is None:
         return list(parents)
     read = artifact_reader(uri)
-    uses = {name: [use for use, *_ in _declared(read, runs).values()] for name, runs in parents.items()}
-    if wanted := [name for name in uses if any(_is_one_of(use, datasets) for use in uses[name])]:
+    wanted: list[str] = []
+    uses: list[DatasetUse] = []
+    for name, runs in parents.items():
+        try:
+            declared = [use for use, *_ in _declared(read, runs).values()]
+        except ManifestError:  # What is wrong with it is told by whoever reads the sweep.
+            wanted.append(name)
+            continue
+        uses += declared
+        if any(_is_one_of(use, datasets) for use in declared):
+            wanted.append(name)
+    if wanted:
         return wanted
-    known = _listed(use for of_sweep in uses.values() for use in of_sweep)
+    known = _listed(uses)
     raise UserError(f"no sweep in {shown(uri)} was run on {', '.join(datasets)}, only on: {known}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from runner.execution.contract import ExecutionOptions, Steering
 from runner.execution.nodes import Nodes
 from runner.execution.session import connected, start_ray, stop_ray
 from runner.execution.trainable import TrialTrainable
-from runner.execution.tune_callbacks import Dispatcher, EarlyStopper, TuneCallbacks
+from runner.execution.tune_callbacks import Dispatcher, EarlyStopper, RayLost, TuneCallbacks
 from runner.machine.resources import Resources
 from runner.planning.plan import Job
 
@@ -48,7 +49,7 @@ def execute(
                 raise audience.error
             if callbacks.repeats.reached or not callbacks.interrupted:
                 break
-            if callbacks.ray_died:
+            if callbacks.ray_lost:
                 stop_ray()
                 start_ray(scratch, options.checkpoints)
             else:
@@ -78,7 +79,7 @@ def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> No
     resources, nodes = dispatcher.options.resources, dispatcher.nodes
     bundles: list[dict[str, Any]] = [resources.each] * resources.processes
     placed = tune.PlacementGroupFactory(bundles, **nodes.selector(resources.processes))
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(TrialTrainable, placed),
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -96,4 +97,6 @@ def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> No
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
-    ).fit()
+    )
+    with suppress(RayLost):
+        tuner.fit()

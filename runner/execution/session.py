@@ -8,6 +8,10 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -30,6 +34,10 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 )
 
+PROCESSES = ("gcs_server", "raylet")
+"""The processes without which a Ray does nothing, as Ray calls them."""
+PATIENCE = 40.0
+"""Seconds after which a driver that waits for a Ray which has died ends itself; Ray's own limit is 60 s."""
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 """The environment variables by which Ray learns whether it asks for a token, and for which."""
 
@@ -46,7 +54,7 @@ def connected(checkpoints: str | None = None) -> Iterator[tuple[bool, Path]]:
             yield False, scratch
             return
         is_own = not os.environ.get("RAY_ADDRESS")
-        with _token(scratch) if is_own else nullcontext():
+        with _token(scratch) if is_own else nullcontext(), _watched():
             start_ray(scratch, checkpoints)
             try:
                 yield is_own, scratch
@@ -92,8 +100,57 @@ def start_ray(scratch: Path, checkpoints: str | None = None) -> None:
         signal.signal(signal.SIGTERM, sigterm)
 
 
+def processes() -> dict[str, subprocess.Popen[bytes]]:
+    """The processes of a Ray that this driver has started, by what Ray calls them; none where it has started no Ray."""
+    node = ray._private.worker._global_node
+    infos = ((name, info) for name in PROCESSES for info in (node.all_processes.get(name, []) if node else []))
+    return {name: info.process for name, info in infos}
+
+
+def is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process that this one has started is stopped by a signal; it answers nobody then, and does not end."""
+    if process.poll() is not None or not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on.
+        return False
+    return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """While the block is left waiting for a Ray that has died, as its libraries may do in a call that nothing can
+    interrupt, end this process with a sentence and status 1. The system ends Ray's processes with it."""
+    over = threading.Event()
+
+    def watch() -> None:
+        alive = time.monotonic()
+        while not over.wait(1.0):
+            dead = [name for name, process in processes().items() if process.poll() is not None]
+            if not dead:
+                alive = time.monotonic()
+            elif time.monotonic() - alive > PATIENCE:
+                show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+                what = f"Ray's {dead[0]} has died, and what waits for it cannot be ended alone"
+                os.write(2, f"{show_cursor}\nerror: {what}; run the same command again\n".encode())
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def stop_ray() -> None:
     """Leave Ray, which ends a local one."""
+    ours = processes().values()
+    for process in ours:
+        if is_stopped(process):  # Ray would wait for its answer.
+            process.kill()
+            process.wait()
+    if any(process.poll() is not None for process in ours):
+        # Otherwise what Tune has left, when it is collected below, asks a dead GCS to remove its placement groups.
+        ray._private.worker.disconnect()
     # Ray ends the whole process if a reference to one of its objects is dropped while it shuts down. Garbage that holds
     # some is collected in whichever thread happens to allocate; so it is collected before, and not meanwhile.
     gc.collect()

@@ -16,11 +16,17 @@ from ray.tune.schedulers import FIFOScheduler
 from runner.events import Audience
 from runner.execution.contract import REPORT, REQUEST, ExecutionOptions, Steering, StepReport, TrialRequest
 from runner.execution.nodes import Nodes
+from runner.execution.session import is_stopped, processes
 from runner.faults import FailureKind, Repeats
 from runner.planning.plan import Job
 
 LOOK_SECONDS = 5.0
-"""How often a driver makes sure that its own Ray is alive, and calls `Steering.keep_alive`."""
+"""How often a driver makes sure that its own Ray is alive, and calls `Steering.keep_alive`. Ray ends a driver 60 s
+after its GCS has died."""
+
+
+class RayLost(BaseException):
+    """The Ray that the driver has started is dead. No Exception: at one Tune cleans up, and waits for Ray to do it."""
 
 
 class _Stateless:
@@ -126,8 +132,9 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
     """Tune's callbacks: they tell the listeners, and decide what follows from a fault.
 
     Two faults interrupt all trials, which then go on in a further call of Tune. `node_left_out`: trials must be placed
-    anew, or the unfit node would take one after the other, being the first to be free. `ray_died`: the node of a Ray
-    that the driver has started itself is dead, and Tune would wait for another one for ever.
+    anew, or the unfit node would take one after the other, being the first to be free. `ray_lost` says in a few words
+    what has become of the Ray that the driver has started; Tune would wait for another node for ever, and for the
+    cluster's store (GCS) until Ray ends the driver. It is left by `RayLost`.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -135,7 +142,9 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         self.audience, self.steering = dispatcher.audience, dispatcher.steering
         policy = dispatcher.options.policy
         self.retries, self.repeats = policy.retries, Repeats(policy.stop_after)
-        self.node_left_out = self.ray_died = False
+        self.node_left_out, self.ray_lost = False, ""
+        self.stopped: set[str] = set()
+        """The processes of the driver's own Ray that were stopped by a signal at the last look."""
         self.losses: Counter[str] = Counter()
         """How often each job was lost in a way that Tune does not count: while it started, or with the driver's Ray."""
         self.looked = time.monotonic()
@@ -147,26 +156,43 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         """Whether all trials end now."""
         if time.monotonic() - self.looked > LOOK_SECONDS:
             self.looked = time.monotonic()
-            self.ray_died = not self.nodes.driver and not self.nodes.alive()
             self.audience.guarded(self.steering.keep_alive)
+            if not self.nodes.driver and (lost := self._look()):
+                self.ray_lost = lost
+                raise RayLost
         return self.repeats.reached is not None or self.audience.error is not None or self.interrupted
+
+    def _look(self) -> str:
+        """What has become of the driver's own Ray; empty if it is alive. A process that is stopped at two looks is
+        ended; at one alone it may be about to go on with the driver, after Ctrl-Z."""
+        ours = processes()
+        for name, process in ours.items():
+            if process.poll() is not None:
+                return f"{name} has died"
+        stopped = {name for name, process in ours.items() if is_stopped(process)}
+        for name in stopped & self.stopped:
+            ours[name].kill()
+            return f"{name} was stopped by a signal"
+        self.stopped = stopped
+        # The raylet is asked by the store, which must not be asked itself while it is stopped.
+        return "" if stopped or self.nodes.alive() else "raylet does not answer"
 
     @property
     def interrupted(self) -> bool:
         """Whether trials were ended that can go on."""
-        return self.node_left_out or self.ray_died
+        return self.node_left_out or bool(self.ray_lost)
 
     def resume(self) -> None:
         """Let the interrupted jobs wait again; those whose Ray has died too often have failed."""
         back = self.dispatcher.take_back()
-        for job in back if self.ray_died else ():
+        for job in back if self.ray_lost else ():
             self.losses[job.key] += 1
             if self.losses[job.key] <= self.retries:
-                self.audience.tell("noted", job, "Ray's node on this machine has died; it is started again")
+                self.audience.tell("noted", job, f"Ray's {self.ray_lost}; Ray is started again")
             else:
                 self.dispatcher.waiting.remove(job)
-                self._fail(job, "Ray's node on this machine has died again and again", "lost")
-        self.node_left_out = self.ray_died = False
+                self._fail(job, f"Ray's {self.ray_lost}, again and again", "lost")
+        self.node_left_out, self.ray_lost, self.stopped = False, "", set()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         job = self.dispatcher.job(trial)

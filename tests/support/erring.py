@@ -31,7 +31,8 @@ class Proxy(ThreadingHTTPServer):
         self.turns, self.faults, self.creations = itertools.count(1), itertools.cycle(FAULTS), iter(("lost", "slow"))
         self.met: Counter[str] = Counter()
         self.open = 0
-        self.errs = True
+        self.errs, self.authorization = True, ""
+        """Whether there are faults; the header without which a request is refused, if there is one."""
 
     @property
     def address(self) -> str:
@@ -71,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.authorization not in ("", self.headers.get("Authorization")):
+            self._answer(401, b"who?", {})
+            return
         fault = self.server.fault(self.path.partition("?")[0])
         if fault in ("500", "429"):
             self._answer(int(fault), b"no", {})

@@ -229,7 +229,7 @@ def test_the_death_of_the_drivers_own_ray_is_survived(undisturbed: dict[str, Any
             os.kill(pid, signal.SIGKILL)
     code, output = place.end(process)
     assert code == 0, output
-    assert "Ray's node on this machine has died; it is started again" in output
+    assert "Ray's raylet has died; Ray is started again" in output
     assert place.numbers() == undisturbed
     assert len(place.trials()) == 2
 
@@ -341,17 +341,25 @@ def test_results_wait_for_a_tracking_server_that_is_away(
         assert len(place.trials()) == 2
 
 
-def test_two_drivers_of_one_sweep_share_the_work(cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """On a store that does not exist yet; the second declares one trial more. The disk is full for one of the others:
-    every file that its checkpoints would first be written to is the device that is always full."""
-    place = Workplace(tmp_path, address=cluster.address)
+def test_three_drivers_of_one_sweep_share_the_work(
+    cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """On a store that does not exist yet, which each spells differently; the last declares one trial more. The disk is
+    full for one of the others: every file that its checkpoints would first be written to is the device that is always
+    full."""
+    (tmp_path / "link.db").symlink_to("mlflow.db")
+    places = [
+        Workplace(tmp_path, uri=uri, address=cluster.address)
+        for uri in (f"sqlite:///{tmp_path}/mlflow.db", "sqlite:///mlflow.db", f"sqlite:///{tmp_path}/link.db")
+    ]
+    place = places[0]
     (tmp_path / "checkpoints").mkdir()
     for epoch in range(1, 41):
         name = f"{place.jobs()[0].key}.{epoch:06d}.ckpt.part"
         (tmp_path / "checkpoints" / name).symlink_to("/dev/full")
-    first = place.start()
-    outputs = [place.run("--set", "method.beta=[0.1,1,5]"), place.end(first)]
-    assert [code for code, _ in outputs] == [0, 0], outputs
+    first, second = (place.start() for place in places[:2])
+    outputs = [places[2].run("--set", "method.beta=[0.1,1,5]"), *map(place.end, (first, second))]
+    assert [code for code, _ in outputs] == [0, 0, 0], outputs
     output = " ".join(output for _, output in outputs)
     assert "being run by another sweep; waiting for it" in output
     assert output.count("could not be written (No space left on device); training goes on") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from support import ROOT, below, processes
+from support import ROOT, below, processes, working
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -42,14 +43,14 @@ print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=20))
 class Sweep:
     """A sweep in a process of its own, in a folder whose modules have the names of this program's packages."""
 
-    def __init__(self, folder: Path, text: str = SWEEP, **environment: str) -> None:
+    def __init__(self, folder: Path, text: str = SWEEP, *options: str, **environment: str) -> None:
         self.folder = folder
         (folder / "tiny.yaml").write_text(text)
         for name in ("runner", "cplearn", "sweeps", "reports"):
             (folder / f"{name}.py").write_text("raise ImportError('of the user')\n")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from cplearn_sweeps import main; main()", "sweep", "tiny.yaml"],
+            [sys.executable, "-P", "-c", "from cplearn_sweeps import main; main()", "sweep", "tiny.yaml", *options],
             cwd=folder,
             env={**inherited, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), **environment},
             stdout=subprocess.PIPE,
@@ -125,3 +126,29 @@ def test_a_sweep_in_a_narrow_and_unfriendly_place(tmp_path: Path) -> None:
     assert not Path(scratch[1]).exists()
     first, second = sorted((run.info for run in sweep.runs()), key=lambda info: info.start_time)
     assert first.end_time <= second.start_time, "two trials at once on one core"
+
+
+def test_a_sweep_goes_on_after_faults_of_its_ray(tmp_path: Path) -> None:
+    """Its raylet is stopped, which then neither answers nor dies; later its GCS is killed."""
+    sweep = Sweep(tmp_path, SWEEP.replace("epochs: 1", "epochs: 300"), "--checkpoint-every", "0")
+    folder, ended = tmp_path / "checkpoints", {0}
+    for name, number in (("raylet", signal.SIGSTOP), ("gcs_server", signal.SIGKILL)):
+        sweep.wait_for(lambda: sweep.ray("raylet")[0] not in ended)
+        before = set(folder.glob("*.ckpt"))
+        sweep.wait_for(lambda before=before: len({path.name[:16] for path in {*folder.glob("*.ckpt")} - before}) == 2)
+        started = below(sweep.process.pid)
+        ended.add(sweep.ray("raylet")[0])
+        process, _ = sweep.ray(name)
+        os.kill(process, number)
+        sweep.wait_for(lambda process=process: process not in processes())
+    code, output = sweep.end()
+    assert code == 0, output
+    assert "Ray's raylet was stopped by a signal; Ray is started again" in output
+    assert "Ray's gcs_server has died; Ray is started again" in output
+    assert [run.info.status for run in sweep.runs()] == ["FINISHED"] * 2
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for run in sweep.runs():
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(steps) == list(range(1, 301))
+    while started & working():
+        time.sleep(0.1)

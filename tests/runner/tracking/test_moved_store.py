@@ -18,7 +18,8 @@ from runner.machine.resources import describe
 from runner.planning.plan import Job, Plan
 from runner.tracking.database import update_artifact_addresses
 from runner.tracking.tracker import Tracker
-from stores import declare, empty_store, make_job, make_plan, sqlite
+from stores import Writer, declare, empty_store, make_job, make_plan, sqlite
+from support import run_cli
 from sweeps.errors import UserError
 from sweeps.record import MANIFEST_FILE
 
@@ -134,6 +135,23 @@ def test_what_was_deleted_to_free_disk_is_said(project: Path, monkeypatch: pytes
     manifest.unlink()
     with pytest.raises(UserError, match=r"sweep 'tiny' in .* has no manifest\.json; run the sweep again to write it"):
         store.read_sweep(None, "tiny")
+
+
+def test_a_damaged_manifest_does_not_keep_other_sweeps_from_their_reports(project: Path) -> None:
+    writer = Writer(sqlite(project), project / "artifacts")
+    for name in ("whole", "damaged"):
+        trial = declare("digits", name, {}, 0)
+        writer.trial(name, trial, metrics={"probe/accuracy": 0.5})
+        parent = writer.sweep(name, "", {}, "digits", [trial])
+    (project / "artifacts" / parent / "artifacts" / MANIFEST_FILE).write_text("[")
+    for options in ([], ["--dataset", "digits"]):
+        status, output = run_cli(project, "report", *options)
+        assert status == 0, output
+        assert f"note   the manifest of run {parent} is damaged" in output
+        assert {path.name for path in (project / "results").iterdir()} == {"whole"}
+        shutil.rmtree(project / "results")
+    status, output = run_cli(project, "report", "damaged", "--dataset", "digits")
+    assert (status, output.count("\n")) == (2, 1), output
 
 
 def test_a_deleted_experiment_stays_deleted_until_its_owner_restores_it(project: Path) -> None:
