@@ -129,8 +129,10 @@ def test_a_sweep_in_a_narrow_and_unfriendly_place(tmp_path: Path) -> None:
 
 
 def test_a_sweep_goes_on_after_faults_of_its_ray(tmp_path: Path) -> None:
-    """Its raylet is stopped, which then neither answers nor dies; later its GCS is killed."""
-    sweep = Sweep(tmp_path, SWEEP.replace("epochs: 1", "epochs: 300"), "--checkpoint-every", "0")
+    """Its raylet is stopped, which then neither answers nor dies; later its GCS is killed, for which the driver may
+    happen to wait in a call that nothing can interrupt."""
+    call = tmp_path, SWEEP.replace("epochs: 1", "epochs: 300"), "--checkpoint-every", "0"
+    sweep = Sweep(*call)
     folder, ended = tmp_path / "checkpoints", {0}
     for name, number in (("raylet", signal.SIGSTOP), ("gcs_server", signal.SIGKILL)):
         sweep.wait_for(lambda: sweep.ray("raylet")[0] not in ended)
@@ -142,9 +144,14 @@ def test_a_sweep_goes_on_after_faults_of_its_ray(tmp_path: Path) -> None:
         os.kill(process, number)
         sweep.wait_for(lambda process=process: process not in processes())
     code, output = sweep.end()
-    assert code == 0, output
     assert "Ray's raylet was stopped by a signal; Ray is started again" in output
-    assert "Ray's gcs_server has died; Ray is started again" in output
+    if code == 1:
+        assert output.endswith("what waits for it cannot be ended alone; run the same command again"), output
+        code, output = Sweep(*call).end()
+        assert output.count("goes on after epoch") == 2
+    else:
+        assert "Ray's gcs_server has died; Ray is started again" in output
+    assert code == 0, output
     assert [run.info.status for run in sweep.runs()] == ["FINISHED"] * 2
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for run in sweep.runs():
