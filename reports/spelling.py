@@ -24,6 +24,8 @@ SYMBOLS = {
     "method.off_diagonal": "λ",
     "method.temperature": "τ",
     "method.epsilon": "ε",
+    "method.gamma": "γ",
+    "method.weight": "λ",
     "optimizer.lr": "learning rate",
 }
 REASON_LENGTH = 100
@@ -75,8 +77,10 @@ def leaves(axes: Sequence[str]) -> list[str]:
 
 
 def headings(axes: Sequence[str]) -> list[str]:
-    """Each axis as a reader knows it: the paper's symbol, or its short name in words."""
-    return [SYMBOLS.get(axis, leaf.replace("_", " ")) for axis, leaf in zip(axes, leaves(axes), strict=True)]
+    """Each axis as a reader knows it: the paper's symbol, if no other of them has it, or its short name in words."""
+    symbols = [SYMBOLS.get(axis) for axis in axes]
+    names = zip(symbols, leaves(axes), strict=True)
+    return [symbol if symbol and symbols.count(symbol) == 1 else leaf.replace("_", " ") for symbol, leaf in names]
 
 
 def values(items: Sequence[Any]) -> list[str]:
