@@ -25,7 +25,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse sensitivity criteria report mlflow-ui bench bench-sweep test lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse sensitivity criteria report mlflow-ui bench bench-sweep test test-long lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -95,8 +95,13 @@ bench: $(STAMP) ## measure speed on this machine (PARTS="step dictionary": only 
 bench-sweep: $(STAMP) ## measure what a sweep of 2,000 trials costs beside the training
 	@$(BIN)/cplearn bench-sweep --results '$(RESULTS)'
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP) ## run the tests, but those of test-long
+	@$(PYTEST) -m 'not long' $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## run the long tests: sweeps whose processes are killed, clusters, servers
+	@$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .
@@ -107,7 +112,7 @@ format: $(STAMP) ## put the code into the common style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-check: test lint ## what CI runs
+check: test test-long lint ## what CI runs
 
 clean: ## remove .venv and caches; data, runs and results stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -114,11 +114,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
             assert not started & processes().keys(), "some processes of the server have stayed"
 
 
+@pytest.mark.long
 @needs_proc
 def test_the_interface_listens_on_the_loopback_alone(served: tuple[Path, int]) -> None:
     assert listeners(served[1]) == {"0100007F"}
 
 
+@pytest.mark.long
 @needs_proc
 def test_the_interface_of_a_database_has_no_password_in_arguments(
     postgresql: Callable[[str], str], tmp_path: Path
@@ -179,6 +181,7 @@ class Watched:
                         self.shown[pid] = arguments + b"\0" + (folder / "environ").read_bytes()
 
 
+@pytest.mark.long
 @needs_proc
 def test_no_secret_reaches_terminal_store_tables_logs_or_processes(served: tuple[Path, int], tmp_path: Path) -> None:
     """One trial finishes and one fails, with secrets in the environment and a server that asks for a password, which

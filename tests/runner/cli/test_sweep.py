@@ -166,6 +166,7 @@ def test_the_way_in_from_python(
         runner.sweep("tiny.yaml", settings={"beta": 1}, **options)
 
 
+@pytest.mark.long
 def test_a_failing_trial_leaves_the_others_alone_and_is_named(cluster: None, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.replace("method.beta: [0.1, 1]", "optimizer.lr: [1e-3, 1e38]"))
     code, output = run_cli(tmp_path, "sweep", "tiny.yaml", "--gpus-per-trial", "0")
@@ -209,6 +210,7 @@ def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
     return make_plan(read_sweep(folder / "tiny.yaml", SCHEMA), folder / "data").jobs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("gpus", "most"), [(0.5, 2), (1, 1)])
 def test_gpus_are_shared_as_asked(cluster: None, tmp_path: Path, gpus: float, most: int) -> None:
     """On the one logical GPU, halves run side by side and wholes one after the other."""
@@ -306,6 +308,7 @@ def test_data_and_settings_are_listed(tmp_path: Path) -> None:
     assert re.search(r"backbone.width +256 ", run_cli(tmp_path, "settings", "--dataset", "cifar100")[1])
 
 
+@pytest.mark.long
 def test_an_existing_cluster_is_used(cluster: None, tmp_path: Path) -> None:
     """RAY_ADDRESS sends the sweep to a cluster that goes on running afterwards."""
     (tmp_path / "tiny.yaml").write_text(SWEEP)

@@ -186,6 +186,7 @@ def workers(*nodes: Node) -> list[int]:
     return sorted(pid for pid in own if everyone.get(pid, (0, ""))[1].startswith(names))
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_a_sweep_ends_with_the_same_numbers(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_killed_at_random_moments_a_sweep_ends_with_the_same_numbers(
     assert len(place.trials()) == 2
 
 
+@pytest.mark.long
 def test_the_death_of_the_drivers_own_ray_is_survived(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     place = Workplace(tmp_path)
     process = place.start()
@@ -234,6 +236,7 @@ def test_the_death_of_the_drivers_own_ray_is_survived(undisturbed: dict[str, Any
     assert len(place.trials()) == 2
 
 
+@pytest.mark.long
 def test_a_lost_worker_and_a_lost_node_are_retried(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -258,6 +261,7 @@ def test_a_lost_worker_and_a_lost_node_are_retried(
     assert len({run.data.tags["cplearn.node"] for run in place.trials()}) == 1
 
 
+@pytest.mark.long
 def test_retries_have_a_limit(cluster: Cluster, tmp_path: Path) -> None:
     text = SWEEP.replace("epochs: 40", "epochs: 100000").replace("[0.1, 1]", "[1]")
     place, recorder = Workplace(tmp_path, text), Recorder()
@@ -276,6 +280,7 @@ def test_retries_have_a_limit(cluster: Cluster, tmp_path: Path) -> None:
     assert recorder.kinds == {"beta=1": "lost"}
 
 
+@pytest.mark.long
 def test_a_diverged_trial_is_not_repeated_until_asked(cluster: Cluster, tmp_path: Path) -> None:
     text = SWEEP.replace("method.beta: [0.1, 1]", "optimizer.lr: [1e38]").replace("epochs: 40", "epochs: 2")
     place = Workplace(tmp_path, text, address=cluster.address)
@@ -290,6 +295,7 @@ def test_a_diverged_trial_is_not_repeated_until_asked(cluster: Cluster, tmp_path
     assert place.checkpoints() == []
 
 
+@pytest.mark.long
 def test_a_sweep_stops_at_equal_exceptions_and_mended_trials_run_again(cluster: Cluster, tmp_path: Path) -> None:
     """A module of the trainer is broken for the workers of the first call."""
     broken = tmp_path / "broken"
@@ -319,6 +325,7 @@ def test_a_sweep_stops_at_equal_exceptions_and_mended_trials_run_again(cluster: 
     assert len(place.numbers()) == 3
 
 
+@pytest.mark.long
 def test_results_wait_for_a_tracking_server_that_is_away(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -341,6 +348,7 @@ def test_results_wait_for_a_tracking_server_that_is_away(
         assert len(place.trials()) == 2
 
 
+@pytest.mark.long
 def test_three_drivers_of_one_sweep_share_the_work(
     cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

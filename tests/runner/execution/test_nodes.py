@@ -49,6 +49,7 @@ def cache(folder: Path) -> list[Path]:
     return sorted(folder.glob("cache/*/dataset.json"))
 
 
+@pytest.mark.long
 def test_trials_run_on_sound_nodes_alone(tmp_path: Path) -> None:
     """Two nodes begin with empty caches, one has another torch, and one has other labels in its cache."""
     for split, label in [(s, c) for s in ("train", "test") for c in ("a", "b")]:

@@ -60,6 +60,7 @@ def jobs(folder: Path, text: str = SWEEP) -> list[Job]:
     return make_plan(read_sweep(folder / "tiny.yaml", SCHEMA), folder / "data").jobs
 
 
+@pytest.mark.long
 def test_a_sweep_in_two_processes_a_trial_gives_the_numbers_of_one(cluster: None, tmp_path: Path) -> None:
     """Both trials run in the same workers, one after the other."""
     found = []
@@ -89,6 +90,7 @@ def is_ours(process: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the process in /proc, which is not here")
 def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> None:
     """So the trial is tried again, up to the limit; then it fails, and leaves nothing behind."""
@@ -118,6 +120,7 @@ def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> 
     assert ray.available_resources()["CPU"] == 2
 
 
+@pytest.mark.long
 def test_what_another_process_raises_is_the_reason_and_nobody_waits_for_it(cluster: None, tmp_path: Path) -> None:
     """An image that only the second process reads, in the first step, cannot be read; the first is in that step too."""
     noise, images = np.random.default_rng(0), tmp_path / "images"

@@ -138,6 +138,7 @@ def cli(folder: Path, *arguments: str) -> str:
     return " ".join(result.output.split())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_stopped_trial_is_no_result_until_another_sweep_goes_on_with_it(cluster: None, tmp_path: Path) -> None:
     keys = {job.key: job for job in planned(tmp_path)}

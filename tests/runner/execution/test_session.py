@@ -97,6 +97,7 @@ def knock(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=inherited | environment, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.long
 def test_a_sweep_in_a_narrow_and_unfriendly_place(tmp_path: Path) -> None:
     """One core, a home that cannot be written, a long TMPDIR, variables of other tools; and a stranger at the port."""
     long = tmp_path / "slurm_job_directory" / "firstname.lastname" / "tmp"
@@ -128,6 +129,7 @@ def test_a_sweep_in_a_narrow_and_unfriendly_place(tmp_path: Path) -> None:
     assert first.end_time <= second.start_time, "two trials at once on one core"
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_after_faults_of_its_ray(tmp_path: Path) -> None:
     """Its raylet is stopped, which then neither answers nor dies; later its GCS is killed, for which the driver may
     happen to wait in a call that nothing can interrupt."""

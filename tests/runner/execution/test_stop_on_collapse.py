@@ -118,6 +118,7 @@ def stop(folder: Path, ranks: int) -> tuple[list[Job], Ends]:
     return jobs, through
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_trial_that_goes_on_is_stopped_where_it_would_have_been(cluster: None, tmp_path: Path) -> None:
     jobs, through = stop(tmp_path, 1)
@@ -132,6 +133,7 @@ def test_a_trial_that_goes_on_is_stopped_where_it_would_have_been(cluster: None,
     assert again.logged == {key: through.logged[key] for key in again.logged}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_trial_of_two_processes_is_stopped_too(cluster: None, tmp_path: Path) -> None:
     stop(tmp_path, 2)
@@ -149,6 +151,7 @@ def cli(folder: Path, *arguments: str) -> str:
     return " ".join(result.output.split())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_sweep_stops_its_collapsed_trial_and_does_not_run_it_again(cluster: None, tmp_path: Path) -> None:
     jobs = {job.label: job.key for job in planned(tmp_path)}

@@ -336,6 +336,7 @@ scheduler: {name: asha, grace: 2, reduction: 2}
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_search_whose_driver_is_killed_ends_with_exactly_its_trials(tmp_path: Path) -> None:
     (tmp_path / "killed.yaml").write_text(KILLED)

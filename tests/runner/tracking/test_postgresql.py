@@ -65,6 +65,7 @@ def command(folder: Path, uri: str, *arguments: str) -> str:
     return words(start(folder, uri, *arguments))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("served", [False, True], ids=["directly", "behind a server"])
 def test_a_sweep_on_postgresql_is_reused_reported_and_verified(
     database: str, tmp_path: Path, served: bool, monkeypatch: pytest.MonkeyPatch
