@@ -165,7 +165,10 @@ class CollapseSettings(BaseModel, extra="forbid", frozen=True, strict=True):
 
     name: Literal["collapse"] = Field("collapse", description="Stops what has collapsed, by the rules of findings.")
     kinds: list[Annotated[Collapse, Strict(False)]] = Field(
-        list(Collapse), min_length=1, description="Kinds of collapse on which a trial is stopped."
+        # Not intra-cluster: on few images compact clusters of a good model fall below its threshold, see docs/search.md.
+        [Collapse.REPRESENTATION, Collapse.CLUSTER, Collapse.DIMENSIONAL],
+        min_length=1,
+        description="Kinds of collapse on which a trial is stopped.",
     )
     patience: int = Field(3, ge=1, description="Measured epochs in a row at which a trial must have collapsed.")
     grace: int = Field(3, ge=1, description="Epochs that every trial has.")
