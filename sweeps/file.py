@@ -165,7 +165,7 @@ class CollapseSettings(BaseModel, extra="forbid", frozen=True, strict=True):
 
     name: Literal["collapse"] = Field("collapse", description="Stops what has collapsed, by the rules of findings.")
     kinds: list[Annotated[Collapse, Strict(False)]] = Field(
-        # Not intra-cluster: on few images compact clusters of a good model fall below its threshold, see docs/search.md.
+        # Not intra-cluster: on few images good models fall below its threshold, see docs/search.md.
         [Collapse.REPRESENTATION, Collapse.CLUSTER, Collapse.DIMENSIONAL],
         min_length=1,
         description="Kinds of collapse on which a trial is stopped.",
