@@ -31,7 +31,7 @@ def shipped(root: Path) -> list[dict[str, Any]]:
     documents = [yaml.safe_load(path.read_text()) for path in sorted((root / "sweeps").glob("*.yaml"))]
     for document in documents:
         document["settings"]["dataset"] = "digits"
-        if "dataset" in document["axes"]:
+        if "dataset" in document.get("axes", {}):
             document["axes"]["dataset"] = ["digits"]
     assert len(documents) >= 3
     return documents
