@@ -33,7 +33,7 @@ ONLY = {
 }
 # Modules that import others by name, and which: the syntax tree does not show them.
 BY_NAME = {
-    "cplearn.data": [f"cplearn.data.{entry.module}" for entry in CATALOGUE.values()],
+    "cplearn.data": [entry.module for entry in CATALOGUE.values()],
     "cplearn.methods": [f"cplearn.methods.{path.stem}" for path in (ROOT / "cplearn/methods").glob("[a-z]*.py")],
 }
 # They find files of the program, not modules to run.

@@ -1,7 +1,7 @@
 """The data sets: images and labels of a training and a test split, whatever they come from.
 
-`load` is the only entry point. Importing this package imports neither torch nor any library of data sets, so that the
-command line starts quickly; each module named in `catalogue` imports what it needs.
+`load` is the entry point, `source` what it loads from. Importing this package imports neither torch nor any library of
+data sets, so that the command line starts quickly; each module named in `catalogue` imports what it needs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,19 @@ from pathlib import Path
 
 from cplearn.data import catalogue
 from cplearn.data.dataset import Dataset, Split, data_root, limit
+from cplearn.data.source import Request, Source
 
-__all__ = ["Dataset", "Split", "data_root", "load"]
+__all__ = ["Dataset", "Request", "Source", "Split", "data_root", "load", "source"]
+
+
+def source(name: str, root: Path | None = None) -> Source:
+    """Where the images of the data set `name` come from; reads nothing yet. `root` is the data folder.
+
+    Raises InputError if there is no such data set.
+    """
+    module = importlib.import_module(catalogue.entry(name).module)
+    found: Source = module.source(catalogue.absolute(name), data_root(root))
+    return found
 
 
 def load(
@@ -26,22 +37,20 @@ def load(
     test_images: int | None = None,
     download: bool = True,
 ) -> Dataset:
-    """The data set `name`, one of `catalogue.CATALOGUE` or folder:PATH.
+    """The data set `name`, one of `catalogue.names()`.
 
     `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
     the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
-    see `cplearn.data.folder`; by default the first that the catalogue lists. `train_images` and `test_images` limit how
-    many are used, see `limit`. Without `download`, a public data set must lie under `root` already.
+    see `cplearn.data.encoded`; by default the first that the catalogue lists. `train_images` and `test_images` limit
+    how many are used, see `limit`. Without `download`, a public data set must lie under `root` already.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
     """
     entry = catalogue.entry(name)
     decode = decode or entry.decode[0]
     catalogue.check_decode(name, decode)
-    module = importlib.import_module(f"cplearn.data.{entry.module}")
     size = entry.image_size if image_size is None else image_size
-    # Only folders of files have the choice.
-    choice = {"on_demand": decode == "on-demand"} if len(entry.decode) > 1 else {}
-    dataset: Dataset = module.load(name, data_root(root), size, download, **choice)
+    request = Request(data_root(root), size, decode == "on-demand", download=download)
+    dataset = source(name, request.root).load(request)
     dataset = dataclasses.replace(dataset, slug=catalogue.slug(dataset.name, dataset.fingerprint))
     return limit(dataset, train_images, test_images)

@@ -168,12 +168,12 @@ def describe(train: Arrays, test: Arrays, classes: Sequence[str], source: str) -
 def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[str, Any]) -> Dataset:
     """A Dataset of arrays; where the catalogue has a mean and a standard deviation, they replace those of `facts`.
 
-    Unlabelled images are the last of `train` and have the label -1.
+    Unlabelled images are the last of `train` and have the label -1; where none has a label, all stay in the split.
     """
     entry = catalogue.entry(name)
     first, second = (Split(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (train, test))
     with_unlabelled, labelled = None, int((train.labels >= 0).sum())
-    if labelled < len(train.labels):
+    if 0 < labelled < len(train.labels):
         with_unlabelled, first = first, Split(first.images[:labelled], first.labels[:labelled])
     mean = float(facts["mean"]) if entry.mean is None else entry.mean
     std = float(facts["std"]) if entry.std is None else entry.std

@@ -17,9 +17,11 @@ LONGEST, DIGITS = 50, 6
 class Entry:
     """One data set.
 
-    `module` has the function `load` (see `cplearn.data`). `recipe`, `backbone` and `image_size` are the defaults of a
-    trial on this data set. `mean` and `std` normalise pixels in [0, 1]; None means: computed from the training split.
-    `decode` lists how its images can be read, the default first. `method` holds defaults of single methods, by name.
+    `module` has the function `source(name, root)`, which returns a `cplearn.data.source.Source`. `recipe`, `backbone`
+    and `image_size` are the defaults of a trial on this data set. `mean` and `std` normalise pixels in [0, 1]; None
+    means: computed from the training split. `decode` lists how its images can be read, the default first. `method`
+    holds defaults of single methods, by name. `takes` says what stands behind the name and a colon, PATH for instance;
+    such images are resized to `image_size`, all others have a size of their own.
     """
 
     module: str
@@ -31,6 +33,7 @@ class Entry:
     image_size: int | None = None
     decode: tuple[Literal["cached", "on-demand"], ...] = ("cached",)
     method: dict[str, dict[str, object]] = field(default_factory=dict)
+    takes: Literal["", "PATH", "PATTERN", "NAME"] = ""
 
 
 SLIM: dict[str, object] = {"name": "resnet8-slim"}
@@ -39,11 +42,13 @@ RESNET8: dict[str, object] = {"name": "resnet8", "width": 128}
 # The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's. ImageNet's are
 # means over the three channels of the usual statistics, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
 CATALOGUE: dict[str, Entry] = {
-    "digits": Entry("digits", "digits", SLIM, "scikit-learn's 1,797 handwritten digits, 8x8; needs no download"),
-    "svhn": Entry("public", "paper-noflip", RESNET8, "SVHN without its extra split, 32x32", 0.45, 0.19),
-    "cifar10": Entry("public", "paper", RESNET8, "CIFAR-10, 32x32", 0.48, 0.25),
+    "digits": Entry(
+        "cplearn.data.digits", "digits", SLIM, "scikit-learn's 1,797 handwritten digits, 8x8; needs no download"
+    ),
+    "svhn": Entry("cplearn.data.public", "paper-noflip", RESNET8, "SVHN without its extra split, 32x32", 0.45, 0.19),
+    "cifar10": Entry("cplearn.data.public", "paper", RESNET8, "CIFAR-10, 32x32", 0.48, 0.25),
     "cifar100": Entry(
-        "public",
+        "cplearn.data.public",
         "paper",
         RESNET8 | {"width": 256},
         "CIFAR-100, 32x32",
@@ -51,10 +56,10 @@ CATALOGUE: dict[str, Entry] = {
         0.27,
         method={"cplearn": {"embedding_dim": 256}},
     ),
-    "stl10": Entry("public", "imagenet", SLIM, "STL-10 with its 100,000 unlabelled images, 96x96"),
-    "tiny-imagenet": Entry("public", "imagenet", SLIM, "Tiny ImageNet, 200 classes, 64x64", 0.449, 0.226),
+    "stl10": Entry("cplearn.data.public", "imagenet", SLIM, "STL-10 with its 100,000 unlabelled images, 96x96"),
+    "tiny-imagenet": Entry("cplearn.data.public", "imagenet", SLIM, "Tiny ImageNet, 200 classes, 64x64", 0.449, 0.226),
     "imagenet100": Entry(
-        "folder",
+        "cplearn.data.folder",
         "imagenet",
         {"name": "timm", "model": "vit_small_patch16_224"},
         "ImageNet-100, made of a full ImageNet by cplearn data imagenet100 --from PATH",
@@ -65,28 +70,38 @@ CATALOGUE: dict[str, Entry] = {
         method={"cplearn": {"embedding_dim": 384}},
     ),
     "folder": Entry(
-        "folder",
+        "cplearn.data.folder",
         "paper",
         SLIM,
-        "folder:PATH, your own images as PATH/train/<class>/* and PATH/test/<class>/*",
+        "your own images as PATH/train/<class>/* and PATH/test/<class>/*",
         decode=("cached", "on-demand"),
+        takes="PATH",
     ),
 }
 
 
+def names() -> list[str]:
+    """How each data set is written in a trial.
+
+    >>> names()[0], names()[-1]
+    ('digits', 'folder:PATH')
+    """
+    return [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
+
+
 def entry(name: str) -> Entry:
-    """The catalogue entry of `name` (`folder:PATH` is an entry of its own kind).
+    """The catalogue entry of `name`, of a family of data sets by what stands before the colon.
 
     Raises InputError, with the nearest known name, if there is none.
     """
-    family, colon, path = name.partition(":")
-    if family in CATALOGUE and (family == "folder") == bool(path):
-        return CATALOGUE[family]
-    known = ", ".join("folder:PATH" if key == "folder" else key for key in CATALOGUE)
-    if family == "folder" or (colon and family in CATALOGUE):
-        raise InputError(
-            f"dataset {name!r}: write folder:PATH for a folder of images, or one of {known}", key="dataset"
-        )
+    family, colon, rest = name.partition(":")
+    known = ", ".join(names())
+    if family in CATALOGUE:
+        entry = CATALOGUE[family]
+        if bool(entry.takes) == bool(rest) and (rest or not colon):
+            return entry
+        wanted = f"{family}:{entry.takes}" if entry.takes else family
+        raise InputError(f"dataset {name!r}: write {wanted}, or one of {known}", key="dataset")
     near = difflib.get_close_matches(family, CATALOGUE, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"unknown dataset {name!r}; {hint}Known: {known}", key="dataset")
@@ -100,13 +115,19 @@ def check_decode(name: str, decode: str) -> None:
 
 
 def absolute(name: str) -> str:
-    """`name` with the path of its folder from the root. A link keeps its own name, not that of what it leads to.
+    """`name` with its path from the root. A link keeps its own name, not that of what it leads to.
 
     >>> absolute("digits"), absolute("folder:/data/./birds/")
     ('digits', 'folder:/data/birds')
     """
     family, _, path = name.partition(":")
-    return f"folder:{os.path.abspath(os.path.expanduser(path))}" if family == "folder" and path else name
+    is_path = path and family in CATALOGUE and CATALOGUE[family].takes in ("PATH", "PATTERN")
+    return f"{family}:{os.path.abspath(os.path.expanduser(path))}" if is_path else name
+
+
+def is_resized(name: str) -> bool:
+    """Whether the images of a data set are brought to any size that is asked for."""
+    return bool(entry(name).takes)
 
 
 def slug(name: str, fingerprint: str = "") -> str:

@@ -9,20 +9,32 @@ import numpy as np
 
 from cplearn.data import cache
 from cplearn.data.dataset import Dataset, check_size
+from cplearn.data.source import Request, Source
 
 SIZE = 8
 TEST_IMAGES = 360
 SPLIT_SEED = 0
 
 
-@remember
-def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
+class Digits(Source):
     """The digits, 1,437 to train and 360 to test; the library has no split of its own, so this one is ours.
 
     Stratified by class, with a fixed seed. Pixels 0..16 become v * 255 / 16, rounded to the nearest integer (127.5, the
-    only half, upwards). Raises InputError if `image_size` is neither None nor 8.
+    only half, upwards).
     """
-    check_size(name, image_size, SIZE)
+
+    def load(self, request: Request) -> Dataset:
+        """The digits; raises InputError if another size than 8 is asked for."""
+        check_size(self.name, request.image_size, SIZE)
+        return _read(self.name, self.place)
+
+
+def source(name: str, root: Path) -> Digits:
+    return Digits(name, "scikit-learn, load_digits")
+
+
+@remember
+def _read(name: str, place: str) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -32,5 +44,4 @@ def load(name: str, root: Path, image_size: int | None, download: bool) -> Datas
     classes = [str(name) for name in digits.target_names]
     rows = train_test_split(np.arange(len(labels)), test_size=TEST_IMAGES, stratify=labels, random_state=SPLIT_SEED)
     train, test = (cache.Arrays(images[np.sort(r)], labels[np.sort(r)]) for r in rows)
-    source = "scikit-learn, load_digits"
-    return cache.assemble(name, source, train, test, cache.describe(train, test, classes, source))
+    return cache.assemble(name, place, train, test, cache.describe(train, test, classes, place))

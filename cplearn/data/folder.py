@@ -4,50 +4,27 @@ Read are files with a suffix in `SUFFIXES`, in any case, directly in a class fol
 others with a logged warning; a folder inside a class folder is an error. Names of classes are compared in Unicode's
 composed form (NFC), since macOS writes the decomposed one. Classes are sorted by name, images by class and file name.
 The data set is greyscale if the mode of every image is, else RGB; for the pixels see `cplearn.data.image_files`.
-
-Images are decoded once, at the size that is wanted, into a memory-mapped cache ("cached"), or whenever they are used
-("on-demand", see `cplearn.data.image_files`). Either way every image is decoded once when its folder is first read, so
-that a damaged one is found before anything is trained.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import stat
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
-import torch
-
-from cplearn.data import cache, catalogue, image_files
-from cplearn.data.dataset import Dataset, Split
-from cplearn.data.image_files import ImageFiles
+from cplearn.data import image_files
+from cplearn.data.encoded import EncodedSource, Listing, digest
+from cplearn.data.image_files import Encoded
+from cplearn.data.source import Request
 from cplearn.errors import InputError
 
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-MIXED_SIZE = 64
-"""Side in pixels if none is asked for and the images do not share one."""
-LARGEST_SIZE = 1024
-"""Largest side in pixels that is taken from the images; as many as a trial can ask for."""
-SAMPLE = 500
-"""Training images that tell mean and standard deviation of a data set that is decoded on demand."""
-BLOCK = 256
-THREADED_BYTES = 16 * 1024
-"""Mean file size above which threads pay; they slow the decoding of small files down."""
-SETTLED_NS = 2 * 10**9
-"""Age of a file from which an unchanged modification time means unchanged content on every file system."""
-
-T = TypeVar("T")
 
 
 class _File(NamedTuple):
@@ -59,127 +36,63 @@ class _File(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Listing:
-    """What can be known of a folder without opening an image."""
+class _Found:
+    """What lies in a folder: classes, the files of each split, and other files that were ignored."""
 
-    path: Path
-    test_folder: str
     classes: tuple[str, ...]
     splits: dict[str, list[_File]]
     ignored: tuple[str, ...]
 
-    @property
-    def state(self) -> str:
-        """Digest that changes when a file is added, removed, renamed or written to, or when the decoder changes."""
-        return _digest(json.dumps([image_files.VERSION, self.classes, self.splits]).encode())
 
+class Folder(EncodedSource):
+    """The images of `folder:PATH` or of imagenet100."""
 
-@dataclass(frozen=True)
-class _Facts:
-    """What opening every image tells; remembered with the `state` of the listing that it belongs to."""
+    def __init__(self, name: str, path: Path, test_folder: str) -> None:
+        super().__init__(name, str(path), "folder")
+        self.path, self.test_folder = path, test_folder
+        self.found: _Found | None = None
 
-    state: str
-    content: str
-    channels: int
-    own_size: int | None
-    extents: dict[str, list[tuple[int, int]]]
-    """(height, width) of each image of each split, in pixels."""
-
-
-def load(name: str, root: Path, image_size: int | None, download: bool, on_demand: bool) -> Dataset:
-    """The images of `folder:PATH` or of imagenet100, at `image_size`; None: their own if all are square and equal, else
-    64 pixels.
-
-    What the first call finds in the files is remembered until one is added, removed, renamed or written to. The
-    fingerprint is that of the pixels if these are cached; on demand that
-    of all files' contents, labels and classes, with the size in pixels.
-
-    Raises InputError if PATH lacks train or test, a split has no classes, fewer than two or other ones than the other
-    split, a class has no images, a file cannot be decoded, or imagenet100 is not there; it cannot be downloaded.
-    """
-    if name == "imagenet100":
-        path, test_folder = root / name, "val"
-        if not path.is_dir():
+    def listing(self, request: Request) -> Listing:
+        """Raises InputError if the folder lacks train or test, a split has no classes, fewer than two or other ones
+        than the other split, a class has no images, or imagenet100 is not there; it cannot be downloaded."""
+        if self.name == "imagenet100" and not self.path.is_dir():
             raise InputError(
-                f"{name} is not in {root}; make it of a full ImageNet by: cplearn data {name} --from PATH/TO/IMAGENET"
+                f"{self.name} is not in {request.root}; make it of a full ImageNet by: cplearn data {self.name} "
+                "--from PATH/TO/IMAGENET"
             )
-    else:
-        name = catalogue.absolute(name)
-        path, test_folder = Path(name.partition(":")[2]), "test"
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
-    listing = _list(path, test_folder)
-    if listing.ignored:
-        logging.getLogger(__name__).warning(
-            f"{path}: ignored {len(listing.ignored)} files without a suffix of images, {listing.ignored[0]} for one; "
-            f"read are {', '.join(sorted(SUFFIXES))}"
-        )
-    owner = f"folder-{_digest(os.fsencode(path))}"
-    notes = root / "cache" / f"{owner}.json"
-
-    def attempt(locked: bool) -> Dataset | None:
-        """The data set; None if something has to be read or written for it and the lock is not held."""
-        facts = _recall(notes, listing)
-        if facts is None:
-            if not locked:
-                return None
-            facts = _inspect(listing)
-            _remember(notes, listing, facts)
-        size = image_size or facts.own_size or MIXED_SIZE
-        if not image_size and size > LARGEST_SIZE:
-            reason = "say at which size they are wanted, image_size 224 for instance"
-            raise InputError(f"{path}: its images have {size} x {size} pixels; {reason}", key="image_size")
-        if on_demand:
-            return _on_demand(name, root, listing, facts, size, locked)
-        key = f"{facts.content}-{size}"
-        dataset = cache.read(root, key, name, str(path))
-        if dataset is None and locked:
-            train, test = (
-                cache.Blocks([file.label for file in files], _decoded(listing, files, facts.channels, size))
-                for files in listing.splits.values()
+        first, self.found = self.found is None, _list(self.path, self.test_folder)
+        classes, splits, ignored = self.found.classes, self.found.splits, self.found.ignored
+        if ignored and first:
+            logging.getLogger(__name__).warning(
+                f"{self.path}: ignored {len(ignored)} files without a suffix of images, {ignored[0]} for one; "
+                f"read are {', '.join(sorted(SUFFIXES))}"
             )
-            cache.write(root, key, owner, listing.classes, str(path), train, test)
-            dataset = cache.read(root, key, name, str(path))
-        return dataset
-
-    dataset = attempt(locked=False)
-    if dataset is None:
-        with cache.lock(root, owner):
-            dataset = attempt(locked=True)
-    assert dataset is not None
-    return dataset
-
-
-def _decoded(listing: _Listing, files: list[_File], channels: int, size: int) -> Iterator[np.ndarray]:
-    yield from _each(lambda file: image_files.whole(listing.path / file.path, channels, size)[None], files)
-    _check_unchanged(listing)
-
-
-def _on_demand(name: str, root: Path, listing: _Listing, facts: _Facts, size: int, locked: bool) -> Dataset | None:
-    """The images in their files; None if their mean and deviation are not known and the lock is not held."""
-    path = listing.path
-    train, test = (
-        Split(
-            ImageFiles(path, [file.path for file in files], torch.tensor(facts.extents[split]), facts.channels, size),
-            torch.tensor([file.label for file in files]),
+        files = [file for files in splits.values() for file in files]
+        return Listing(
+            classes,
+            {split: [file.label for file in files] for split, files in splits.items()},
+            digest(json.dumps([image_files.VERSION, classes, splits]).encode()),
+            max(file.mtime_ns for file in files),
+            sum(file.bytes for file in files),
         )
-        for split, files in listing.splits.items()
-    )
-    mean, std = catalogue.entry(name).mean, catalogue.entry(name).std
-    if mean is None or std is None:
-        moments_file = root / "cache" / f"{facts.content}-{size}-moments.json"
-        if not moments_file.exists():
-            if not locked:
-                return None
-            # Of some images, evenly spread, as evaluation shows them.
-            rows = torch.linspace(0, len(train.labels) - 1, min(len(train.labels), SAMPLE)).round().long()
-            _write(moments_file, cache.moments(train.images[rows].numpy(), str(path)))
-        mean, std = json.loads(moments_file.read_text())
-    fingerprint = _digest(json.dumps(["on-demand", facts.content, size]).encode())
-    return Dataset(name, train, test, listing.classes, fingerprint, mean, std, str(path))
+
+    def images(self, split: str) -> Iterable[Encoded]:
+        assert self.found is not None
+        return (self.path / file.path for file in self.found.splits[split])
+
+    def finder(self, split: str) -> Callable[[int], Encoded]:
+        assert self.found is not None
+        files = self.found.splits[split]
+        return lambda row: self.path / files[row].path
 
 
-def _list(path: Path, test_folder: str) -> _Listing:
+def source(name: str, root: Path) -> Folder:
+    if name == "imagenet100":
+        return Folder(name, root / name, "val")
+    return Folder(name, Path(name.partition(":")[2]), "test")
+
+
+def _list(path: Path, test_folder: str) -> _Found:
     folders = {"train": "train", "test": test_folder}
     if not path.is_dir():
         raise InputError(
@@ -215,7 +128,7 @@ def _list(path: Path, test_folder: str) -> _Listing:
         split: [file for label, name in enumerate(names) for file in _list_class(path, by_class[name], label, ignored)]
         for split, by_class in classes.items()
     }
-    return _Listing(path, test_folder, tuple(names), splits, tuple(ignored))
+    return _Found(tuple(names), splits, tuple(ignored))
 
 
 def _list_class(path: Path, folder: str, label: int, ignored: list[str]) -> list[_File]:
@@ -257,64 +170,3 @@ def _scan(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]
         except OSError as error:  # a link to itself, for instance
             raise InputError(f"{entry.path}: cannot be opened ({error.strerror}); remove or repair it") from error
     return folders, others
-
-
-def _recall(notes: Path, listing: _Listing) -> _Facts | None:
-    try:
-        facts = _Facts(**json.loads(notes.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return facts if facts.state == listing.state else None
-
-
-def _remember(notes: Path, listing: _Listing, facts: _Facts) -> None:
-    # A file that is written twice within one tick of the file system's clock keeps its modification time, so that of
-    # a file just written proves nothing.
-    newest = max(file.mtime_ns for files in listing.splits.values() for file in files)
-    if time.time_ns() - newest >= SETTLED_NS:
-        with suppress(OSError):  # this only saves time
-            _write(notes, asdict(facts))
-
-
-def _write(path: Path, content: object) -> None:
-    """Write JSON to `path`, whole or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content))
-    new.replace(path)
-
-
-def _inspect(listing: _Listing) -> _Facts:
-    """Read every file once: its content's digest, its mode and its size."""
-    digest, greyscale = hashlib.blake2b(digest_size=16), True
-    extents: dict[str, list[tuple[int, int]]] = {}
-    digest.update(json.dumps([image_files.VERSION, listing.classes]).encode())
-    for split, files in listing.splits.items():
-        digest.update(json.dumps([split, [file.label for file in files]]).encode())
-        extents[split] = []
-        for content, extent, mode in _each(lambda file: image_files.check(listing.path / file.path), files):
-            digest.update(content)
-            extents[split].append(extent)
-            greyscale &= mode in image_files.GREYSCALE
-    (height, width), *others = {extent for own in extents.values() for extent in own}
-    own_size = width if width == height and not others else None
-    _check_unchanged(listing)
-    return _Facts(listing.state, digest.hexdigest(), 1 if greyscale else 3, own_size, extents)
-
-
-def _check_unchanged(listing: _Listing) -> None:
-    if _list(listing.path, listing.test_folder).state != listing.state:
-        raise InputError(f"{listing.path}: files changed while they were read; load again")
-
-
-def _each(function: Callable[[_File], T], files: Sequence[_File]) -> Iterator[T]:
-    """`function` of every file, in order; in threads where that pays, a block at a time to bound the memory."""
-    if sum(file.bytes for file in files) < THREADED_BYTES * len(files):
-        yield from map(function, files)
-        return
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        for start in range(0, len(files), BLOCK):
-            yield from pool.map(function, files[start : start + BLOCK])
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -11,10 +11,11 @@ import hashlib
 import math
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import count, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,20 @@ CENTRE = 224 / 256
 """Side of the square at an image's centre that is shown for evaluation, as a part of its shorter side."""
 
 
+class Stored(NamedTuple):
+    """An image file that lies within another file: a name for messages, and the function that reads its bytes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Encoded = Path | Stored
+"""An image as it is kept, before Pillow decodes it."""
+
+
 class Crops(NamedTuple):
     """A crop of each image of a batch: `boxes` (n, 4) of top, left, height, width in pixels, enlarged to `side`."""
 
@@ -51,21 +66,21 @@ class Crops(NamedTuple):
 class ImageFiles:
     """n images in files, shown as squares of `size` pixels; in place of a tensor (n, C, size, size) uint8 on the CPU.
 
-    `paths` lead from `folder` to the files. `extents` (n, 2) are their heights and widths as displayed.
+    They are the `rows` (n,) of those that `find` knows. `extents` (n, 2) are their heights and widths as displayed.
     """
 
-    folder: Path
-    paths: Sequence[str]
+    find: Callable[[int], Encoded]
+    rows: Tensor
     extents: Tensor
     channels: int
     size: int
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.paths), self.channels, self.size, self.size
+        return len(self.rows), self.channels, self.size, self.size
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.rows)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Some images at once, as `split` gives them."""
@@ -74,7 +89,7 @@ class ImageFiles:
 
     def take(self, rows: Tensor) -> ImageFiles:
         """The files of some rows."""
-        return replace(self, paths=[self.paths[row] for row in rows.tolist()], extents=self.extents[rows])
+        return replace(self, rows=self.rows[rows], extents=self.extents[rows])
 
     def split(self, n: int) -> Iterator[Tensor]:
         """All images as evaluation sees them, in order, `n` at a time: tensors (n, C, size, size) uint8.
@@ -122,47 +137,54 @@ class ImageFiles:
         """Write the crops of image `row` to `place` of each tensor."""
         height, width = self.extents[row].tolist()
         sides = [tensor.shape[-1] for tensor in out]
-        crops = cut_crops(self.folder / self.paths[row], self.channels, (height, width), boxes, sides)
+        crops = cut_crops(self.find(int(self.rows[row])), self.channels, (height, width), boxes, sides)
         for tensor, crop in zip(out, crops, strict=True):
             tensor.numpy()[place] = crop
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file whose pixels are not decoded yet.
+def opened(encoded: Encoded) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet.
 
     Raises InputError if it is no regular file (to open a pipe would wait for ever), has more than `MOST_PIXELS`, is not
     of one of the `FORMATS`, or if what is done with it fails.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if isinstance(encoded, Path) and not stat.S_ISREG(encoded.stat().st_mode):
             raise ValueError("it is not a regular file")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(encoded if isinstance(encoded, Path) else BytesIO(encoded.read()), formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MOST_PIXELS:
                 raise ValueError(f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
             yield image
     except Exception as error:  # decoders of damaged files raise almost anything
-        raise unreadable(path, error) from error
+        raise unreadable(encoded, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(encoded: Encoded, error: Exception) -> InputError:
     reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"{path}: cannot be read as an image ({reason}); repair or remove it")
+    return InputError(f"{encoded}: cannot be read as an image ({reason}); repair or remove it")
 
 
-def check(path: Path) -> tuple[bytes, tuple[int, int], str]:
+def check(encoded: Encoded) -> tuple[bytes, tuple[int, int], str]:
     """Digest of the file, (height, width) as displayed, and mode of an image that is decoded once to find damage.
 
     Raises InputError if it cannot be decoded to its end.
     """
-    with opened(path) as image, open(path, "rb") as file:
-        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    with opened(encoded) as image:
+        content = _digest(encoded)
         size, mode = extent(image), image.mode
         # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
         image.draft(None, (1, 1))
         image.load()
     return content, size, mode
+
+
+def _digest(encoded: Encoded) -> bytes:
+    if isinstance(encoded, Path):
+        with open(encoded, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    return hashlib.blake2b(encoded.read(), digest_size=16).digest()
 
 
 def extent(image: Image.Image) -> tuple[int, int]:
@@ -171,15 +193,15 @@ def extent(image: Image.Image) -> tuple[int, int]:
     return image.size if turned else image.size[::-1]
 
 
-def whole(path: Path, channels: int, size: int) -> np.ndarray:
+def whole(encoded: Encoded, channels: int, size: int) -> np.ndarray:
     """One image (C, size, size) uint8: the shorter side resized to `size` (bicubic, antialiased), the centre kept."""
-    with opened(path) as file:
+    with opened(encoded) as file:
         image = _convert(ImageOps.exif_transpose(file), channels)
         return _pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def cut_crops(
-    path: Path, channels: int, expected: tuple[int, int], boxes: Sequence[Sequence[int]], sides: Sequence[int]
+    encoded: Encoded, channels: int, expected: tuple[int, int], boxes: Sequence[Sequence[int]], sides: Sequence[int]
 ) -> list[np.ndarray]:
     """Crops (C, side, side) uint8 of one image; the file is decoded once.
 
@@ -187,7 +209,7 @@ def cut_crops(
     then resized (bicubic, antialiased) to its side. A JPEG of which every crop is at least twice as large as its side
     is decoded at a half, a quarter or an eighth of its resolution, which saves most of the time.
     """
-    with opened(path) as file:
+    with opened(encoded) as file:
         if extent(file) != expected:
             raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
         reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))

@@ -20,6 +20,7 @@ import numpy as np
 from cplearn.data import cache, image_files
 from cplearn.data.cache import Blocks
 from cplearn.data.dataset import Dataset, check_size
+from cplearn.data.source import Request, Source
 from cplearn.errors import InputError
 
 SIZES = {"svhn": 32, "cifar10": 32, "cifar100": 32, "stl10": 96, "tiny-imagenet": 64}
@@ -53,26 +54,33 @@ Content = tuple[Sequence[str], Blocks, Blocks]
 """Classes, training and test split."""
 
 
-def load(name: str, root: Path, image_size: int | None, download: bool) -> Dataset:
-    """The data set `name`, downloaded if need be by whichever process comes first.
+class Public(Source):
+    """A public data set, downloaded if need be by whichever process comes first."""
 
-    Raises InputError if `image_size` is neither None nor that of the data set, if files are missing and cannot be
-    downloaded (it names them and the folder they belong into), or if a file is not the published one.
-    """
-    check_size(name, image_size, SIZES[name])
-    key = f"{name}-v{VERSION}"
-    dataset = cache.read(root, key, name, SOURCES[name])
-    if dataset is None:
-        with cache.lock(root, name):
-            dataset = cache.read(root, key, name, SOURCES[name])
-            if dataset is None:
-                readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
-                with cache.scratch(root, f"{name}-archive") as scratch:
-                    classes, train, test = readers.get(name, _read_cifar)(name, root, scratch, download)
-                    cache.write(root, key, name, classes, name, train, test)
-                dataset = cache.read(root, key, name, SOURCES[name])
-    assert dataset is not None
-    return dataset
+    def load(self, request: Request) -> Dataset:
+        """The data set from its decoded copy, else from the original files.
+
+        Raises InputError if another size than its own is asked for, if files are missing and cannot be downloaded (it
+        names them and the folder they belong into), or if a file is not the published one.
+        """
+        name, root, key = self.name, request.root, f"{self.name}-v{VERSION}"
+        check_size(name, request.image_size, SIZES[name])
+        dataset = cache.read(root, key, name, self.place)
+        if dataset is None:
+            with cache.lock(root, name):
+                dataset = cache.read(root, key, name, self.place)
+                if dataset is None:
+                    readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
+                    with cache.scratch(root, f"{name}-archive") as scratch:
+                        content = readers.get(name, _read_cifar)(name, root, scratch, request.download)
+                        cache.write(root, key, name, content[0], name, *content[1:])
+                    dataset = cache.read(root, key, name, self.place)
+        assert dataset is not None
+        return dataset
+
+
+def source(name: str, root: Path) -> Public:
+    return Public(name, SOURCES[name])
 
 
 # Each reader may unpack an archive into the folder `scratch`.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cplearn import data, streams
 from cplearn.config.trial import TrialSettings
-from cplearn.data import Dataset
+from cplearn.data import Dataset, catalogue
 from cplearn.errors import refuse_if
 from cplearn.evaluate.clustering import clustering, kmeans
 from cplearn.evaluate.collapse import (
@@ -66,7 +66,7 @@ def load_transfer(trial: TrialSettings, image_size: int, root: Path | None = Non
     loaded: dict[str, Dataset] = {}
     twice = "has {} and {}, which have the same images; leave one out"
     for name in trial.evaluation.transfer:
-        other = data.load(name, root, image_size if name.startswith("folder:") else None)
+        other = data.load(name, root, image_size if catalogue.is_resized(name) else None)
         same = loaded.setdefault(other.fingerprint, other)
         refuse_if(same is not other, "evaluation.transfer", twice.format(same.name, other.name))
     return list(loaded.values())

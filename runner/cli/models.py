@@ -95,8 +95,9 @@ def evaluate(
         raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
     model = model.with_evaluation(nested(overrides).get("evaluation", {}))
     trial = model.trial
-    size = model.images["image_size"] if (dataset or trial.dataset).startswith("folder:") else None
-    data = cplearn.data.load(dataset or trial.dataset, data_root, size)
+    name = dataset or trial.dataset
+    size = model.images["image_size"] if cplearn.data.catalogue.is_resized(name) else None
+    data = cplearn.data.load(name, data_root, size)
     training.check_evaluation(trial, data)
     transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
     _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))

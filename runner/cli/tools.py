@@ -28,7 +28,7 @@ def data(
 ) -> None:
     """List the data sets, or fetch one, decode it, and print its sizes and fingerprint."""
     import cplearn.data
-    from cplearn.data.catalogue import CATALOGUE
+    from cplearn.data import catalogue
 
     if (source or classes or copy) and name != "imagenet100":
         raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
@@ -40,8 +40,8 @@ def data(
         imagenet100.build(source, data_root, classes, copy)
     if name is None:
         table = Table("name", "what it is", box=None, pad_edge=False)
-        for key, entry in CATALOGUE.items():
-            table.add_row("folder:PATH" if key == "folder" else key, entry.summary)
+        for written in catalogue.names():
+            table.add_row(written, catalogue.CATALOGUE[written.partition(":")[0]].summary)
         console.out.print(table)
         return
     loaded = cplearn.data.load(name, data_root)

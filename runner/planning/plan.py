@@ -190,7 +190,7 @@ def _refuse_twins(datasets: Mapping[tuple[Any, ...], cplearn.data.Dataset]) -> N
 def _name_in_keys(name: str) -> str:
     """The name of another data set in a trial's key: what is in it counts beside it, not where a folder lies."""
     family, colon, path = name.partition(":")
-    return catalogue.slug(f"folder:{os.path.realpath(path)}" if colon else family)
+    return catalogue.slug(f"{family}:{os.path.realpath(path)}" if colon else family)
 
 
 def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cplearn import data
-from cplearn.data import folder
+from cplearn.data import image_files
 from cplearn.errors import InputError
 
 LONG_AGO = 1_000_000_000 * 10**9
@@ -342,14 +342,14 @@ def test_files_just_written_are_read_again_whatever_their_time_says(images, root
 
 
 def test_a_folder_that_changes_while_it_is_read_is_refused(images, root, monkeypatch):
-    read = folder._inspect
+    check = image_files.check
 
-    def read_then_touch(listing):
-        facts = read(listing)
+    def check_then_touch(image):
+        facts = check(image)
         os.utime(images / "train" / "cat" / "0.png", ns=(LONG_AGO, LONG_AGO + 1))
         return facts
 
-    monkeypatch.setattr(folder, "_inspect", read_then_touch)
+    monkeypatch.setattr(image_files, "check", check_then_touch)
     with pytest.raises(InputError, match="images: files changed while they were read; load again"):
         load(images, root)
     monkeypatch.undo()

@@ -38,7 +38,7 @@ def files(tmp_path):
     """PNGs of noise in several shapes."""
     for i, shape in enumerate(SHAPES):
         Image.fromarray(noise(*shape, seed=i)).save(tmp_path / f"{i}.png")
-    return ImageFiles(tmp_path, [f"{i}.png" for i in range(len(SHAPES))], torch.tensor(SHAPES), 3, 16)
+    return ImageFiles(lambda row: tmp_path / f"{row}.png", torch.arange(len(SHAPES)), torch.tensor(SHAPES), 3, 16)
 
 
 def test_crops_are_those_of_torchvision(tmp_path):
@@ -84,7 +84,7 @@ def test_greyscale_images_have_one_channel(tmp_path):
 @pytest.mark.parametrize("shape", [(320, 400), (512, 320)])
 def test_evaluation_sees_what_resizing_and_cropping_the_centre_gives(tmp_path, shape):
     Image.fromarray(smooth(*shape)).save(tmp_path / "a.png")
-    files = ImageFiles(tmp_path, ["a.png"], torch.tensor([shape]), 3, 56)
+    files = ImageFiles(lambda row: tmp_path / "a.png", torch.arange(1), torch.tensor([shape]), 3, 56)
     usual = transforms.Compose([transforms.Resize(64, 3), transforms.CenterCrop(56), transforms.PILToTensor()])
     difference = (files[:][0].int() - usual(Image.fromarray(smooth(*shape))).int()).abs()
     # There the filter reaches beyond the crop, and the crop begins at a whole pixel of the smaller image.
