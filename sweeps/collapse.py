@@ -17,6 +17,8 @@ LOW_SPREAD = 0.1
 FEW_OF_THE_CODES = 0.5
 LOW_RANK = 0.1
 LOW_VARIATION = 0.05
+CLASSES_UNKNOWN = 4
+"""So many classes are taken for granted where there are no labels: a perplexity below half of it is less than a bit."""
 
 
 class Collapse(StrEnum):
@@ -52,6 +54,7 @@ WATCHED = (
 @dataclass(frozen=True)
 class Sizes:
     """What the rules must know beside the measures; NaN where a method has no such number, and then no rule holds.
+    `classes` is 0 where the images have no labels; these count as images of CLASSES_UNKNOWN classes.
 
     `codes` and `dimensions` are those of the method's settings, `images` is the number of images that were measured,
     which bounds how many codes can be in use and the rank.
@@ -72,8 +75,9 @@ def collapses(measures: Mapping[str, float], sizes: Sizes) -> list[Collapse]:
     # `min` keeps a first value that is NaN, and a comparison with NaN is false.
     usable, rank = min(sizes.codes, sizes.images), min(sizes.dimensions, sizes.images)
     used, perplexity = measures.get("codes_used", nan), measures.get("code_perplexity", nan)
-    few = used < sizes.classes and used <= FEW_OF_THE_CODES * usable
-    uneven = perplexity < sizes.classes / 2 and perplexity <= FEW_OF_THE_CODES * usable
+    classes = sizes.classes or CLASSES_UNKNOWN
+    few = used < classes and used <= FEW_OF_THE_CODES * usable
+    uneven = perplexity < classes / 2 and perplexity <= FEW_OF_THE_CODES * usable
     found = {
         Collapse.REPRESENTATION: measures.get("embedding_std", nan) < LOW_SPREAD,
         Collapse.CLUSTER: few or uneven,

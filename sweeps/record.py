@@ -95,6 +95,8 @@ END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH, Tag.COLLA
 # data that is held out, of the training data without labels, and of time.
 TRAIN, VALIDATION, SELECT, TIME = "train/", "validation/", "select/", "time/"
 UNSEEN = (VALIDATION, SELECT, TRAIN)  # A setting may be chosen by these: none has seen the test data.
+# So begin the metrics that need labels of the data that a trial was trained on.
+NEED_LABELS = ("probe/", "probe_sgd/", "probe_adam/", "knn/", "codes/", "kmeans/", VALIDATION, f"{TRAIN}online_")
 LOSS = "train/loss"  # Every epoch of a training has it.
 # Seconds of training, of evaluation and of both; the last is written with the final metrics.
 TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"
@@ -140,7 +142,8 @@ def dataset_slug(written: str, fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A data set as a sweep uses it; `slug` is its short name, which serves as the name of a folder too."""
+    """A data set as a sweep uses it; `slug` is its short name, which serves as the name of a folder too. `classes` is 0
+    where no image has a label; sweeps of earlier versions, whose images all had one, do not say it."""
 
     name: str
     slug: str
@@ -150,6 +153,7 @@ class DatasetUse:
     test_images: int
     channels: int
     image_size: int
+    classes: int | None = None
 
     def profile(self) -> dict[str, int]:
         """The data's size, which runs say of their data; estimates of other runs start from it."""

@@ -14,7 +14,7 @@ Arrays = dict[str, np.ndarray]
 SHOWN = 8
 """The number of codes of which images are named, and of images named for each."""
 QUERIES = 10
-"""Most classes of which an image is shown with its nearest neighbours."""
+"""Most images that are shown with their nearest neighbours, of different classes."""
 THUMBNAIL = 32
 """Longest side of a kept image in pixels."""
 
@@ -22,7 +22,7 @@ THUMBNAIL = 32
 def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | None, kept: int, seed: int) -> Arrays:
     """What figures need to know of the n images of the test split: features (n, F), embeddings (n, f) and codes (n,).
 
-    labels, codes -- of all n test images, int32.
+    labels, codes -- of all n test images, int32; a label of -1 means none.
     kept -- (m,) int32, the images whose vectors are kept: at most `kept`, evenly spaced. The next two have one row for
         each.
     features -- (m, at most 50) float16, the first principal components of the kept backbone features.
@@ -35,7 +35,8 @@ def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | 
 
     Unless `kept` is 0, also images:
 
-    queries -- (at most 10,) int32, the first image of each class, of ten evenly spaced classes where there are more.
+    queries -- (at most 10,) int32, the first image of each class, of ten evenly spaced classes where there are more;
+        without labels evenly spaced images.
     neighbours -- (at most 10, 7) int32, the other images nearest to each query by the cosine of all backbone features,
         nearest first; -1 where there are no more.
     shown -- (at most 144,) int32, all images that these arrays and `code_images` name, ascending.
@@ -89,9 +90,10 @@ def _code_images(embeddings: np.ndarray, codes: np.ndarray) -> Arrays:
 
 
 def _neighbours(test: Tensor, labels: Tensor) -> Arrays:
-    classes = labels.unique()
+    classes = labels[labels >= 0].unique()
     chosen = classes[evenly_spaced(len(classes), QUERIES)]
-    queries = torch.stack([(labels == label).nonzero()[0, 0] for label in chosen])
+    first = [(labels == label).nonzero()[0, 0] for label in chosen]
+    queries = torch.stack(first) if first else evenly_spaced(len(test), QUERIES)
     # In double precision the square of the largest float32 is finite.
     directions = F.normalize(test[queries].double())
     cosine = torch.cat([directions @ F.normalize(block.double()).T for block in test.split(BLOCK)], dim=1)

@@ -61,12 +61,14 @@ class Outcome:
 def load_transfer(trial: TrialSettings, image_size: int, root: Path | None = None) -> list[Dataset]:
     """The data sets of `evaluation.transfer`; images of a folder are read at `image_size`, that of the trial's own.
 
-    Raises InputError if one is not to be had, or has the same images as another.
+    Raises InputError if one is not to be had, has no labels, or has the same images as another.
     """
     loaded: dict[str, Dataset] = {}
     twice = "has {} and {}, which have the same images; leave one out"
+    without = "has {}, which has no labels to be probed on; leave it out"
     for name in trial.evaluation.transfer:
         other = data.load(name, root, image_size if catalogue.is_resized(name) else None)
+        refuse_if(not other.classes, "evaluation.transfer", without.format(other.name))
         same = loaded.setdefault(other.fingerprint, other)
         refuse_if(same is not other, "evaluation.transfer", twice.format(same.name, other.name))
     return list(loaded.values())
@@ -76,8 +78,8 @@ def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Out
     """Evaluate a model by the settings of its trial, on `dataset` and on the data sets of `transfer`.
 
     `dataset` need not be the one of the training: its images are brought to the model's channels and size, see
-    `features`. A model whose features are not finite has failed. scikit-learn is held to torch's number of threads, so
-    that trials side by side do not fight for the cores.
+    `features`. What needs labels is left out where they are lacking. A model whose features are not finite has failed.
+    scikit-learn is held to torch's number of threads, so that trials side by side do not fight for the cores.
     """
     start = time.perf_counter()
     try:
@@ -107,15 +109,11 @@ class _Evaluation:
         self.embedded = None if embeddings is None else (embeddings.cpu(), model.codes(embeddings).cpu())
 
     def metrics(self) -> Metrics:
-        settings, labels, seed = self.settings, self.dataset.test.labels, self.trial.seed
-        chance = streams.numpy_generator(seed, "chance")
-        yield from self._probes()
-        yield from self._validation()
-        clusters = kmeans(self.test, self.dataset.n_classes, restarts=settings.kmeans_restarts, seed=seed)
-        yield from clustering("kmeans", labels, clusters, generator=chance)
+        settings, seed = self.settings, self.trial.seed
+        if self.dataset.classes:
+            yield from self._compared_with_labels()
         if self.embedded is not None:
             embeddings, codes = self.embedded
-            yield from clustering("codes", labels, codes, generator=chance)
             yield from collapse(embeddings, codes, self.model.method.n_codes)
             yield from mixture_entropy(embeddings, settings.gmm_components, seed=seed)
         yield from self._selection()
@@ -129,6 +127,17 @@ class _Evaluation:
             "paper_singular_values": singular_values(embeddings, centred=False).tolist(),
             "code_counts": code_counts(codes, self.model.method.n_codes).tolist(),
         }
+
+    def _compared_with_labels(self) -> Metrics:
+        """What needs labels: classifiers, and the agreement of clusters and codes with classes."""
+        labels, seed = self.dataset.test.labels, self.trial.seed
+        chance = streams.numpy_generator(seed, "chance")
+        yield from self._probes()
+        yield from self._validation()
+        clusters = kmeans(self.test, self.dataset.n_classes, restarts=self.settings.kmeans_restarts, seed=seed)
+        yield from clustering("kmeans", labels, clusters, generator=chance)
+        if self.embedded is not None:
+            yield from clustering("codes", labels, self.embedded[1], generator=chance)
 
     def _probes(self) -> Metrics:
         """Classifiers on the features of the training split, scored on the test split."""

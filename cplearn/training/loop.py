@@ -261,6 +261,10 @@ def describe(dataset: Dataset, normalisation: str) -> dict[str, Any]:
 
 def check(trial: TrialSettings, dataset: Dataset, ranks: int = 1) -> None:
     """Raise InputError where a trial cannot be trained on this data set, or not in so many processes."""
+    if not dataset.classes:
+        lacking = f"needs labels, and {dataset.name} has none"
+        refuse_if(trial.method.supervised, "method.name", f"{trial.method.name!r} {lacking}; choose another method")
+        refuse_if(trial.evaluation.online_probe, "evaluation.online_probe", f"{lacking}; set it to false")
     images = len(training_split(trial, dataset).images)
     if trial.method.trains:
         reason = f"{trial.batch_size} is larger than the {images} training images of {dataset.name}"

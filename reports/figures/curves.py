@@ -22,6 +22,7 @@ from reports.statistics import findings
 from reports.statistics import inference as statistics
 from reports.store import SweepResult
 from reports.tables import number_rows
+from reports.tables.sweep import has_labels
 from sweeps.collapse import Collapse
 
 MOST_SERIES = 6
@@ -56,7 +57,12 @@ PANELS = (
     Panel("Codes against labels", {"codes/ami": "AMI", "codes/nmi": "NMI", "codes/nmi_chance": "NMI by chance"}),
     Panel("Codes in use", {"collapse/codes_used": "in use", DICTIONARY: "dictionary"}, log=True),
 )
-METRICS = {metric: (panel.title, name) for panel in PANELS for metric, name in panel.lines.items()}
+WITHOUT_LABELS = (
+    Panel("Agreement of two views", {"select/view_information": "view information (nats)"}),
+    Panel("Ranks", {"select/rankme": "RankMe (training)", "collapse/effective_rank": "effective rank (test)"}),
+    PANELS[-1],
+)
+"""The panels where no image has a label."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Curve:
     is 0 and `mean` is NaN. `words` are the values of an axis without a scale, else empty. `joined` is false where
     neighbouring points differ in other axes too; `apart` says that the lines stand for points of the other axes.
     """
+
+    panels: tuple[Panel, ...]
 
     name: str
     heading: str
@@ -102,6 +110,8 @@ def plots(result: SweepResult) -> list[Plot]:
 def curve(result: SweepResult, axis: str | None) -> Curve:
     """The numbers along `axis`, one line for each point of the other axes; None puts the sweep's rows side by side."""
     runs = number_rows(result)
+    panels = PANELS if has_labels(result) else WITHOUT_LABELS
+    metrics = {metric: (panel.title, name) for panel in panels for metric, name in panel.lines.items()}
     if DICTIONARY in runs:
         runs[DICTIONARY] = pd.to_numeric(runs[DICTIONARY], errors="coerce")
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
@@ -115,21 +125,21 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     series = _series(result, rows[is_trial], axis)
     apart = 1 < series.nunique() <= MOST_SERIES
 
-    numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds)
+    numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds, list(metrics))
     collapsed = findings.collapsed(findings.row_means(runs), result.about.get("test_images"))[Collapse.CLUSTER]
     numbers.insert(7, "collapsed", numbers["row"].map(collapsed))
     trial = numbers["row"].map(is_trial)
-    leading = numbers["metric"].isin([panel.lead for panel in PANELS])
+    leading = numbers["metric"].isin([panel.lead for panel in panels])
     is_known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
     wanted = (trial & (leading | (not apart))) | (~trial & leading & (numbers["n"] > 0))
     numbers, trial = numbers[is_known & wanted], trial[is_known & wanted]
 
-    titles, lines = ({metric: texts[part] for metric, texts in METRICS.items()} for part in (0, 1))
+    titles, lines = ({metric: texts[part] for metric, texts in metrics.items()} for part in (0, 1))
     line = numbers["row"].map(series) if apart else numbers["metric"].map(lines)
     numbers.insert(0, "panel", numbers["metric"].map(titles))
     numbers.insert(2, "line", line.where(trial, numbers["row"].map(rows["label"])))
     numbers.insert(3, "x", numbers["row"].map(x))
-    metric_order = numbers["metric"].map({name: place for place, name in enumerate(METRICS)})
+    metric_order = numbers["metric"].map({name: place for place, name in enumerate(metrics)})
     along = (numbers["x"] if has_scale else numbers["row"]).where(trial)
     numbers = numbers.assign(metric_order=metric_order, along=along).sort_values(["metric_order", "along", "row"])
 
@@ -138,6 +148,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
         place = list(result.axes).index(axis)
         name, heading = (names(list(result.axes))[place] for names in (spelling.leaves, spelling.headings))
     return Curve(
+        panels=panels,
         name=re.sub(r"[^A-Za-z0-9_-]+", "-", name),
         heading=heading,
         words=() if has_scale else tuple(dict.fromkeys(x.tolist())),
@@ -151,7 +162,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
 def draw(curve: Curve) -> Figure:
     """The figure of a curve, panels side by side: the mean, its 95 % interval where there are enough seeds, and each
     seed's value as a point. A cross on the axis marks a point without a result; cluster collapse is shaded."""
-    panels = [panel for panel in PANELS if panel.title in set(curve.numbers["panel"])]
+    panels = [panel for panel in curve.panels if panel.title in set(curve.numbers["panel"])]
     width = PANEL_WIDTH * len(panels)
     figure = Figure()
     grid = figure.add_gridspec(2, len(panels))
@@ -192,10 +203,9 @@ def collapsed_spans(curve: Curve) -> list[tuple[float, float]]:
     return [(float(edges[start]), float(edges[end])) for start, end in changes.reshape(-1, 2)]
 
 
-def _statistics(runs: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
+def _statistics(runs: pd.DataFrame, seeds: list[int], names: list[str]) -> pd.DataFrame:
     """Columns `row`, `metric`, `n`, `mean`, `std`, `low`, `high`, `seed <s>`: one row for each table row and metric of
-    the panels."""
-    names = list(METRICS)
+    `names`."""
     finished = runs[runs["status"] == "FINISHED"].reindex(columns=["row", "seed", *names])
     each = finished.melt(["row", "seed"], names, "metric").pivot_table("value", ["row", "metric"], "seed", sort=False)
     places = pd.MultiIndex.from_product([sorted(set(runs["row"])), names], names=["row", "metric"])
@@ -219,7 +229,7 @@ def _best_words(curve: Curve) -> Curve:
     """The curve with at most `MOST_BELOW` words, those with the best values of the first panel's leader."""
     if len(curve.words) <= MOST_BELOW:
         return curve
-    leading = curve.numbers[(curve.numbers["metric"] == PANELS[0].lead) & curve.numbers["x"].notna()]
+    leading = curve.numbers[(curve.numbers["metric"] == curve.panels[0].lead) & curve.numbers["x"].notna()]
     best = set(leading.groupby("x")["mean"].max().nlargest(MOST_BELOW).index)
     numbers = curve.numbers[curve.numbers["x"].isna() | curve.numbers["x"].isin(best)]
     return replace(curve, words=tuple(word for word in curve.words if word in best), numbers=numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -113,10 +113,11 @@ def components(features: np.ndarray, images: np.ndarray, labels: np.ndarray) -> 
 
 def draw_points(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
     """A panel for each row; classes have colours, and their number at their median. Of more than ten classes ten are in
-    colour and the others grey."""
+    colour and the others grey, as are images without a class (-1)."""
     rows = [(str(name), row) for name, row in points.groupby("row", sort=False)]
     figure, axes = canvas.panels(len(rows), height=2.3)
-    classes = canvas.spread(sorted(points["class"].unique().tolist()), MOST_CLASSES)
+    known = points.loc[points["class"] >= 0, "class"]
+    classes = canvas.spread(sorted(known.unique().tolist()), MOST_CLASSES)
     for panel, (name, row) in zip(axes, rows, strict=True):
         others = row[~row["class"].isin(classes)]
         panel.scatter(others["x"], others["y"], s=2, color="0.8", linewidths=0, rasterized=True)
@@ -174,12 +175,23 @@ def _matrices(samples: Sequence[Sample]) -> Iterator[Plot]:
     yield Plot(
         "adjacency",
         "Adjacency of the test images",
-        "Cosine of the embeddings of each pair of test images, sorted by class (lines) and, within a class, by "
-        f"code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
+        "Cosine of the embeddings of each pair of test images, sorted by class (lines; -1: no label) and, within a "
+        f"class, by code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
         "block-diagonal. One run a panel, its lowest seed.",
         pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
         lambda: draw_matrices(adjacencies, "cosine"),
     )
+
+
+def _code_ranks(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """For each test image the rank of its code by use, 0 for the most used; -1 beyond the ten most used, and where the
+    method has no codes."""
+    ranks = np.full(len(arrays["labels"]), -1)
+    if "codes" in arrays:
+        used, counts = np.unique(arrays["codes"], return_counts=True)
+        for rank, code in enumerate(used[np.argsort(-counts, kind="stable")[:MOST_CLASSES]]):
+            ranks[arrays["codes"] == code] = rank
+    return ranks
 
 
 def _projections(samples: Sequence[Sample]) -> Iterator[Plot]:
@@ -187,18 +199,25 @@ def _projections(samples: Sequence[Sample]) -> Iterator[Plot]:
     machine and takes no time."""
     having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
     frames, shares = [], {}
+    has_labels = any((sample.arrays["labels"] >= 0).any() for sample in having)
     for sample in having:
         kept = sample.arrays["kept"]
-        frame, shares[sample.name] = components(sample.scaled("features"), kept, sample.arrays["labels"][kept])
+        labels = (sample.arrays["labels"] if has_labels else _code_ranks(sample.arrays))[kept]
+        frame, shares[sample.name] = components(sample.scaled("features"), kept, labels)
         frames.append(frame.assign(row=sample.name))
     if not frames:
         return
+    meant = (
+        "colours and numbers are classes, the number stands at the class's median"
+        if has_labels
+        else "no image has a label, so colours and numbers stand for the ten most used codes, 0 the most used"
+    )
     points = pd.concat(frames)[["row", "image", "class", "x", "y"]]
     yield Plot(
         "projection",
         "Features in two dimensions",
-        "First two principal components of the backbone features of test images; colours and numbers are classes, "
-        "the number stands at the class's median. One run a panel, its lowest seed.",
+        f"First two principal components of the backbone features of test images; {meant}. One run a panel, its lowest "
+        "seed.",
         points,
         lambda: draw_points(points, shares),
     )

@@ -67,10 +67,11 @@ def montage(arrays: Arrays, numbers: pd.DataFrame, lines: str, columns: int) -> 
 
 
 def marks(numbers: pd.DataFrame, lines: str, expected: pd.Series, columns: int) -> np.ndarray:
-    """Where (line, place) an image is of another class than is expected of its line."""
+    """Where (line, place) an image is of another class than is expected of its line; -1 is no class."""
     line, values = pd.factorize(numbers[lines])
     is_wrong = np.zeros((len(values), columns), dtype=bool)
-    is_wrong[line, numbers["place"].to_numpy()] = numbers["class"] != numbers[lines].map(expected)
+    usual = numbers[lines].map(expected)
+    is_wrong[line, numbers["place"].to_numpy()] = (numbers["class"] != usual) & (numbers["class"] >= 0) & (usual >= 0)
     return is_wrong
 
 
@@ -108,8 +109,9 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
         yield _plot(
             "neighbours",
             "Nearest neighbours",
-            "First column: a test image of each class; then the seven test images nearest to it by the cosine of the "
-            "backbone features. Framed: of another class. One run a panel, its lowest seed.",
+            "First column: a test image of each class, or some of them where there are no labels; then the seven test "
+            "images nearest to it by the cosine of the backbone features. Framed: of another class. One run a panel, "
+            "its lowest seed.",
             [_neighbour_grid(s) for s in canvas.spread(having, MOST_GRIDS)],
         )
 
@@ -128,7 +130,8 @@ def _code_grid(sample: Sample) -> Grid:
 def _neighbour_grid(sample: Sample) -> Grid:
     numbers = neighbour_numbers(sample.arrays)
     classes = numbers.drop_duplicates("query").set_index("query")["query_class"]
-    return _grid(sample, numbers, "query", [f"class {label}" for label in classes], classes)
+    words = [f"class {label}" if label >= 0 else f"image {query}" for query, label in classes.items()]
+    return _grid(sample, numbers, "query", words, classes)
 
 
 def _grid(sample: Sample, numbers: pd.DataFrame, lines: str, words: list[str], expected: pd.Series) -> Grid:

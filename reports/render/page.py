@@ -17,7 +17,7 @@ from reports.statistics import findings
 from reports.store import SweepResult
 from reports.tables import number_rows
 from reports.tables.model import FINISHED, STATES, Table
-from reports.tables.sweep import commits, shared_settings
+from reports.tables.sweep import commits, has_labels, shared_settings
 from sweeps.record import HARDWARE, WALL_SECONDS, Tag, param_value
 
 MOST_BYTES = 3_500_000
@@ -45,7 +45,10 @@ def render(
         states=sorted(Counter(map(_state, runs["status"])).items()),
         facts=list(facts(result)),
         shared=sorted(shared_settings(result).items()),
-        findings=findings.findings(runs, names, result.about.get("test_images")),
+        findings=[
+            *([] if has_labels(result) else findings.choice_without_labels(runs, names)),
+            *findings.findings(runs, names, result.about.get("test_images")),
+        ],
         table=to_html_rows(table),
         table_caption=" ".join(table.caption + table.statistics),
         table_notes=table.notes,
@@ -62,8 +65,9 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     many trials have each."""
     runs, about = result.runs, result.about
     finished = runs[runs["status"] == FINISHED]
-    size = f" ({about['train_images']:,} training and {about['test_images']:,} test images)"
-    yield "Data", f"{result.dataset}{size}, fingerprint {about['fingerprint']}"
+    size = f"{about['train_images']:,} training and {about['test_images']:,} test images"
+    classes = "" if about.get("classes") is None else f", {about['classes'] or 'no'} classes"
+    yield "Data", f"{result.dataset} ({size}{classes}), fingerprint {about['fingerprint']}"
     if len(code := commits(runs)):
         yield "Commit", _counted(code)
     for tag in HARDWARE:

@@ -15,10 +15,11 @@ import pandas as pd
 
 from reports import spelling
 from reports.statistics import inference
-from sweeps.collapse import LOW_RANK, LOW_SPREAD, LOW_VARIATION, Collapse, Sizes, collapses
+from sweeps.collapse import CLASSES_UNKNOWN, LOW_RANK, LOW_SPREAD, LOW_VARIATION, Collapse, Sizes, collapses
 from sweeps.record import BASELINE
 
 AT_CHANCE = 0.1
+VIEWS, MOST_CHOSEN = "select/view_information", 3
 CODES, DIMENSIONS, HIDDEN = (f"params.method.{name}" for name in ("codes", "embedding_dim", "hidden_dim"))
 MEANS = (
     *("collapse/codes_used", "collapse/code_perplexity", "collapse/effective_rank", "collapse/embedding_std"),
@@ -47,6 +48,8 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
         rows = means[which].rename(columns={DIMENSIONS: "dimensions"})
         return tuple(f"{names[row]}: {sentence.format_map(mean.to_dict())}" for row, mean in rows.iterrows())
 
+    classes = means["kmeans/clusters"].max()
+    many = f"classes ({classes:.0f})" if np.isfinite(classes) else f"{CLASSES_UNKNOWN}, as no image has a label"
     every = (
         Finding(
             "Representation collapse",
@@ -57,8 +60,8 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
         Finding(
             "Cluster collapse",
             tuple(_cluster_collapses(means[collapse[Collapse.CLUSTER]], names)),
-            f"fewer codes in use than classes ({means['kmeans/clusters'].max():.0f}), or a perplexity of the codes "
-            "below half of that, and at most half of the codes that could be in use.",
+            f"fewer codes in use than {many}, or a perplexity of the codes below half of that, and at most half of the "
+            "codes that could be in use.",
         ),
         Finding(
             "Dimensional collapse",
@@ -98,6 +101,22 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
     return [finding for finding in every if finding.items]
 
 
+def choice_without_labels(runs: pd.DataFrame, names: Mapping[Any, str]) -> list[Finding]:
+    """The rows that a reader would choose where no image has a label; empty where no row has what it takes."""
+    means = inference.by_row(runs, [VIEWS, "collapse/codes_used"]).mean().dropna(subset=VIEWS)
+    best = means.sort_values(VIEWS, ascending=False, kind="stable")[:MOST_CHOSEN]
+    items = tuple(
+        f"{names[row]}: view information {mean[VIEWS]:.3f}, {mean['collapse/codes_used']:,.0f} codes in use"
+        for row, mean in best.iterrows()
+    )
+    rule = (
+        "no image has a label, so the rows are ordered by the mean of select/view_information: how much the codes of "
+        "two views of a training image say about each other beyond chance, in nats. docs/evaluation.md has how well "
+        "this chooses where labels are known."
+    )
+    return [Finding("Best without labels", items, rule)] if items else []
+
+
 def row_means(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over the finished seeds of each row, NaN where there is none; a column for each of MEANS."""
     settings = runs.reindex(columns=list(dict.fromkeys([*runs.columns, CODES, DIMENSIONS, HIDDEN])))
@@ -111,9 +130,10 @@ def row_means(runs: pd.DataFrame) -> pd.DataFrame:
 def collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.DataFrame:
     """Which rows of `row_means` have collapsed, a column of booleans for each kind, by the rules of `sweeps.collapse`.
 
-    The number of classes is the largest number of clusters of k-means, which is asked for as many as there are classes.
+    The number of classes is the largest number of clusters of k-means, which is asked for as many as there are classes;
+    without labels there is none.
     """
-    classes, images = means["kmeans/clusters"].max(), test_images or np.inf
+    classes, images = means["kmeans/clusters"].fillna(0).max(), test_images or np.inf
     found = []
     rows: Any = means.rename(columns=lambda name: name.removeprefix("collapse/")).to_dict("records")
     for mean in rows:

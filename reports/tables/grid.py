@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 from reports.metrics import Metric
 from reports.tables import fill, spec, words
@@ -25,11 +25,12 @@ class Grid:
     """Trials where the rows and columns of a specification cross.
 
     `cells` maps the places of a row and of a column to the trials there, `choices` to the choice that was made there;
-    `row_texts` and `column_texts` have the places in order, with the text of each value.
+    `row_texts` and `column_texts` have the places in order, with the text of each value. `dashed` are metrics that have
+    a column although no run has them.
     """
 
-    def __init__(self, table: TableSpec, trials: Sequence[Trial]) -> None:
-        self.spec, self.may_differ = table, {"seed"}
+    def __init__(self, table: TableSpec, trials: Sequence[Trial], dashed: Collection[str] = ()) -> None:
+        self.spec, self.may_differ, self.dashed = table, {"seed"}, dashed
         self.published = spec.published(table.published) if table.published else None
         self.rows, self.columns = (
             [dimension for dimension in dimensions if dimension.key not in (METRIC, AXES)]
@@ -119,9 +120,9 @@ class Grid:
         return Subject(name=self.spec.table, title=f"Table {self.spec.table}", about=self.spec.title)
 
     def _shown(self, values: Values) -> dict[str, Metric]:
-        """The metrics of the specification that a run has."""
+        """The metrics of the specification that a run has, and `dashed`."""
         logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
-        return {name: metric for name, metric in self.spec.shown.items() if name in logged}
+        return {name: metric for name, metric in self.spec.shown.items() if name in logged.union(self.dashed)}
 
     def _metrics(self, shown: dict[str, Metric]) -> dict[str, Metric]:
         """The metrics of all cells."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -19,17 +19,25 @@ from reports.tables.spec import ArmAxes, Axis, Dimension, Shown, TableSpec
 from reports.tables.words import Subject
 from sweeps.record import BASELINE, PARAMS, TIME, UNSEEN, Tag
 
+NO_LABELS = (
+    "No image has a label, so accuracies, AMI, NMI, ARI and k-means against classes are not known (a dash); compare "
+    "rows by view information, which needs none, and see that codes in use and ranks are not low."
+)
 MOST_SUGGESTED = 20
 """Points of a search in its table, which has the best ones first; all are in runs.csv."""
 MOST_AXES_OF_ARMS = 2
 """Axes that only some arms have and that have a column each; more share one."""
+WITHOUT_LABELS = ("select/view_information", "collapse/codes_used", "select/rankme", "collapse/effective_rank")
+"""What the table of a sweep on images without labels shows, before the first of the metrics that need labels."""
+DASHED = ("probe/accuracy", "codes/ami")
+"""These of the metrics that need labels have a column of dashes then."""
 
 
 def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table:
     """The table of a sweep over the seeds that it declares. Numbers come from finished runs only.
 
     Best values are marked among the sweep's points: baselines do not compete, nor do means over fewer seeds. Columns
-    without any number are left out.
+    without any number are left out, but for `DASHED` where no image has a label.
     """
     table = table or spec.read("sweep")
     runs = number_rows(result)
@@ -37,7 +45,7 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
     runs = runs[runs["row"] < runs["row"].nunique() - max(0, suggested - MOST_SUGGESTED)]
     runs = runs.sort_values(["row", "seed"], kind="stable")
     own = specification(result, table)
-    grid = Grid(own, read_trials(runs, list(result.axes)))
+    grid = Grid(own, read_trials(runs, list(result.axes)), () if has_labels(result) else DASHED)
     made = grid.table(_subject(result, suggested), metric_values(runs, list(own.shown)))
     return dataclasses.replace(made, spec=table.hash)
 
@@ -57,12 +65,21 @@ def specification(result: SweepResult, table: TableSpec) -> TableSpec:
         Shown(name=name) if name in METRICS else Shown(name=name, heading=name, better=better[direction])
         for name, direction in (result.search["objectives"] if result.search else {}).items()
     ]
+    listed = list(table.metrics)
+    if not has_labels(result):
+        own = {shown.name: shown for shown in listed}
+        listed = [own.get(name) or Shown(name=name) for name in (*WITHOUT_LABELS, *DASHED)]
     changes = {
         "rows": rows or [Axis(key="label", heading="trial")],
-        "metrics": [*objectives, *table.metrics],
+        "metrics": [*objectives, *listed],
         "baselines": _baselines(result.runs),
     }
     return TableSpec.model_construct(**{**dict(table), **changes})
+
+
+def has_labels(result: SweepResult) -> bool:
+    """Whether any image of the data set has a label."""
+    return result.about.get("classes") != 0
 
 
 def number_rows(result: SweepResult) -> pd.DataFrame:
@@ -128,14 +145,20 @@ def _subject(result: SweepResult, suggested: int) -> Subject:
         seeds=tuple(result.seeds),
         dataset=dataset,
         slug=result.slug,
-        chosen=tuple(_chosen(result.search["objectives"], measured)) if result.search else (),
+        chosen=tuple(_chosen(result, measured)),
         compared=f"Baselines{fewer} are not compared with the rest." if has_points else "",
-        notes=(cut,) if suggested > MOST_SUGGESTED else (),
+        notes=(*((cut,) if suggested > MOST_SUGGESTED else ()), *((NO_LABELS,) if not has_labels(result) else ())),
         origin=tuple(_origin(result)),
     )
 
 
-def _chosen(objectives: Mapping[str, str], measured: str) -> Iterator[str]:
+def _chosen(result: SweepResult, measured: str) -> Iterator[str]:
+    """How the rows were chosen, where a search or a lack of labels has a part in it."""
+    if not result.search:
+        if not has_labels(result):
+            yield f"View information and RankMe are those of training images, all else is {measured}."
+        return
+    objectives: dict[str, str] = result.search["objectives"]
     aims = " and ".join(f"{direction} {name}" for name, direction in objectives.items())
     yield f"Points were suggested by Optuna (TPE) to {aims}, and stand best first by that."
     if seen := ", ".join(name for name in objectives if not name.startswith((*UNSEEN, TIME))):

@@ -43,7 +43,10 @@ class Progress(Listener):
         self.epoch(job, epoch, metrics)
 
     def finished(self, job: Job, result: TrialResult) -> None:
-        shown = {"accuracy {:.3f}": "probe/accuracy", "NMI {:.3f}": "codes/nmi", "codes {:.0f}": "collapse/codes_used"}
+        shown = {"accuracy {:.3f}": "probe/accuracy", "NMI {:.3f}": "codes/nmi"}
+        if not shown.values() & result.metrics.keys():  # Without labels.
+            shown = {"view information {:.3f}": "select/view_information"}
+        shown["codes {:.0f}"] = "collapse/codes_used"
         results = (form.format(result.metrics[name]) for form, name in shown.items() if name in result.metrics)
         self._line("done", "green", job, ", ".join(results))
 
@@ -91,11 +94,13 @@ class Progress(Listener):
         for heading in ("running", "epoch", "loss", "terms"):
             style = "bold" if heading == "running" else ""
             table.add_column(heading, style=style, no_wrap=heading in ("epoch", "loss"))
-        watched = (f"train/{name}" for name in WATCHED)
-        hidden = {"train/loss", "train/lr", "train/images_per_second", *watched}
+        hidden = {"train/loss", "train/lr", "train/images_per_second", *(f"train/{name}" for name in WATCHED)}
+        instead_of_accuracy = {"train/view_information", "train/codes_used"}
         for job in list(tally.running.values())[: max(3, out.height - 6)]:
             epoch, metrics = self.epochs.get(job.key, (0, {}))
-            terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in hidden)
+            no_labels = job.sizes is not None and not job.sizes.classes
+            left_out = hidden - instead_of_accuracy if no_labels else hidden
+            terms = "  ".join(f"{k.removeprefix('train/')} {v:.3g}" for k, v in metrics.items() if k not in left_out)
             loss = f"{metrics['train/loss']:.4g}" if "train/loss" in metrics else "-"
             table.add_row(Text(f"{job.dataset} {job.name}"), f"{epoch}/{job.trial.epochs}", loss, terms)
         return Group(head, table)

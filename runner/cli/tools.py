@@ -50,7 +50,7 @@ def data(
     train, test = len(loaded.train.images), len(loaded.test.images)
     console.show(
         f"{loaded.name}: {train:,} training{further} and {test:,} test images of "
-        f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes} classes, mean "
+        f"{loaded.channels}x{loaded.image_size}x{loaded.image_size}, {loaded.n_classes or 'no'} classes, mean "
         f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}\n"
         f"short name {loaded.slug}"
     )

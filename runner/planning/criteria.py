@@ -8,7 +8,22 @@ from collections.abc import Collection, Mapping
 from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
-from sweeps.file import CollapseSettings, SchedulerSettings
+from sweeps.file import AshaSettings, CollapseSettings, SchedulerSettings
+from sweeps.record import NEED_LABELS
+from sweeps.spec import Sweep
+
+
+def check_without_labels(sweep: Sweep, dataset: str) -> None:
+    """Raise InputError where a sweep chooses by a metric that needs labels, which a data set has none of."""
+    asked = dict.fromkeys(sweep.search.objectives if sweep.search else (), "search.objectives")
+    if isinstance(sweep.scheduler, AshaSettings):
+        asked[sweep.scheduler.metric] = "scheduler.metric"
+    for name, where in asked.items():
+        if name.startswith(NEED_LABELS):
+            instead = "select/view_information" if where == "search.objectives" else "train/view_information"
+            raise InputError(
+                f"{where}: {name!r} needs labels, and {dataset} has none; choose by {instead}, for instance"
+            )
 
 
 def check_objectives(

@@ -126,6 +126,8 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         use = tuple(request.values())
         if use not in datasets:
             datasets[use] = cplearn.data.load(**request, root=data_root)
+            if not datasets[use].classes:
+                criteria.check_without_labels(sweep, datasets[use].name)
         training.check(trial, datasets[use], ranks)
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
         own = trial.identity()
@@ -159,7 +161,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     uses = {}
     for (name, *_), data in datasets.items():
         size = (len(data.train.images), len(data.test.images), data.channels, data.image_size)
-        uses[data.fingerprint] = DatasetUse(name, data.slug, data.fingerprint, data.source, *size)
+        uses[data.fingerprint] = DatasetUse(name, data.slug, data.fingerprint, data.source, *size, data.n_classes)
     shared = json.loads(json.dumps(sweep.shared))
     key = sweep_key(sweep.name, _absolute(shared), list(uses))
     return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
