@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from cplearn.config.trial import TrialSettings
 from cplearn.data import catalogue
 from cplearn.errors import InputError
-from sweeps.file import AshaSettings, CollapseSettings, SchedulerSettings
+from sweeps.file import AshaSettings, CollapseSettings, SchedulerSettings, SweepFile
 from sweeps.record import NEED_LABELS
 from sweeps.spec import Sweep
 
 
-def check_without_labels(sweep: Sweep, dataset: str) -> None:
+def check_without_labels(sweep: Sweep | SweepFile, dataset: str) -> None:
     """Raise InputError where a sweep chooses by a metric that needs labels, which a data set has none of."""
     asked = dict.fromkeys(sweep.search.objectives if sweep.search else (), "search.objectives")
     if isinstance(sweep.scheduler, AshaSettings):

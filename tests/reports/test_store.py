@@ -63,7 +63,8 @@ def test_a_report_says_what_the_trials_ran_on(uri: str) -> None:
     for tag in HARDWARE:
         if tag is not Tag.NODE:  # Only nodes of a cluster that were given a name have one.
             assert facts[tag.short.replace("_", " ").capitalize()].startswith(hardware[tag.short])
-    assert facts["Data"] == "digits (1,437 training and 360 test images), fingerprint " + result.about["fingerprint"]
+    size = "1,437 training and 360 test images, 10 classes"
+    assert facts["Data"] == f"digits ({size}), fingerprint {result.about['fingerprint']}"
     assert "torch " in facts["Versions"]
     assert facts["Time"].startswith("3 s of training and evaluation")
     assert facts["Started"]

@@ -22,6 +22,7 @@ from runner.events import TrialResult
 from runner.planning.plan import Plan, command
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.timing.timings import Timing, timing_key
+from sweeps.collapse import Sizes
 
 BAD = "[/] [bold]x[/] :smile: \\"
 
@@ -110,6 +111,24 @@ def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, monkeypatc
     assert text.count(BAD) == 6
     assert "done   3/3" in text
     assert text.rstrip().endswith("s)"), "nothing is left"
+
+
+def test_without_labels_a_trial_ends_with_view_information(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = screen(width=200, NO_COLOR="1")
+    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": shown})
+    job = replace(plan.jobs[0], sizes=Sizes(0, 2048, 128, 500))
+    display = progress.Progress(Tally([job], 0, ProgressEstimate({}, 1), lambda: 0))
+    display.tally.planned([job])
+    for listener in (display.tally, display):
+        listener.started(job)
+    watched = {"train/loss": 1.0, "train/view_information": 2.5, "train/codes_used": 90.0, "train/effective_rank": 9.0}
+    display.epoch(job, 1, watched)
+    shown.print(display.render())
+    assert re.search(r"view_information 2.5 +codes_used 90", printed(shown))
+    assert "effective_rank" not in printed(shown)
+    metrics = {"select/view_information": 3.2514, "collapse/codes_used": 87.0, "select/rankme": 40.0}
+    display.finished(job, TrialResult(metrics, {}, {}))
+    assert "view information 3.251, codes 87" in printed(shown)
 
 
 def test_a_command_quotes_what_is_no_yaml(plan: Plan) -> None:

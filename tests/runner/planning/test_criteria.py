@@ -10,8 +10,8 @@ import cplearn.data
 from cplearn import training
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
-from runner.planning.criteria import check_epochs, check_objectives, check_scheduler
-from sweeps.file import CollapseSettings
+from runner.planning.criteria import check_epochs, check_objectives, check_scheduler, check_without_labels
+from sweeps.file import CollapseSettings, SweepFile
 
 ALL = {
     "lidar": True,
@@ -55,6 +55,29 @@ def test_every_metric_that_a_trial_ends_with_is_known() -> None:
 def test_an_objective_that_will_not_be_there_is_refused(name: str, evaluation: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_objectives([name], trial(**evaluation))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": {"name": "optuna"}}, "search.objectives: 'validation/accuracy' needs labels, and folder:/heap has"),
+        ({"search": {"name": "optuna", "objectives": {"codes/ami": "maximize"}}}, "choose by select/view_information"),
+        ({"scheduler": "asha"}, "scheduler.metric: 'train/online_accuracy' needs labels, .* train/view_information"),
+    ],
+)
+def test_without_labels_nothing_is_chosen_by_them(changes: dict[str, Any], message: str) -> None:
+    file = SweepFile.model_validate({"sweep": "heap", **changes})
+    with pytest.raises(InputError, match=message):
+        check_without_labels(file, "folder:/heap")
+    objectives = {"select/view_information": "maximize", "transfer/svhn/accuracy": "maximize"}
+    allowed: list[dict[str, Any]] = [
+        {},
+        {"search": {"name": "optuna", "objectives": objectives}},
+        {"scheduler": "collapse"},
+        {"scheduler": {"name": "asha", "metric": "train/view_information"}},
+    ]
+    for settings in allowed:
+        check_without_labels(SweepFile.model_validate({"sweep": "heap", **settings}), "folder:/heap")
 
 
 def test_a_metric_of_every_epoch_is_told_from_one_of_the_end() -> None:
