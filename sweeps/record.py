@@ -33,6 +33,8 @@ class Tag(StrEnum):
     # Of a sweep's run.
     SWEEP_KEY = "cplearn.sweep_key"  # Equal for all calls of one sweep.
     STUDY = "cplearn.study"  # The names of the Optuna studies of a search.
+    BEST = "cplearn.best"  # The point that is best in the report of each data set.
+    CRITERION = "cplearn.criterion"  # The metric by which it is best, as the mean over the seeds.
 
     # Of a trial's run: what it is.
     KEY = "cplearn.key"  # The trial's identity; trials of one key have equal numbers.
@@ -100,6 +102,9 @@ NEED_LABELS = ("probe/", "probe_sgd/", "probe_adam/", "knn/", "codes/", "kmeans/
 LOSS = "train/loss"  # Every epoch of a training has it.
 # Seconds of training, of evaluation and of both; the last is written with the final metrics.
 TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"
+
+# Metrics of a sweep's run: how many of its trials have ended how, and what its best point has reached.
+TRIALS, BEST = "trials/", "best/"
 
 # Artifacts: of a sweep's run its `Manifest` and the reports by data set; of a trial's run the trained model, and what
 # figures need beside the metrics.

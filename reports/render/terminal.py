@@ -14,15 +14,20 @@ from reports import spelling
 from reports.tables import spec
 from reports.tables.model import Cell, Column, Row, Table
 
+WIDEST = 80
+"""Characters of the table of a sweep at most, unless it cannot be narrower."""
 
-def render_sweep(table: Table, width: int = 100) -> RichTable:
-    """A sweep's table in `width` characters if it can be: columns that do not fit go, the least essential first, never
-    a digit. Columns that are not of the specification, the objectives of a search, stay."""
-    usual = spec.read("sweep")
-    own = [column.name for column in table.columns if column.name not in usual.shown]
+
+def render_sweep(table: Table, width: int = WIDEST) -> RichTable:
+    """A sweep's table in `width` characters, or WIDEST if that is less: the metrics that decide come first, others as
+    far as they fit, and never a digit is cut. Columns that are not of the specification, the objectives of a search,
+    stand before them."""
+    usual, width = spec.read("sweep"), min(width, WIDEST)
+    columns = {column.name: column for column in table.columns}
+    own = [column for name, column in columns.items() if name not in usual.shown]
     for most in range(len(usual.essential), 0, -1):
-        names = [*own, *itertools.chain(*usual.essential[:most])]
-        kept = [column for column in table.columns if column.name in names]
+        names = itertools.chain(*usual.essential[:most])
+        kept = [*own, *(columns[name] for name in names if name in columns)]
         drawn = _grid(table, kept, width)
         if drawn.width and drawn.width <= width:
             break
@@ -58,7 +63,7 @@ def _title(table: Table) -> Text:
 
 
 def _hints(table: Table, left_out: Sequence[Column]) -> Text:
-    missing = f"Not shown here, but in table.md: {', '.join(column.heading for column in left_out)}."
+    missing = f"Further metrics, by --all-metrics and in table.md: {', '.join(c.heading for c in left_out)}."
     return Text("\n".join([*table.statistics, *table.notes, *([missing] if left_out else [])]), style="dim")
 
 

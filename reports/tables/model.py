@@ -145,6 +145,23 @@ class Table:
     def all_rows(self) -> tuple[Row, ...]:
         return (*self.baselines, *self.rows)
 
+    def best(self) -> tuple[str, Row] | None:
+        """The first metric by which rows can be ranked, and the row that is best by it; None if there is none. Neither
+        baselines compete nor rows that lack seeds."""
+        for place, column in enumerate(self.columns):
+            better = self.metrics[column.name].better if column.name in self.metrics else None
+            means = {row.label: row.cells[place].number for row in self.rows if row.n is None}
+            scores = {label: number.mean for label, number in means.items() if number}
+            if better and scores:
+                label = (max if better == "higher" else min)(scores, key=lambda label: scores[label])
+                return column.name, next(row for row in self.rows if row.label == label)
+        return None
+
+    def means(self, row: Row) -> dict[str, float]:
+        """The numbers of a row in full precision, by the names of their columns."""
+        cells = zip(self.columns, row.cells, strict=True)
+        return {column.name: cell.number.mean for column, cell in cells if cell.number}
+
 
 Values = Mapping[str, Mapping[str, float]]
 """Run id to the metrics of the run, see `metric_values`."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import typer
 from typer.core import TyperGroup
 
-from runner.cli import models, plan, results, sweep, tools
+from runner.cli import interface, models, plan, results, sweep, tools
 from runner.cli.console import FAILED, plain_errors, record_without_secrets, with_sweep_options
 from sweeps.secrets import hide_secrets
 
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "verify": results.verify,
     "trace": results.trace,
-    "ui": results.ui,
+    "ui": interface.ui,
     "data": tools.data,
     "settings": tools.settings,
     "bench": tools.bench,

@@ -1,23 +1,16 @@
-"""`cplearn report`, `verify`, `trace` and `ui`: what is in the tracking store."""
+"""`cplearn report`, `verify` and `trace`: what is in the tracking store."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from cplearn.errors import InputError
-from runner.cli.console import FAILED, err, note, out, show, sigterm_as_interrupt
+from runner.cli.console import FAILED, err, note, out, show
 from runner.driver.options import Results, Uri
-from sweeps.addresses import resolve, without_secrets
+from sweeps.addresses import resolve
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
 from sweeps.record import param_text
@@ -25,8 +18,7 @@ from sweeps.record import param_text
 if TYPE_CHECKING:
     from reports.build import Report
 
-GRACE = 5.0
-"""Seconds in which MLflow's server must have ended by itself."""
+AllMetrics = Annotated[bool, Option("--all-metrics", help="Print the table with every metric, in parts if need be.")]
 
 
 def report(
@@ -39,6 +31,7 @@ def report(
         list[str] | None, Option("--sweep", metavar="NAME", help="With --table: only trials of this sweep.")
     ] = None,
     where: Annotated[list[str], Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")] = [],  # noqa: B006
+    all_metrics: AllMetrics = False,
     results: Results = Path("results"),
     tracking_uri: Uri = None,
 ) -> None:
@@ -62,7 +55,7 @@ def report(
     names = [name] if name else store.list_sweeps(uri, only)
     for sweep in names:
         try:
-            show_reports(build.build(uri, sweep, results, only))
+            show_reports(build.build(uri, sweep, results, only), all_metrics)
         except UserError as error:
             if name or len(names) == 1:
                 raise
@@ -115,65 +108,12 @@ def trace(
         out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
 
 
-def ui(
-    port: Annotated[int, Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
-    tracking_uri: Uri = None,
-) -> None:
-    """Open MLflow's user interface on 127.0.0.1, where runs can be compared."""
-    from reports.store.connection import NothingThere, connect
-    from runner.tracking.database import check_store, update_artifact_addresses
-
-    uri = resolve(tracking_uri)
-    check_store(uri)
-    if uri.startswith("http"):
-        show(f"The tracking store is a server already: open {without_secrets(uri)}")
-        return
-    with suppress(NothingThere):  # The server would end with a traceback where the store cannot be read.
-        connect(uri)
-    update_artifact_addresses(uri)
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        raise InputError(f"--port {port}: {os.strerror(error.errno or 0)}; choose another") from None
-    show(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    environment = {
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,  # Everybody on this machine can read arguments.
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Without job execution MLflow starts in half the time; only its tools for language models need it.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    # MLflow does not end the processes that it starts; so it gets a group of its own, which is ended as a whole.
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
-    with sigterm_as_interrupt():
-        server = subprocess.Popen([*command, "--port", str(port)], env=environment, process_group=0)
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            code = 0
-        finally:
-            _end_group(server)
-    raise Exit(code)
-
-
-def _end_group(leader: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started in its group, after a moment to do so by themselves."""
-    with suppress(ProcessLookupError):
-        os.killpg(leader.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            leader.wait(GRACE)
-        os.killpg(leader.pid, signal.SIGKILL)
-    leader.wait()
-
-
-def show_reports(reports: Iterable[Report]) -> None:
-    """Print the tables of reports, and where they lie."""
+def show_reports(reports: Iterable[Report], all_metrics: bool = False) -> None:
+    """Print the tables of reports, those of sweeps with the metrics that decide or with all, and where they lie."""
     from reports.render import terminal
 
     for report in reports:
-        render = terminal.render_sweep if report.dataset else terminal.render_table
+        render = terminal.render_sweep if report.dataset and not all_metrics else terminal.render_table
         out.print(render(report.table, out.width), crop=False)
         for text in report.notes:
             note(text)

@@ -7,12 +7,14 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
+from rich.text import Text
 
 from runner.cli.console import FAILED, INTERRUPTED, err, note, out, show, sigterm_as_interrupt
-from runner.cli.results import show_reports
+from runner.cli.results import AllMetrics, show_reports
 from runner.driver.options import Observer, SweepOptions
 
 if TYPE_CHECKING:
+    from runner.cli.progress import Progress
     from runner.driver.result import Failure, Tally
     from runner.events import Listener
 
@@ -20,24 +22,48 @@ MOST_LISTED = 10
 """Most trials with an equal failure that are named."""
 
 
-def sweep(options: SweepOptions) -> None:
+def sweep(options: SweepOptions, all_metrics: AllMetrics = False) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
-    from runner.driver.run import SweepRun
-
+    observer = TerminalObserver()
     try:
-        with sigterm_as_interrupt():
-            run = SweepRun(options, TerminalObserver())
+        with sigterm_as_interrupt(), observer:
+            observer.doing("Loading PyTorch and MLflow")
+            from runner.driver.run import SweepRun
+
+            run = SweepRun(options, observer)
             run.run()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     _explain(run.failures, len(run.plan.jobs))
-    show_reports(run.report())
+    with observer:
+        reports = run.report()
+    show_reports(reports, all_metrics)
     if run.failures:
         raise typer.Exit(FAILED)
 
 
 class TerminalObserver(Observer):
-    """Prints sentences, and shows the trials that run."""
+    """Prints sentences, and shows what goes on: in a line that is drawn anew, and while trials run in a live table.
+    Where the output is no terminal, it is a line for each thing. Leave its block to remove what is drawn."""
+
+    def __init__(self) -> None:
+        self.status = out.status("")
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.status.stop()
+
+    def doing(self, text: str) -> None:
+        if self.progress:
+            self.progress.phase = text
+        if not out.is_interactive:
+            show((f"{text} ...", "dim"))
+        elif not self.progress:
+            self.status.update(Text(f"{text} ..."))
+            self.status.start()
 
     def say(self, text: str) -> None:
         show(text)
@@ -51,10 +77,14 @@ class TerminalObserver(Observer):
 
         from runner.cli.progress import Progress
 
-        progress = Progress(tally)
-        live = Live(get_renderable=progress.render, console=out, refresh_per_second=4, transient=True)
-        with live if out.is_interactive else nullcontext():
-            yield [progress]
+        self.status.stop()
+        self.progress = Progress(tally)
+        live = Live(get_renderable=self.progress.render, console=out, refresh_per_second=4, transient=True)
+        try:
+            with live if out.is_interactive else nullcontext():
+                yield [self.progress]
+        finally:
+            self.progress = None
 
 
 def _explain(failures: Sequence[Failure], trials: int) -> None:

@@ -90,6 +90,9 @@ class Observer:
     def say(self, text: str) -> None:
         """Hear a sentence on what the sweep does."""
 
+    def doing(self, text: str) -> None:
+        """Hear what the sweep begins to do, in a few words, where that may take seconds."""
+
     def note(self, text: str) -> None:
         """Hear of something unusual; a thread of the tracker may call this."""
 

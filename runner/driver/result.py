@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan, Searched, Surveyed
 from runner.timing.forecast import Forecast
 from runner.timing.progress_estimate import ProgressEstimate
-from sweeps.record import TrialState
+from sweeps.record import BEST, TRIALS, Tag, TrialRecord, TrialState
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,23 @@ class Tally(Listener):
     def _end(self, job: Job, *, failed: bool = False) -> None:
         self.running.pop(job.key, None)
         self.estimate.ended(job, failed=failed)
+
+
+def summary(
+    plan: Plan, records: Mapping[str, TrialRecord], reports: Sequence[Report]
+) -> tuple[dict[str, float], dict[Tag, str]]:
+    """What the sweep's run says of all its trials: how many have ended how, and the point that is best in the report of
+    each data set, as metrics and tags."""
+    states = Counter(record.status for record in records.values())
+    metrics = {f"{TRIALS}planned": float(len(plan.jobs))}
+    metrics |= {f"{TRIALS}{status.lower()}": float(states[status]) for status in ("FINISHED", "FAILED")}
+    best = [(report, *found) for report in reports if report.dataset and (found := report.table.best())]
+    for report, _, row in best:
+        place = BEST + (f"{report.dataset}/" if len(best) > 1 else "")
+        metrics |= {place + name: mean for name, mean in report.table.means(row).items()}
+    criteria = dict.fromkeys(criterion for _, criterion, _ in best)
+    points = (f"{report.dataset}: {row.label}" for report, _, row in best)
+    return metrics, {Tag.CRITERION: ", ".join(criteria), Tag.BEST: "; ".join(points)} if best else {}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from reports.build import Report
 from reports.render import files as table_files
 from reports.tables import spec as table_spec
 from runner.driver.options import Observer, SweepOptions
-from runner.driver.result import Failure, SweepSurvey, Tally
+from runner.driver.result import Failure, SweepSurvey, Tally, summary
 from runner.durability.checkpoints import Checkpoints
 from runner.durability.claims import claims_of, looking_at
 from runner.durability.store_paths import check_folder
@@ -31,7 +31,7 @@ from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, sur
 from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
-from runner.tracking.tracker import Tracker, log_report, make_experiment
+from runner.tracking.tracker import Tracker, log_report, log_summary, make_experiment
 from sweeps.addresses import resolve
 from sweeps.collapse import StopRule
 from sweeps.errors import UserError
@@ -65,6 +65,7 @@ class SweepRun:
         for name in sweep.tables:  # Not only when all has been run.
             table_spec.read(name)
         self.resources = _resources(sweep, options)
+        self.observer.doing("Preparing the data")
         self.plan = make_plan(sweep, options.data_root, self.resources.processes)
         if options.retry_failed and sweep.search:
             raise InputError("--retry-failed: a study keeps what has diverged as failed; --force begins a new study")
@@ -102,6 +103,7 @@ class SweepRun:
         `failures` then has the trials without a result, and `complete` says whether all trials have ended. Raises
         KeyboardInterrupt if the user stops the sweep; what has finished is kept, and another call goes on.
         """
+        self.observer.doing("Looking for finished trials")
         found = self.survey()
         self.observer.say(str(found))
         self.reused = len(found.of_state("reused"))
@@ -125,6 +127,7 @@ class SweepRun:
 
     def report(self) -> list[Report]:
         """Write the reports of the sweep, and log them to its run; none where no trial has finished."""
+        self.observer.doing("Writing tables and figures")
         records = store.trial_records(self.uri, {job.key for job in self.plan.jobs})
         if not any(record.status == "FINISHED" for record in records.values()):
             return []
@@ -134,6 +137,7 @@ class SweepRun:
             files = {path.relative_to(report.folder).as_posix(): path for path in report.files}
             table = table_files.to_markdown(report.table).partition("<details>")[0].strip()
             log_report(self.uri, report.parent, report.dataset or f"tables/{report.sweep}", files, table)
+        log_summary(self.uri, reports[0].parent, self.plan.shared(), *summary(self.plan, records, reports))
         return reports
 
     def _states(self, jobs: Sequence[Job], reached: Mapping[str, int]) -> list[Surveyed]:
@@ -255,6 +259,8 @@ class SweepRun:
         repeated: str | None = None
         try:
             with self.deadline, self.observer.running(tally) as listeners:
+                if tally.total:
+                    self.observer.doing("Starting Ray")
                 followers: list[Listener] = [tracker, tally, *([search] if search else []), *listeners]
                 repeated = execute(jobs, followers, options, SweepSteering(self, search))
         except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from sweeps import spec
 from sweeps.collapse import Sizes
 from sweeps.errors import UserError
 from sweeps.loading import parse
-from sweeps.record import LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
+from sweeps.record import BASELINE, LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
 from sweeps.settings import sweep_key, trial_key
 
 
@@ -75,6 +75,14 @@ class Plan:
     def stopper(self) -> str:
         """Who stops trials early, empty if nobody: under another name or another rule the same trial may go on."""
         return f"{self.sweep.name}: {self.sweep.scheduler}" if self.sweep.scheduler else ""
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that all trials have in common, baselines aside, by their dotted names."""
+        flats = [job.trial.flat() for job in self.jobs if job.role != BASELINE]
+        varied = {"seed", *self.axes()}
+        first = flats[0] if flats else {}
+        equal = {key: value for key, value in first.items() if all(flat.get(key, ...) == value for flat in flats)}
+        return {key: value for key, value in equal.items() if key not in varied}
 
     def axes(self) -> dict[str, list[Any]]:
         """The values of each axis in their order; those of a search are the ones it has suggested."""

@@ -1,18 +1,24 @@
-"""How much time a running sweep still needs: what was expected of its trials, corrected by the pace they have shown."""
+"""How much time a running sweep still needs: what was expected of its trials, corrected by what they have shown."""
 
 from __future__ import annotations
 
 import heapq
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.planning.plan import Job
+from runner.timing.forecast import START, Interval
 from runner.timing.timings import Timing, TimingKey, timing_key
 
-_Paces = dict[TimingKey | None, float]
-"""Seconds that have passed for each that was expected, by kind and of all (None)."""
+UNKNOWN, STEADY = 2.0, 1.2
+"""Factors by which a trial's time may be off where its kind has no timing, and where many epochs of it have been seen:
+machines are shared, and the last trial has one for itself."""
+
+RECENT = 40
+"""Epochs whose mean counts, roughly: on a machine that slows down the first ones say little about the next ones."""
 
 
 @dataclass
@@ -26,15 +32,50 @@ class _State:
     heard: float = 0.0
     skipped: int = 0
     trained: int = 0
-    finished: bool = False
     ended: bool = False
+
+    @property
+    def epochs_left(self) -> int:
+        return max(0, self.epochs - self.skipped - self.trained)
+
+
+@dataclass
+class _Seen:
+    """Seconds that so many epochs, or evaluations, have taken. Of epochs, the first one of a trial comes with the
+    loading of its data, so these count (`rough`) only until another is seen."""
+
+    seconds: float = 0.0
+    count: float = 0.0
+    rough: bool = False
+
+    def add(self, seconds: float, count: int, rough: bool = False) -> None:
+        if self.rough and not rough:
+            self.seconds, self.count, self.rough = 0.0, 0.0, False
+        if not rough or self.rough or not self.count:
+            kept = min(1.0, RECENT / max(self.count, 1))
+            self.seconds, self.count, self.rough = kept * self.seconds + seconds, kept * self.count + count, rough
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Seconds of an epoch or of an evaluation, and the factors by which most are off."""
+
+    seconds: float
+    low: float
+    high: float
+
+
+_Kinds = Mapping[TimingKey, tuple[_Part, _Part]]
+"""Epoch and evaluation of each kind of trial."""
 
 
 class ProgressEstimate:
     """Follows trials and says how long the sweep still takes.
 
-    A trial takes what its timing says, times the pace so far: of the finished trials of its kind, or where none has
-    finished, of all trials. Without any timing the number of epochs stands for the work.
+    Epochs and evaluations are followed apart. Those of a kind of trial take the mean of what they have taken so far,
+    with what finished runs have taken as one more; those of a kind that has not been seen take what its timing says,
+    times the pace of the others. Without any timing an evaluation is taken to be as long as an epoch. The range is that
+    of the timing, narrower with each epoch or evaluation that was seen.
     """
 
     def __init__(
@@ -42,29 +83,30 @@ class ProgressEstimate:
     ) -> None:
         self.timings, self.slots, self.clock = dict(timings), slots, clock
         self.states: dict[str, _State] = {}
+        self.keys: set[TimingKey] = set()
         self.running: dict[str, _State] = {}
-        self.unit: float | None = None
-        """Mean seconds of an epoch, or an evaluation, of the trials with a timing: what others are taken to need."""
-        self.paces: _Paces | None = None  # Unknown after an event.
+        self.epochs: dict[TimingKey, _Seen] = defaultdict(_Seen)
+        self.evaluations: dict[TimingKey, _Seen] = defaultdict(_Seen)
+        self.has_begun, self.planned_at = False, 0.0
 
     def planned(self, jobs: Sequence[Job]) -> None:
         """Trials that are to run; one that is planned again starts anew."""
+        self.planned_at = self.clock()
         for job in jobs:
-            self.running.pop(job.key, None)
-            self.states[job.key] = _State(timing_key(job), job.trial.epochs)
-        self.learn({})
+            if self.running.pop(job.key, None):
+                self.has_begun = False  # After an interruption all workers start anew.
+            self.states[job.key] = state = _State(timing_key(job), job.trial.epochs)
+            self.keys.add(state.key)
 
     def learn(self, timings: Mapping[TimingKey, Timing]) -> None:
         """Take up timings that have become known since."""
         self.timings |= timings
-        timed = [state for state in self.states.values() if state.key in self.timings]
-        self.unit = statistics.fmean(self._work(state)[1] / (state.epochs + 1) for state in timed) if timed else None
-        self.paces = None
 
     def started(self, job: Job) -> None:
         state = self.states[job.key]
         if state.begun is None:
             state.begun = state.heard = self.clock()
+            self.has_begun = True
         self.running[job.key] = state
         self.slots = max(self.slots, len(self.running))
 
@@ -72,69 +114,107 @@ class ProgressEstimate:
         """The trial goes on after an epoch that an earlier run has reached."""
         state = self.states[job.key]
         state.skipped = state.skipped or epoch
-        self.paces = None
 
     def epoch(self, job: Job, epoch: int) -> None:
         state = self.states[job.key]
-        state.trained, state.heard = max(0, epoch - state.skipped), self.clock()
-        self.paces = None
+        before, state.trained = state.trained, max(0, epoch - state.skipped)
+        if state.trained > before:
+            self.epochs[state.key].add(self.clock() - state.heard, state.trained - before, rough=not before)
+        state.heard = self.clock()
 
     def ended(self, job: Job, *, failed: bool = False) -> None:
         state = self.states[job.key]
         self.running.pop(job.key, None)
-        state.ended, state.finished, state.heard = True, not failed and state.begun is not None, self.clock()
-        self.paces = None
+        if not failed and state.begun is not None and not state.epochs_left:
+            self.evaluations[state.key].add(self.clock() - state.heard, 1)
+        state.ended = True
 
     def ends_in(self, job: Job) -> float | None:
         """Seconds until a trial would end if it took the next free slot; None as long as nothing is known."""
-        if not (paces := self._measure()):
+        if not (kinds := self._kinds()):
             return None
-        is_free = len(self.running) < self.slots
-        wait = 0.0 if is_free else min(self._left(state, paces) for state in self.running.values())
-        return wait + self._left(self.states[job.key], paces)
+        ends = [self._left(state, kinds).middle for state in self.running.values()]
+        return (min(ends) if len(ends) >= self.slots else 0.0) + self._left(self.states[job.key], kinds).middle
 
-    def remaining(self, left: int = 0) -> float | None:
+    def remaining(self, left: int = 0) -> Interval | None:
         """Seconds until the last trial ends, on slots that take the next one when they are free; None if unknown. Of
         the `left` trials that have not ended some may not be planned yet: these take as long as the others do."""
-        if not (paces := self._measure()):
+        if not (kinds := self._kinds()):
             return None
         # Copies, since the display asks from a thread of its own.
-        ends = [self._left(state, paces) for state in list(self.running.values())]
-        ends += [0.0] * (self.slots - len(ends))
-        heapq.heapify(ends)
-        states = list(self.states.values())
-        waits = [self._left(state, paces) for state in states if state.begun is None and not state.ended]
-        unplanned = left - sum(not state.ended for state in states)
-        usual = statistics.fmean(paces.get(state.key, paces[None]) * self._work(state)[1] for state in states)
-        for seconds in (*waits, *[usual] * unplanned):
-            heapq.heapreplace(ends, ends[0] + seconds)
-        return max(ends)
+        states, running = list(self.states.values()), list(self.running.values())
+        waiting = [state for state in states if state.begun is None and not state.ended]
+        now = [self._left(state, kinds) for state in running]
+        later = [self._left(state, kinds) for state in waiting]
+        wholes = [_sum(kinds[state.key], state.epochs) for state in states]
+        unplanned = max(0, left - sum(not state.ended for state in states))
+        # Before the first trial begins, workers start.
+        free = 0.0 if self.has_begun else max(0.0, START - (self.clock() - self.planned_at))
 
-    def _work(self, state: _State) -> tuple[float, float]:
-        """Expected seconds of what is done of a trial, and of all of it."""
-        timing, epochs, unit = self.timings.get(state.key), state.epochs - state.skipped, self.unit or 1.0
-        whole = timing.seconds(epochs) if timing else (epochs + 1) * unit
-        return whole if state.finished else state.trained * (timing.epoch if timing else unit), whole
+        def last_end(end: Callable[[Interval], float]) -> float:
+            ends = [*map(end, now), *[free] * (self.slots - len(now))]
+            heapq.heapify(ends)
+            for seconds in (*map(end, later), *[statistics.fmean(map(end, wholes))] * unplanned):
+                heapq.heapreplace(ends, ends[0] + seconds)
+            return max(ends)
 
-    def _left(self, state: _State, paces: _Paces) -> float:
+        return Interval(*(last_end(end) for end in (lambda i: i.low, lambda i: i.middle, lambda i: i.high)))
+
+    def _left(self, state: _State, kinds: _Kinds) -> Interval:
         """Seconds that a trial still needs."""
-        done, whole = self._work(state)
-        left = paces.get(state.key, paces[None]) * (whole - done)
-        return left if state.begun is None else max(0.0, left - (self.clock() - state.heard))
+        whole = _sum(kinds[state.key], state.epochs_left)
+        if state.begun is None:
+            return whole
+        passed = self.clock() - state.heard
+        return Interval(*(max(0.0, seconds - passed) for seconds in (whole.low, whole.middle, whole.high)))
 
-    def _measure(self) -> _Paces:
-        """The paces; empty as long as nothing is known."""
-        if (paces := self.paces) is not None:
-            return paces
-        # What was expected weighs as much as one trial that kept to it.
-        states = list(self.states.values())
-        weight = statistics.fmean(self._work(state)[1] for state in states) if self.unit else 0.0
-        sums: dict[TimingKey | None, tuple[float, float]] = {None: (weight, weight)}
-        for state in states:
-            done, _ = self._work(state)
-            if state.begun is not None and done:
-                for kind in (None, state.key) if state.finished else (None,):
-                    passed, expected = sums.get(kind, (0.0, 0.0))
-                    sums[kind] = (passed + state.heard - state.begun, expected + done)
-        self.paces = paces = {kind: passed / expected for kind, (passed, expected) in sums.items() if expected}
-        return paces
+    def _kinds(self) -> _Kinds:
+        """What is known of each kind of trial; empty as long as nothing is."""
+        timed = [self.timings[key] for key in self.keys if key in self.timings]
+        if not timed and not any(seen.count for seen in (*self.epochs.values(), *self.evaluations.values())):
+            return {}
+        epoch, evaluation = (
+            statistics.fmean(getattr(timing, part) for timing in timed) if timed else 1.0
+            for part in ("epoch", "evaluation")
+        )
+        usual = Timing(epoch, evaluation, 1 / UNKNOWN, UNKNOWN, "similar runs", 0)
+        said = {key: self.timings.get(key, usual) for key in self.keys}
+        epoch_pace = _pace(self.epochs, {key: timing.epoch for key, timing in said.items()}, usual.epoch, bool(timed))
+        pace = epoch_pace
+        if any(seen.count for seen in self.evaluations.values()):
+            evaluations = {key: timing.evaluation for key, timing in said.items()}
+            pace = _pace(self.evaluations, evaluations, usual.evaluation, bool(timed))
+        waited: dict[tuple[TimingKey, bool], float] = {}
+        for state in list(self.running.values()):
+            phase = (state.key, state.epochs_left > 0)
+            waited[phase] = max(waited.get(phase, 0.0), self.clock() - state.heard)
+        return {
+            key: (
+                _part(timing, timing.epoch * epoch_pace, self.epochs[key], waited.get((key, True), 0.0)),
+                _part(timing, timing.evaluation * pace, self.evaluations[key], waited.get((key, False), 0.0)),
+            )
+            for key, timing in said.items()
+        }
+
+
+def _pace(seen: Mapping[TimingKey, _Seen], said: Mapping[TimingKey, float], usual: float, is_timed: bool) -> float:
+    """Seconds that have passed for each that timings have said, of all kinds; what they say counts as one more."""
+    weight = usual if is_timed else 0.0
+    passed = weight + sum(seen.seconds for seen in seen.values())
+    expected = weight + sum(seen.count * said[key] for key, seen in seen.items())
+    return passed / expected if expected else 1.0
+
+
+def _part(timing: Timing, expected: float, seen: _Seen, waited: float) -> _Part:
+    """An epoch or evaluation: what was seen of it, or `expected`, but not less than what one has been `waited` for."""
+    weight = 1 if timing.source == "finished runs" or not seen.count else 0
+    seconds = (weight * expected + seen.seconds) / (weight + seen.count)
+    low, high = 1 - (1 - timing.low) / (1 + seen.count), 1 + (timing.high - 1) / (1 + seen.count)
+    return _Part(seconds if seen.count else max(seconds, waited), min(low, 1 / STEADY), max(high, STEADY))
+
+
+def _sum(kind: tuple[_Part, _Part], epochs: int) -> Interval:
+    """Seconds of so many epochs and the evaluation."""
+    parts = [(epochs * kind[0].seconds, kind[0]), (kind[1].seconds, kind[1])]
+    ends = ((seconds * part.low, seconds, seconds * part.high) for seconds, part in parts)
+    return Interval(*map(sum, zip(*ends, strict=True)))

@@ -8,17 +8,16 @@ apart by run, name, step, time and value, and its time is that of the event.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import get_results_from_paginated_fn
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
@@ -29,8 +28,9 @@ from runner.faults import FailureKind
 from runner.planning.plan import Job, Plan
 from runner.tracking.database import make_store
 from runner.tracking.trial_run import TrialRun, code_tags, create_run
+from runner.tracking.views import addresses, keep_view
 from sweeps.addresses import ARTIFACTS, beside_store, experiment_name, local_folder, store_file
-from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, tag_is
+from sweeps.record import MANIFEST_FILE, REPORT_FOLDER, SWEEP, TRIAL, Tag, param_text, tag_is
 from sweeps.retries import Repeated, is_transient, repeated
 
 # The migrations of a fresh store are no news to its user; importing MLflow sets these levels anew.
@@ -38,8 +38,6 @@ for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # It shows the tracebacks of what it raises.
 
-MOST_COMPARED = 60
-"""A link that compares more trials than this would not fit into an address."""
 PAGE = 1000
 
 
@@ -109,6 +107,7 @@ class Tracker(Listener):
             } | code_tags()
             run_id = create_run(self.client, self.experiment, tags, f"{sweep.name} · {datasets}").info.run_id
         self.client.log_dict(run_id, self.plan.manifest().to_dict(), MANIFEST_FILE)
+        keep_view(self.client, self.experiment, self.plan.key, list(self.plan.axes()))
         return run_id
 
     def _end_orphans(self) -> dict[str, Run]:
@@ -206,14 +205,9 @@ class Tracker(Listener):
         self.writes.close(patience)
 
     def _note(self) -> str:
-        """The sweep's description and, as long as it fits into an address, a link that compares its finished trials."""
-        query = f"{tag_is(Tag.PARENT, self.parent)} AND attributes.status = 'FINISHED'"
-        run_ids = [run.info.run_id for run in self._search(query) if run.data.tags.get(Tag.ROLE) == TRIAL]
-        text = "\n\n".join(filter(None, [self.plan.sweep.description, self.remark]))
-        if 1 < len(run_ids) <= MOST_COMPARED:
-            runs, experiments = (quote(json.dumps(ids)) for ids in (run_ids, [self.experiment]))
-            text += f"\n\n[Compare its {len(run_ids)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
-        return text
+        """The sweep's description, and a link to the charts that compare its trials."""
+        charts = addresses(self.experiment, self.plan.key)["charts"]
+        return "\n\n".join(filter(None, [self.plan.sweep.description, self.remark, f"[Compare its trials]({charts})"]))
 
 
 def open_experiment(client: MlflowClient) -> Experiment:
@@ -249,6 +243,21 @@ def log_report(uri: str, sweep_run: str, dataset: str, files: Mapping[str, Path]
     longer = f"{note}\n\n{table}\n\nFigures and findings: the artifact {REPORT_FOLDER}/{dataset}/{page}\n".lstrip()
     if len(longer) <= MAX_TAG_VAL_LENGTH:
         client.set_tag(sweep_run, Tag.NOTE, longer)
+
+
+def log_summary(
+    uri: str, sweep_run: str, settings: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[Tag, str]
+) -> None:
+    """Add to a sweep's run the settings that its trials share, metrics of all of them and tags. MLflow changes no
+    setting of a run: one that the run has already stays."""
+    client: MlflowClient = Repeated(MlflowClient(uri), "the tracking store")
+    known = client.get_run(sweep_run).data.params
+    client.log_batch(
+        sweep_run,
+        [Metric(name, value, _now(), 0) for name, value in metrics.items()],
+        [Param(key, param_text(value)) for key, value in settings.items() if key not in known],
+        [RunTag(str(tag), text) for tag, text in tags.items()],
+    )
 
 
 def _remove_parts(run: Run) -> None:

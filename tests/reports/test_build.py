@@ -247,9 +247,20 @@ def test_the_terminal_table_fits_without_breaking_numbers(
     assert ("NMI" in heading) <= ("(chance)" in heading), "an NMI never stands without its chance level"
 
 
-def test_a_wide_terminal_shows_all_columns(reports: dict[str, build.Report]) -> None:
-    drawn = terminal.render_sweep(reports["beta"].table, 200)
-    assert len(drawn.columns) == 1 + len(reports["beta"].table.columns)
+def test_the_metrics_that_decide_come_first_and_the_rest_on_request(reports: dict[str, build.Report]) -> None:
+    table = reports["beta"].table
+    drawn = terminal.render_sweep(table, 200)
+    headings = [" ".join(str(column.header).split()) for column in drawn.columns]
+    assert headings[1:4] == ["Linear acc.", "AMI (codes)", "Codes used"]
+    assert (drawn.width or 200) <= 80, "on any wide terminal"
+    left_out = [column.heading for column in table.columns if column.heading not in headings]
+    assert left_out
+    assert all(heading in str(drawn.caption) for heading in left_out)
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(terminal.render_table(table, 100))
+    whole = " ".join(capture.get().split())
+    assert all(heading.split(" ", 1)[0] in whole for heading in left_out)
 
 
 def test_folders_of_one_name_are_told_apart_and_found_by_their_path(

@@ -15,7 +15,7 @@ import pytest
 from frames import grid, result
 from reports.render import terminal
 from reports.tables import table_of_sweep
-from runner.cli import console, progress
+from runner.cli import console, progress, sweep
 from runner.cli.console import SafeConsole
 from runner.driver.result import Tally
 from runner.events import TrialResult
@@ -86,49 +86,111 @@ def test_a_terminal_that_writes_line_by_line_has_room() -> None:
     assert screen(width=70).width == 70
 
 
-def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = screen(width=100, NO_COLOR="1")
-    monkeypatch.setattr(console, "out", shown)
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> SafeConsole:
+    """A terminal of 80 columns, where the live table and its lines go."""
+    shown = screen(width=80, NO_COLOR="1")
+    monkeypatch.setattr(progress, "out", shown)
     monkeypatch.setattr(console.show, "__kwdefaults__", {"console": shown})
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0)
+    return shown
+
+
+def drawn(shown: SafeConsole, display: progress.Progress) -> str:
+    """The live table as it stands."""
+    with shown.capture() as capture:
+        shown.print(display.render())
+    return re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
+
+
+def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, shown: SafeConsole) -> None:
     jobs = [replace(job, label=BAD) for job in plan.jobs[:3]]
     estimate = ProgressEstimate({timing_key(jobs[0]): Timing(0.001, 0.0, 0.9, 1.1, "finished runs", 5)})
     tally = Tally(jobs, 0, estimate, lambda: 0)
     display = progress.Progress(tally)
-    shown.print(display.render())
-    assert " left" not in printed(shown), "nothing is known before the trials are planned"
-    monkeypatch.setattr(progress, "LOOK_SECONDS", 0)
-    tally.planned(jobs)
+    assert " left" not in drawn(shown, display), "nothing is known before the trials are planned"
     for listener in (tally, display):
+        listener.planned(jobs)
         listener.started(jobs[0])
         listener.epoch(jobs[0], 3, {"train/loss": 1.25})
-    shown.print(display.render())
-    assert "1 running · 2 waiting · 0 s elapsed · less than a minute left" in printed(shown)
+    assert "1 running · 2 waiting · 0 s elapsed · less than a minute left" in " ".join(drawn(shown, display).split())
     for job in jobs:
         for listener in (tally, display):
             listener.finished(job, TrialResult({"probe/accuracy": 0.5}, {}, {}))
     display.failed(jobs[0], f"ValueError: {BAD}", "exception")
     text = re.sub(r"\x1b\[[0-9;]*m", "", printed(shown))
-    assert text.count(BAD) == 6
+    assert text.count(BAD) == 5
     assert "done   3/3" in text
     assert text.rstrip().endswith("s)"), "nothing is left"
 
 
-def test_without_labels_a_trial_ends_with_view_information(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = screen(width=200, NO_COLOR="1")
-    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": shown})
+def test_without_labels_view_information_stands_for_accuracy(plan: Plan, shown: SafeConsole) -> None:
     job = replace(plan.jobs[0], sizes=Sizes(0, 2048, 128, 500))
-    display = progress.Progress(Tally([job], 0, ProgressEstimate({}, 1), lambda: 0))
-    display.tally.planned([job])
-    for listener in (display.tally, display):
+    tally = Tally([job], 0, ProgressEstimate({}), lambda: 0)
+    display = progress.Progress(tally)
+    for listener in (tally, display):
+        listener.planned([job])
         listener.started(job)
     watched = {"train/loss": 1.0, "train/view_information": 2.5, "train/codes_used": 90.0, "train/effective_rank": 9.0}
     display.epoch(job, 1, watched)
-    shown.print(display.render())
-    assert re.search(r"view_information 2.5 +codes_used 90", printed(shown))
-    assert "effective_rank" not in printed(shown)
+    text = drawn(shown, display)
+    assert re.search(r"codes +view inf\.$", text, re.MULTILINE)
+    assert re.search(r" 90 +2\.500$", text, re.MULTILINE)
     metrics = {"select/view_information": 3.2514, "collapse/codes_used": 87.0, "select/rankme": 40.0}
     display.finished(job, TrialResult(metrics, {}, {}))
     assert "view information 3.251, codes 87" in printed(shown)
+
+
+def test_the_live_table_says_what_goes_on(plan: Plan, shown: SafeConsole) -> None:
+    jobs = plan.jobs[:3]
+    tally = Tally(jobs, 0, ProgressEstimate({}), lambda: 0)
+    display = progress.Progress(tally)
+    display.phase = "Starting Ray"
+    assert "Starting Ray ..." in drawn(shown, display)
+    for listener in (tally, display):
+        listener.planned(jobs)
+    assert "Starting workers ..." in drawn(shown, display)
+    for listener in (tally, display):
+        listener.started(jobs[0])
+        listener.started(jobs[1])
+    assert drawn(shown, display).count(" starting ") == 2
+    for epoch, loss in enumerate((8.0, 4.0, 1.0), start=1):
+        display.epoch(jobs[0], epoch, {"train/loss": loss, "train/online_accuracy": 0.5, "train/codes_used": 17.0})
+    text = drawn(shown, display)
+    assert re.search(rf"{re.escape(jobs[0].name)} +3/9 +1 +█▄▁ +0.500 +17$", text, re.MULTILINE)
+    assert re.search(rf"{re.escape(jobs[1].name)} +starting +- +- +-$", text, re.MULTILINE)
+    assert "view inf." not in text, "no trial measures it"
+    assert max(map(len, text.splitlines())) <= 80
+    display.epoch(jobs[0], 9, {"train/loss": 1.0})
+    assert "evaluating" in drawn(shown, display)
+    for job, accuracy in ((jobs[1], 0.75), (jobs[0], 0.5)):
+        for listener in (tally, display):
+            listener.finished(job, TrialResult({"probe/accuracy": accuracy}, {}, {}))
+    assert f"best so far: {jobs[1].dataset} {jobs[1].name}: accuracy 0.750" in drawn(shown, display)
+
+
+def test_a_narrow_terminal_keeps_epoch_and_loss(plan: Plan, shown: SafeConsole) -> None:
+    shown.width = 40
+    tally = Tally(plan.jobs[:1], 0, ProgressEstimate({}), lambda: 0)
+    display = progress.Progress(tally)
+    for listener in (tally, display):
+        listener.planned(plan.jobs[:1])
+        listener.started(plan.jobs[0])
+        listener.epoch(plan.jobs[0], 1, {"train/loss": 1.5})
+    text = drawn(shown, display)
+    assert re.search(r" 1/9 +1.5$", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 40
+
+
+def test_what_goes_on_is_a_line_where_nothing_can_be_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumb = screen(TERM="dumb")
+    monkeypatch.setattr(sweep, "out", dumb)
+    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": dumb})
+    observer = sweep.TerminalObserver()
+    with observer:
+        observer.doing("Preparing the data")
+        observer.doing("Starting Ray")
+    assert printed(dumb) == "Preparing the data ...\nStarting Ray ...\n"
 
 
 def test_a_command_quotes_what_is_no_yaml(plan: Plan) -> None:

@@ -109,7 +109,25 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
     assert parent.data.tags["cplearn.sweep"] == "tiny"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("two β values for the tests")
-    assert all(runs[label].info.run_id in note for label in ("beta=0.1", "beta=1"))
+    assert f"viewStateShareKey={parent.data.tags['cplearn.sweep_key']}" in note
+
+
+def test_the_run_of_a_sweep_says_what_its_trials_share_and_which_is_best(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    runs = {run.data.tags["cplearn.label"]: run for run in trial_runs(folder)}
+    parent = MlflowClient(uri(folder)).get_run(runs["beta=1"].data.tags["mlflow.parentRunId"]).data
+    assert {name: parent.metrics[f"trials/{name}"] for name in ("planned", "finished", "failed")} == {
+        "planned": 3,
+        "finished": 3,
+        "failed": 0,
+    }
+    assert parent.tags["cplearn.criterion"] == "probe/accuracy"
+    best = max((runs[f"beta={beta}"] for beta in ("0.1", "1")), key=lambda run: run.data.metrics["probe/accuracy"])
+    assert parent.tags["cplearn.best"] == f"digits: {best.data.params['method.beta']}"
+    for name in ("probe/accuracy", "codes/ami", "collapse/codes_used"):
+        assert parent.metrics[f"best/{name}"] == pytest.approx(best.data.metrics[name])
+    shared = {name: value for name, value in best.data.params.items() if name not in ("method.beta", "seed")}
+    assert parent.params == shared
 
 
 def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
