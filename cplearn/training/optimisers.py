@@ -1,5 +1,6 @@
 """Optimisers of torch and timm as the settings ask for them, with the schedules of learning rate and weight decay."""
 
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -59,7 +60,8 @@ def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
     is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
     names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    fits = own == given and all(
+    # As text, because comparing a tensor that stands in place of a number could need any amount of memory.
+    fits = json.dumps(own) == json.dumps(given) and all(
         tensors.keys() == names
         and all(tensor.layout == torch.strided and tensor.is_floating_point() for tensor in tensors.values())
         and all(tensors[name].shape == (() if name == "step" else parameters[place].shape) for name in names)
