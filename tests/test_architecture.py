@@ -34,6 +34,7 @@ ONLY = {
 # Modules that import others by name, and which: the syntax tree does not show them.
 BY_NAME = {
     "cplearn.data": [entry.module for entry in CATALOGUE.values()],
+    "cplearn.outside": [],
     "cplearn.methods": [f"cplearn.methods.{path.stem}" for path in (ROOT / "cplearn/methods").glob("[a-z]*.py")],
 }
 # They find files of the program, not modules to run.

@@ -7,21 +7,20 @@ stochastic depth its draws. Nothing here knows a method, a loss or an optimiser.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from cplearn.backbones import external, resnet
-from cplearn.backbones.external import TimmModel, drop_from
-from cplearn.config.groups import BackboneSettings
+from cplearn.backbones.external import drop_from
+from cplearn.config.groups import OWN_BACKBONES, BackboneSettings
 from cplearn.errors import InputError
 
 __all__ = ["build", "check", "drop_from", "initialise"]
 
 
-def build(
-    settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator
-) -> resnet.ResNet | resnet.Pixels | TimmModel:
+def build(settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> Any:
     """A backbone for square images, its weights drawn from `generator`. Raises InputError like `check`.
 
     >>> network = build(BackboneSettings(name="resnet8-slim", width=4), 3, 32, torch.Generator().manual_seed(0))
@@ -30,8 +29,8 @@ def build(
     """
     if settings.name == "pixels":
         return resnet.Pixels(channels * image_size**2)
-    if settings.name == "timm":
-        return TimmModel(settings, channels, image_size, generator)
+    if _is_external(settings):
+        return external.build(settings, channels, image_size, generator)
     network = resnet.build(settings, channels)
     initialise(network, generator)
     return network
@@ -44,14 +43,19 @@ def check(
 
     `crops` are further sizes that the same network must take; `shared` says that several processes are to train it.
     """
-    smallest, needed = min([image_size, *crops]), resnet.smallest_image(settings)
-    if settings.name == "timm":
+    if _is_external(settings):
         external.check(settings, channels, image_size, tuple(crops), shared)
-    elif smallest < needed:
+        return
+    smallest, needed = min([image_size, *crops]), resnet.smallest_image(settings)
+    if smallest < needed:
         raise InputError(
             f"images of {smallest} pixels are too small for backbone {settings.name}, which needs {needed}",
             key="backbone.name",
         )
+
+
+def _is_external(settings: BackboneSettings) -> bool:
+    return settings.name == "timm" or settings.name not in OWN_BACKBONES
 
 
 @torch.no_grad()

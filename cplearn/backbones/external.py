@@ -1,14 +1,17 @@
-"""Any model of timm as a backbone, by name."""
+"""Backbones by others: any model of timm, by name, and those of modules from outside (`cplearn.outside`)."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cplearn import outside
 from cplearn.config.groups import BackboneSettings
 from cplearn.distributed import Ranks, synchronise
 from cplearn.errors import InputError
@@ -58,10 +61,7 @@ class TimmModel(nn.Module):
         import timm
 
         super().__init__()
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        # timm draws from torch's global generator, whose state is put back; on the CPU, where the model is made.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with _drawing_from(generator):
             network: Any = _create(settings, channels, image_size)
         # timm's stochastic depth draws from the global generator, ours does not.
         for module in list(network.modules()):
@@ -74,6 +74,32 @@ class TimmModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+
+def build(settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> Any:
+    """A model of timm, or what `build(settings, channels, image_size)` of a module from outside returns, with the
+    attribute `features`; its initial weights come from `generator` alone. Raises InputError where there is none."""
+    if settings.name == "timm":
+        return TimmModel(settings, channels, image_size, generator)
+    module = outside.module(outside.BACKBONES, settings.name, "backbone.name", ["build"])
+    with _drawing_from(generator):
+        try:
+            network = module.build(settings, channels, image_size)
+        except Exception as error:
+            raise _refusal(settings, image_size, error) from error
+    if not isinstance(getattr(network, "features", None), int):
+        reason = "must have the number of its features as the attribute 'features'"
+        raise InputError(f"backbone.name {settings.name!r}: what its build returns {reason}", "backbone.name")
+    return network
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """In the block torch's global generator, on the CPU, draws what follows from `generator`; its state is put back."""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
@@ -114,21 +140,24 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Mo
 def check(
     settings: BackboneSettings, channels: int, image_size: int, crops: tuple[int, ...], shared: bool = False
 ) -> None:
-    """Raise InputError unless timm has the model and it works, forward and backward, on images and crops; and, if it is
-    to be `shared`, in several processes."""
-    backbone = TimmModel(settings, channels, image_size, torch.Generator().manual_seed(0)).train()
+    """Raise InputError unless the model exists and works, forward and backward, on images and crops; and, if it is to
+    be `shared`, in several processes."""
+    backbone = build(settings, channels, image_size, torch.Generator().manual_seed(0)).train()
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
         for size in (image_size, *crops):
             try:
-                backbone(torch.zeros(2, channels, size, size)).sum().backward()
+                features = backbone(torch.zeros(2, channels, size, size))
+                if features.shape != (2, backbone.features):
+                    raise ValueError(f"it gives {tuple(features.shape)} for 2 images, not (2, {backbone.features})")
+                features.sum().backward()
             except Exception as error:
                 raise _refusal(settings, size, error) from error
         drew = not torch.equal(torch.get_rng_state(), before)
     if drew:
         raise InputError(
-            f"backbone.model {settings.model} draws random numbers that no seed of a trial controls; choose another",
-            "backbone.model",
+            f"{_named(settings)} draws random numbers that no seed of a trial controls; choose another",
+            _named(settings).partition(" ")[0],
         )
     if shared:
         synchronise(backbone, Ranks(0, 2), 2)
@@ -137,6 +166,11 @@ def check(
 def _refusal(settings: BackboneSettings, image_size: int, error: Exception) -> InputError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return InputError(
-        f"backbone.model {settings.model} cannot take images of {image_size} pixels with these settings ({reason})",
-        "backbone.model",
+        f"{_named(settings)} cannot take images of {image_size} pixels with these settings ({reason})",
+        _named(settings).partition(" ")[0],
     )
+
+
+def _named(settings: BackboneSettings) -> str:
+    """The setting that names the model, and the name."""
+    return f"backbone.model {settings.model}" if settings.name == "timm" else f"backbone.name {settings.name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -56,6 +56,10 @@ class BackboneSettings(Settings):
         padded = self.stem == "imagenet" and self.stem_padding != 1
         refuse_if(padded, "backbone.stem_padding", "belongs to the cifar stem; leave it out with stem imagenet")
         return self
+
+
+OWN_BACKBONES: tuple[str, ...] = get_args(BackboneSettings.model_fields["name"].annotation)
+"""The backbones of this repository; those from outside have settings that extend `BackboneSettings`."""
 
 
 class AugmentSettings(Settings):

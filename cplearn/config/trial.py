@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from cplearn import methods
+from cplearn import methods, outside
 from cplearn.config.base import MethodSettings, Settings, Whole, setting
 from cplearn.config.groups import (
     NEED_TRAINING,
+    OWN_BACKBONES,
     AugmentSettings,
     BackboneSettings,
     EvaluationSettings,
@@ -53,7 +55,7 @@ class TrialSettings(Settings):
         "each channel of the training images (solo-learn).",
     )
     method: SerializeAsAny[MethodSettings] = Field(description="Method and its settings; method.name chooses it.")
-    backbone: BackboneSettings = setting(
+    backbone: SerializeAsAny[BackboneSettings] = setting(
         BackboneSettings(), "Network whose features are kept; default depends on the data set."
     )
     augment: AugmentSettings = setting(AugmentSettings(), "How the two views of an image are made.")
@@ -84,7 +86,8 @@ class TrialSettings(Settings):
         if entry:
             backbone, augment = data.get("backbone", {}), data.get("augment", {})
             if isinstance(backbone, Mapping):
-                data["backbone"] = {**entry.backbone, **backbone} if "name" not in backbone else backbone
+                own = {} if "name" in backbone else entry.backbone
+                data["backbone"] = _read_backbone({**own, **backbone})
             if isinstance(augment, Mapping):
                 data["augment"] = {"recipe": entry.recipe, **augment}
             if data.get("image_size") is None:
@@ -106,7 +109,7 @@ class TrialSettings(Settings):
             pixels = self.backbone.name == "pixels"
             refuse_if(pixels, "backbone.name", "'pixels' has nothing to train; use it with method.name 'untrained'")
             if self.augment.local_views and not self.method.multi_crop:
-                able = [name for name in methods.names() if methods.get(name).Settings.multi_crop]
+                able = [name for name in methods.own() if methods.get(name).Settings.multi_crop]
                 raise InputError(
                     f"augment.local_views {self.augment.local_views}: method {self.method.name!r} has no use for local "
                     f"crops (those that have: {', '.join(able)}); leave it at 0",
@@ -150,8 +153,18 @@ class TrialSettings(Settings):
         """
         family = self.dataset.partition(":")[0]
         default = _defaults(self.dataset, self.method.name)
-        own = {key: value for key, value in self.flat().items() if value != default[key]}
+        own = {key: value for key, value in self.flat().items() if key not in default or value != default[key]}
         return own | {"dataset": family, "method.name": self.method.name}
+
+    def code_from_outside(self) -> dict[str, str]:
+        """The versions of all code that is not of this repository, by group and name; see `cplearn.outside`."""
+        families = {name.partition(":")[0] for name in (self.dataset, *self.evaluation.transfer)}
+        used = [(outside.DATASETS, name) for name in sorted(families - catalogue.CATALOGUE.keys())]
+        if self.method.name not in methods.own():
+            used.append((outside.METHODS, self.method.name))
+        if self.backbone.name not in OWN_BACKBONES:
+            used.append((outside.BACKBONES, self.backbone.name))
+        return {f"{group} {name}": outside.version(group, name) for group, name in used}
 
     def data_request(self) -> dict[str, Any]:
         """The arguments of `cplearn.data.load` that give this trial's images."""
@@ -179,14 +192,24 @@ def _fields(method: str | None = None) -> Iterator[tuple[str, FieldInfo]]:
     def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
         for name, field in model.model_fields.items():
             if prefix == "" and name == "method":
-                for one in [method] if method else methods.names():
-                    yield from walk(methods.get(one).Settings, "method.")
+                for settings in _method_settings(method):
+                    yield from walk(settings, "method.")
             elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 yield from walk(field.annotation, f"{prefix}{name}.")
             else:
                 yield prefix + name, field
 
     return walk(TrialSettings, "")
+
+
+def _method_settings(method: str | None) -> Iterator[type[MethodSettings]]:
+    """The settings of one method, or of all that can be imported: a package of others may be broken."""
+    if method is not None:
+        yield methods.get(method).Settings
+        return
+    for name in methods.names():
+        with suppress(InputError):
+            yield methods.get(name).Settings
 
 
 def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
@@ -203,6 +226,19 @@ def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> Method
         return model.model_validate({**defaults.get(name, {}), **data, "name": name})
     except ValidationError as error:
         raise _explain(error, known_keys(name), prefix="method.") from None
+
+
+def _read_backbone(data: Mapping[str, Any]) -> Any:
+    """The settings of a backbone from outside; those of others are left as they are."""
+    name = data.get("name")
+    if name in OWN_BACKBONES or not outside.has(outside.BACKBONES, name):
+        return data
+    needs = ["Settings", "build"]
+    model: type[BackboneSettings] = outside.module(outside.BACKBONES, str(name), "backbone.name", needs).Settings
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, [f"backbone.{key}" for key in model.model_fields], prefix="backbone.") from None
 
 
 def _explain(error: ValidationError, known: Collection[str], prefix: str = "") -> InputError:

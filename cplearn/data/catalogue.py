@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cplearn import outside
 from cplearn.errors import InputError
 
 LONGEST, DIGITS = 50, 6
@@ -86,7 +87,19 @@ def names() -> list[str]:
     >>> names()[0], names()[-1]
     ('digits', 'folder:PATH')
     """
-    return [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
+    own = [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
+    return own + sorted(outside.registered(outside.DATASETS).keys() - CATALOGUE.keys())
+
+
+def _of_family(family: str) -> Entry | None:
+    """The entry of what stands before the colon: of the catalogue, or `ENTRY` of a module from outside; None: neither.
+
+    Raises InputError if that module cannot be imported.
+    """
+    if family in CATALOGUE or not outside.has(outside.DATASETS, family):
+        return CATALOGUE.get(family)
+    found: Entry = outside.module(outside.DATASETS, family, "dataset", ["ENTRY", "source"]).ENTRY
+    return found
 
 
 def entry(name: str) -> Entry:
@@ -96,8 +109,7 @@ def entry(name: str) -> Entry:
     """
     family, colon, rest = name.partition(":")
     known = ", ".join(names())
-    if family in CATALOGUE:
-        entry = CATALOGUE[family]
+    if entry := _of_family(family):
         if bool(entry.takes) == bool(rest) and (rest or not colon):
             return entry
         wanted = f"{family}:{entry.takes}" if entry.takes else family
@@ -121,7 +133,8 @@ def absolute(name: str) -> str:
     ('digits', 'folder:/data/birds')
     """
     family, _, path = name.partition(":")
-    is_path = path and family in CATALOGUE and CATALOGUE[family].takes in ("PATH", "PATTERN")
+    entry = _of_family(family) if path else None
+    is_path = entry is not None and entry.takes in ("PATH", "PATTERN")
     return f"{family}:{os.path.abspath(os.path.expanduser(path))}" if is_path else name
 
 

@@ -41,7 +41,7 @@ def data(
     if name is None:
         table = Table("name", "what it is", box=None, pad_edge=False)
         for written in catalogue.names():
-            table.add_row(written, catalogue.CATALOGUE[written.partition(":")[0]].summary)
+            table.add_row(written, catalogue.entry(written).summary)
         console.out.print(table)
         return
     loaded = cplearn.data.load(name, data_root)

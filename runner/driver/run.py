@@ -255,6 +255,7 @@ class SweepRun:
             self.checkpoints.place,
             self.options.checkpoint_every,
             self.policy,
+            tuple(self.plan.modules),
         )
         repeated: str | None = None
         try:

@@ -62,7 +62,8 @@ class ExecutionOptions:
 
     `data_root` should be absolute, because workers do not run in the driver's directory. `checkpoints` is a folder or
     an address (see `durability.checkpoints`); `checkpoint_every` is the least seconds between two of a trial, 0 asks
-    for one after every epoch. `compile` turns on `torch.compile`.
+    for one after every epoch. `compile` turns on `torch.compile`. `modules` are paths of packages and modules from
+    outside, which workers are sent.
     """
 
     resources: Resources = Resources()  # noqa: RUF009 (it is frozen)
@@ -71,6 +72,7 @@ class ExecutionOptions:
     checkpoints: str | None = None
     checkpoint_every: float = 60
     policy: Policy = Policy()  # noqa: RUF009 (it is frozen)
+    modules: tuple[str, ...] = ()
 
 
 class Steering:
@@ -107,6 +109,8 @@ class TrialRequest:
     """The trial's settings, `TrialSettings.canonical()`."""
     data: Sequence[tuple[str, str]]
     """Name and fingerprint of each data set that the trial uses; the worker's must be the same."""
+    code: Mapping[str, str]
+    """The versions of the code from outside that the trial uses (`TrialSettings.code_from_outside`)."""
     options: ExecutionOptions
     """With the number of GPUs settled."""
     rungs: Sequence[int]

@@ -36,7 +36,7 @@ def execute(
     if not jobs and not (jobs := _further(steering)):
         return None
     audience = Audience(listeners)
-    with connected(options.checkpoints) as (is_own, scratch):
+    with connected(options.checkpoints, options.modules) as (is_own, scratch):
         nodes = Nodes(is_own)
         resources, slots = nodes.fit(options.resources)
         options = dataclasses.replace(options, resources=resources)
@@ -51,7 +51,7 @@ def execute(
                 break
             if callbacks.ray_lost:
                 stop_ray()
-                start_ray(scratch, options.checkpoints)
+                start_ray(scratch, options.checkpoints, options.modules)
             else:
                 dispatcher.slots = nodes.ask(resources)
             callbacks.resume()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -34,9 +34,10 @@ class Unfit(Exception):
     """A node cannot take part in the sweep; the arguments are why, and its id."""
 
 
-def environment() -> dict[str, Any]:
-    """What Ray gives to the workers of a cluster: the driver's very code, ahead of what may be installed there."""
-    return {"py_modules": [str(_folder(name)) for name in CODE], "env_vars": WORKER_ENVIRONMENT}
+def environment(modules: Sequence[str]) -> dict[str, Any]:
+    """What Ray gives to the workers of a cluster: the driver's very code, ahead of what may be installed there, and the
+    `modules` from outside that its trials name."""
+    return {"py_modules": [*(str(_folder(name)) for name in CODE), *modules], "env_vars": WORKER_ENVIRONMENT}
 
 
 @functools.cache

@@ -45,7 +45,14 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
     Raises Unfit where this node has not the driver's code, libraries or data.
     """
     nodes.check(request.driver)
-    trial = TrialSettings.read(dict(request.settings))
+    try:
+        trial = TrialSettings.read(dict(request.settings))
+        code = trial.code_from_outside()
+    except InputError as error:
+        raise nodes.Unfit(str(error), nodes.node_id()) from None
+    if code != request.code:
+        changed = ", ".join(name.rpartition(" ")[2] for name in request.code if request.code[name] != code.get(name))
+        raise nodes.Unfit(f"the code of {changed} there is not what the driver has; install the same", nodes.node_id())
     # On a cluster the folder that CPLEARN_DATA named when the node's Ray was started, else the driver's.
     folder = (os.environ.get("CPLEARN_DATA") if request.driver else None) or request.options.data_root
     root = Path(folder) if folder else None

@@ -43,9 +43,9 @@ AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 
 
 @contextmanager
-def connected(checkpoints: str | None = None) -> Iterator[tuple[bool, Path]]:
+def connected(checkpoints: str | None = None, modules: Sequence[str] = ()) -> Iterator[tuple[bool, Path]]:
     """Be connected to Ray in the block; yields whether this Ray is local and was started for the block, for trials with
-    these checkpoints, and a folder for temporary files.
+    these checkpoints and these `modules` from outside, and a folder for temporary files.
 
     A connection that exists is used, and left as it is.
     """
@@ -55,14 +55,14 @@ def connected(checkpoints: str | None = None) -> Iterator[tuple[bool, Path]]:
             return
         is_own = not os.environ.get("RAY_ADDRESS")
         with _token(scratch) if is_own else nullcontext(), _watched():
-            start_ray(scratch, checkpoints)
+            start_ray(scratch, checkpoints, modules)
             try:
                 yield is_own, scratch
             finally:
                 stop_ray()
 
 
-def start_ray(scratch: Path, checkpoints: str | None = None) -> None:
+def start_ray(scratch: Path, checkpoints: str | None = None, modules: Sequence[str] = ()) -> None:
     """Connect to the cluster of RAY_ADDRESS, or start a local Ray with its files in a folder `ray` of `scratch`; raises
     InputError if that cannot be done."""
     for name in ("ray", "ray.tune"):
@@ -75,9 +75,10 @@ def start_ray(scratch: Path, checkpoints: str | None = None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any]
     if address:
-        options = {"runtime_env": environment(), "job_config": _job([])}
+        options = {"runtime_env": environment(modules), "job_config": _job([])}
     else:
-        options = {"include_dashboard": False, "num_cpus": usable_cpus(), "job_config": _job([str(program_folder())])}
+        folders = dict.fromkeys([str(program_folder()), *(str(Path(module).parent) for module in modules)])
+        options = {"include_dashboard": False, "num_cpus": usable_cpus(), "job_config": _job(list(folders))}
         if not os.environ.get("RAY_TMPDIR"):
             options["_temp_dir"] = str(scratch / "ray")
     # Ray puts a handler of its own in the place of the caller's, and dies by it.

@@ -99,7 +99,8 @@ class Dispatcher(_Stateless, tune.search.Searcher):
         data = [(job.trial.dataset, job.fingerprint), *job.transfer]
         rungs = self.steering.asha.rungs(job) if self.steering.asha else []
         stop_rule = self.steering.stop_rule(job)
-        return TrialRequest(job.key, job.trial.canonical(), data, self.options, rungs, stop_rule, self.nodes.driver)
+        code, driver = job.trial.code_from_outside(), self.nodes.driver
+        return TrialRequest(job.key, job.trial.canonical(), data, code, self.options, rungs, stop_rule, driver)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.running.discard(trial_id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cplearn.data
-from cplearn import training
+from cplearn import outside, training
 from cplearn.config import trial as config
 from cplearn.data import catalogue
 from cplearn.errors import InputError
@@ -58,6 +58,8 @@ class Plan:
     key: str
     datasets: list[DatasetUse]
     jobs: list[Job]
+    modules: list[str]
+    """The code from outside that trials name by a module, as paths: other machines do not have it."""
     make: Callable[[spec.SweepTrial], Job] = field(repr=False)
     """The job of a further trial, one that a search suggests; raises InputError where the trial does not fit its
     data."""
@@ -138,7 +140,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
                 criteria.check_without_labels(sweep, datasets[use].name)
         training.check(trial, datasets[use], ranks)
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
-        own = trial.identity()
+        own = trial.identity() | trial.code_from_outside()
         if others:
             own["evaluation.transfer"] = sorted([_name_in_keys(other.name), other.fingerprint] for other in others)
         return Job(
@@ -172,7 +174,9 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
         uses[data.fingerprint] = DatasetUse(name, data.slug, data.fingerprint, data.source, *size, data.n_classes)
     shared = json.loads(json.dumps(sweep.shared))
     key = sweep_key(sweep.name, _absolute(shared), list(uses))
-    return Plan(sweep, key, list(uses.values()), list(jobs.values()), make)
+    everyone = [*checked, *(job.trial for job in jobs.values())]
+    named = {name.rpartition(" ")[2] for trial in everyone for name in trial.code_from_outside()}
+    return Plan(sweep, key, list(uses.values()), list(jobs.values()), outside.paths(named), make)
 
 
 def _sizes(trial: config.TrialSettings, dataset: cplearn.data.Dataset) -> Sizes | None:

@@ -79,7 +79,8 @@ class DatasetStudy:
         self.space, self.settings = plan.sweep.space, plan.sweep.search
         axes = {key: axis.model_dump() if isinstance(axis, Range) else axis for key, axis in self.space.axes.items()}
         probe = plan.make(next(self.space.probes(dataset, plan.sweep.seeds[0])))
-        shared = {key: value for key, value in probe.trial.identity().items() if key not in {*axes, "seed"}}
+        identity = probe.trial.identity() | probe.trial.code_from_outside()
+        shared = {key: value for key, value in identity.items() if key not in {*axes, "seed"}}
         meaning = {"settings": shared, "axes": axes, "objectives": self.settings.objectives, "seeds": plan.sweep.seeds}
         self.slug = probe.dataset
         self.key = trial_key(meaning, probe.fingerprint, config.NUMERICS)

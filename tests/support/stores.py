@@ -141,7 +141,7 @@ def make_plan(name: str, description: str, axes: Mapping[str, Sequence[Any]], da
     source, shared, resources = "", {}, ResourceRequest()
     sweep = Sweep(name, description, source, {key: list(of) for key, of in axes.items()}, seeds, shared, resources, [])
     use = DatasetUse(dataset, jobs[0].dataset, "f00d", "test", 1437, 360, 1, 8)
-    return Plan(sweep, f"{name} {next(NUMBERS)}", [use], jobs, lambda declared: jobs[0])
+    return Plan(sweep, f"{name} {next(NUMBERS)}", [use], jobs, [], lambda declared: jobs[0])
 
 
 def sqlite(folder: Path) -> str:
