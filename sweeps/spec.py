@@ -27,7 +27,7 @@ from sweeps.loading import load
 from sweeps.settings import assign, flat, nested, overlay
 from sweeps.trials import ARM, ArmSettings, Reader, Schema, Space, SweepTrial, expand
 
-DATA_KEYS = ("image_size", "decode", "train_images", "test_images")
+DATA_KEYS = ("image_size", "decode", "train_images", "test_images", "test_share")
 
 
 @dataclass(frozen=True)

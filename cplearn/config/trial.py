@@ -36,7 +36,7 @@ other numbers, a changed default included; finished trials of an older version a
 class TrialSettings(Settings):
     """One training and its evaluation."""
 
-    dataset: str = setting("digits", "A name that `cplearn data` lists, or folder:PATH.")
+    dataset: str = setting("digits", "A name that `cplearn data` lists, folder:PATH for instance.")
     image_size: Whole | None = setting(
         None, "Side in pixels to which images of a folder are resized; default: their own, if equal.", ge=4, le=1024
     )
@@ -48,6 +48,9 @@ class TrialSettings(Settings):
     )
     test_images: Whole | None = setting(
         None, "Use so many of the test images, evenly from every class; default: all.", ge=2
+    )
+    test_share: float | None = setting(
+        None, "Part of the images that become the test split where a data set has none; default: 0.2.", gt=0, lt=1
     )
     normalisation: Literal["scalar", "channels"] = setting(
         "scalar",
@@ -168,7 +171,7 @@ class TrialSettings(Settings):
 
     def data_request(self) -> dict[str, Any]:
         """The arguments of `cplearn.data.load` that give this trial's images."""
-        keys = ("image_size", "decode", "train_images", "test_images")
+        keys = ("image_size", "decode", "train_images", "test_images", "test_share")
         return {"name": self.dataset} | {key: getattr(self, key) for key in keys}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from cplearn.data import catalogue
 from cplearn.data.dataset import Dataset, Split, data_root, limit
 from cplearn.data.source import Request, Source
+from cplearn.errors import InputError
 
 __all__ = ["Dataset", "Request", "Source", "Split", "data_root", "load", "source"]
 
@@ -35,6 +36,7 @@ def load(
     *,
     train_images: int | None = None,
     test_images: int | None = None,
+    test_share: float | None = None,
     download: bool = True,
 ) -> Dataset:
     """The data set `name`, one of `catalogue.names()`.
@@ -42,15 +44,18 @@ def load(
     `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
     the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
     see `cplearn.data.encoded`; by default the first that the catalogue lists. `train_images` and `test_images` limit
-    how many are used, see `limit`. Without `download`, a public data set must lie under `root` already.
+    how many are used, see `limit`. `test_share` is the part that becomes the test split of a data set without one, by
+    default a fifth; see `cplearn.data.splits`. Without `download`, a public data set must lie under `root` already.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
     """
     entry = catalogue.entry(name)
     decode = decode or entry.decode[0]
     catalogue.check_decode(name, decode)
+    if test_share is not None and not entry.takes:
+        raise InputError(f"test_share {test_share}: {name} has a test split of its own; leave it out", key="test_share")
     size = entry.image_size if image_size is None else image_size
-    request = Request(data_root(root), size, decode == "on-demand", download=download)
+    request = Request(data_root(root), size, decode == "on-demand", test_share, download)
     dataset = source(name, request.root).load(request)
     dataset = dataclasses.replace(dataset, slug=catalogue.slug(dataset.name, dataset.fingerprint))
     return limit(dataset, train_images, test_images)

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -78,6 +78,19 @@ def scratch(root: Path, owner: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def obtain(root: Path, key: str, name: str, place: str, owner: str, make: Callable[[], None]) -> Dataset:
+    """The decoded data set `key`; if it is not there, `make` writes it, in one process while the others wait."""
+    dataset = read(root, key, name, place)
+    if dataset is None:
+        with lock(root, owner):
+            dataset = read(root, key, name, place)
+            if dataset is None:
+                make()
+                dataset = read(root, key, name, place)
+    assert dataset is not None
+    return dataset
 
 
 def write(root: Path, key: str, owner: str, classes: Sequence[str], source: str, train: Blocks, test: Blocks) -> None:
@@ -172,13 +185,20 @@ def assemble(name: str, source: str, train: Arrays, test: Arrays, facts: dict[st
     """
     entry = catalogue.entry(name)
     first, second = (Split(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in (train, test))
-    with_unlabelled, labelled = None, int((train.labels >= 0).sum())
-    if 0 < labelled < len(train.labels):
-        with_unlabelled, first = first, Split(first.images[:labelled], first.labels[:labelled])
+    first, with_unlabelled = labelled_part(first)
     mean = float(facts["mean"]) if entry.mean is None else entry.mean
     std = float(facts["std"]) if entry.std is None else entry.std
     classes, identity = tuple(facts["classes"]), str(facts["fingerprint"])
     return Dataset(name, first, second, classes, identity, mean, std, source, with_unlabelled)
+
+
+def labelled_part(split: Split) -> tuple[Split, Split | None]:
+    """A training split without its unlabelled images, which come last, and with them; None if it has none, or no
+    others."""
+    labelled = int((split.labels >= 0).sum())
+    if labelled in (0, len(split.labels)):
+        return split, None
+    return split.take(slice(labelled)), split
 
 
 def fingerprint(train: Arrays, test: Arrays, classes: Sequence[str]) -> str:

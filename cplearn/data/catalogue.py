@@ -74,7 +74,7 @@ CATALOGUE: dict[str, Entry] = {
         "cplearn.data.folder",
         "paper",
         SLIM,
-        "your own images as PATH/train/<class>/* and PATH/test/<class>/*",
+        "your own images, in class folders or a heap; see cplearn data check PATH",
         decode=("cached", "on-demand"),
         takes="PATH",
     ),

@@ -29,7 +29,7 @@ class Split:
     images: Tensor | ImageFiles
     labels: Tensor
 
-    def take(self, rows: Tensor) -> Split:
+    def take(self, rows: Tensor | slice) -> Split:
         """The images of `rows`, in that order."""
         from cplearn.data.image_files import ImageFiles
 

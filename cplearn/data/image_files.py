@@ -55,6 +55,14 @@ Encoded = Path | Stored
 """An image as it is kept, before Pillow decodes it."""
 
 
+class Damaged(InputError):
+    """An image whose bytes cannot be decoded, for a `reason`: whoever opens it again will see the same."""
+
+    def __init__(self, encoded: Encoded, reason: str) -> None:
+        super().__init__(f"{encoded}: cannot be read as an image ({reason}); repair or remove it")
+        self.name, self.reason = str(encoded), reason
+
+
 class Crops(NamedTuple):
     """A crop of each image of a batch: `boxes` (n, 4) of top, left, height, width in pixels, enlarged to `side`."""
 
@@ -87,7 +95,7 @@ class ImageFiles:
         chosen = self.take(torch.arange(len(self))[rows])
         return next(chosen.split(len(chosen)))
 
-    def take(self, rows: Tensor) -> ImageFiles:
+    def take(self, rows: Tensor | slice) -> ImageFiles:
         """The files of some rows."""
         return replace(self, rows=self.rows[rows], extents=self.extents[rows])
 
@@ -146,30 +154,37 @@ class ImageFiles:
 def opened(encoded: Encoded) -> Iterator[Image.Image]:
     """An image whose pixels are not decoded yet.
 
-    Raises InputError if it is no regular file (to open a pipe would wait for ever), has more than `MOST_PIXELS`, is not
-    of one of the `FORMATS`, or if what is done with it fails.
+    Raises InputError if it is no regular file (to open a pipe would wait for ever), cannot be opened, or has more than
+    `MOST_PIXELS`; Damaged if it is not of one of the `FORMATS`, or if what is done with it fails.
     """
     try:
         if isinstance(encoded, Path) and not stat.S_ISREG(encoded.stat().st_mode):
-            raise ValueError("it is not a regular file")
+            raise _refused(encoded, "it is not a regular file")
         with Image.open(encoded if isinstance(encoded, Path) else BytesIO(encoded.read()), formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MOST_PIXELS:
-                raise ValueError(f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
+                raise _refused(encoded, f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
             yield image
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _refused(encoded, f"it has more pixels than the {MOST_PIXELS:,} that are decoded") from error
+    except UnidentifiedImageError as error:
+        raise Damaged(encoded, "its format is not known") from error
     except Exception as error:  # decoders of damaged files raise almost anything
-        raise unreadable(encoded, error) from error
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the image
+            raise _refused(encoded, str(error)) from error
+        raise Damaged(encoded, str(error)) from error
 
 
-def unreadable(encoded: Encoded, error: Exception) -> InputError:
-    reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
+def _refused(encoded: Encoded, reason: str) -> InputError:
     return InputError(f"{encoded}: cannot be read as an image ({reason}); repair or remove it")
 
 
 def check(encoded: Encoded) -> tuple[bytes, tuple[int, int], str]:
     """Digest of the file, (height, width) as displayed, and mode of an image that is decoded once to find damage.
 
-    Raises InputError if it cannot be decoded to its end.
+    Raises InputError as `opened`, and if its pixels have no range that is agreed on.
     """
     with opened(encoded) as image:
         content = _digest(encoded)
@@ -177,6 +192,8 @@ def check(encoded: Encoded) -> tuple[bytes, tuple[int, int], str]:
         # At an eighth of the resolution, where the format can: damage shows all the same, in less time.
         image.draft(None, (1, 1))
         image.load()
+        if mode[0] in "FI":
+            _convert(image, 1, encoded)
     return content, size, mode
 
 
@@ -196,7 +213,7 @@ def extent(image: Image.Image) -> tuple[int, int]:
 def whole(encoded: Encoded, channels: int, size: int) -> np.ndarray:
     """One image (C, size, size) uint8: the shorter side resized to `size` (bicubic, antialiased), the centre kept."""
     with opened(encoded) as file:
-        image = _convert(ImageOps.exif_transpose(file), channels)
+        image = _convert(ImageOps.exif_transpose(file), channels, encoded)
         return _pixels(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
@@ -211,13 +228,13 @@ def cut_crops(
     """
     with opened(encoded) as file:
         if extent(file) != expected:
-            raise ValueError(f"it has {extent(file)} pixels now, not {expected}; load the data set again")
+            raise _refused(encoded, f"it has {extent(file)} pixels now, not {expected}; load the data set again")
         reduction = min(min(box[2:]) // side for box, side in zip(boxes, sides, strict=True))
         width, height = file.size
         # Rounded up, so that Pillow never reduces by more. It tells the size it will have, or None if not a JPEG.
         draft = file.draft(None, (-(-width // reduction), -(-height // reduction))) if reduction > 1 else None
         reduction = round(width / draft[1][2]) if draft else 1
-        image = _convert(ImageOps.exif_transpose(file), channels)
+        image = _convert(ImageOps.exif_transpose(file), channels, encoded)
         return [_cut(image, box, reduction, side) for box, side in zip(boxes, sides, strict=True)]
 
 
@@ -238,14 +255,14 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
+def _convert(image: Image.Image, channels: int, name: object) -> Image.Image:
     """`image` in the 8-bit mode of 1 or 3 channels."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save them with 8 or 16 bits")
+        raise InputError(f"{name}: its floating-point pixels have no agreed range; save them with 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
-            raise ValueError("pixels beyond 16 bits have no agreed range; save them with 8 or 16 bits")
+            raise InputError(f"{name}: its pixels beyond 16 bits have no agreed range; save them with 8 or 16 bits")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode in TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -65,18 +65,14 @@ class Public(Source):
         """
         name, root, key = self.name, request.root, f"{self.name}-v{VERSION}"
         check_size(name, request.image_size, SIZES[name])
-        dataset = cache.read(root, key, name, self.place)
-        if dataset is None:
-            with cache.lock(root, name):
-                dataset = cache.read(root, key, name, self.place)
-                if dataset is None:
-                    readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
-                    with cache.scratch(root, f"{name}-archive") as scratch:
-                        content = readers.get(name, _read_cifar)(name, root, scratch, request.download)
-                        cache.write(root, key, name, content[0], name, *content[1:])
-                    dataset = cache.read(root, key, name, self.place)
-        assert dataset is not None
-        return dataset
+        readers = {"svhn": _read_svhn, "stl10": _read_stl10, "tiny-imagenet": _read_tiny_imagenet}
+
+        def make() -> None:
+            with cache.scratch(root, f"{name}-archive") as scratch:
+                content = readers.get(name, _read_cifar)(name, root, scratch, request.download)
+                cache.write(root, key, name, content[0], name, *content[1:])
+
+        return cache.obtain(root, key, name, self.place, name, make)
 
 
 def source(name: str, root: Path) -> Public:

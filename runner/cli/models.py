@@ -97,7 +97,8 @@ def evaluate(
     trial = model.trial
     name = dataset or trial.dataset
     size = model.images["image_size"] if cplearn.data.catalogue.is_resized(name) else None
-    data = cplearn.data.load(name, data_root, size)
+    share = None if dataset else trial.test_share
+    data = cplearn.data.load(name, data_root, size, test_share=share)
     training.check_evaluation(trial, data)
     transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
     _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))

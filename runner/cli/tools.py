@@ -18,7 +18,12 @@ from runner.driver.options import DataRoot, Results
 
 
 def data(
-    name: Annotated[str | None, Argument(help="A data set to fetch and check; default: list them.")] = None,
+    name: Annotated[
+        str | None, Argument(help="A data set to fetch, or `check` for a report on images; default: list them.")
+    ] = None,
+    images: Annotated[
+        str | None, Argument(metavar="PATH", help="check: a folder of images, or a name such as parquet:PATH.")
+    ] = None,
     source: Annotated[
         Path | None, Option("--from", metavar="DIR", help="imagenet100: make it of this full ImageNet.")
     ] = None,
@@ -34,6 +39,11 @@ def data(
         raise InputError(f"--from, --classes and --copy are for imagenet100, not for {name or 'the list'}")
     if (classes or copy) and not source:
         raise InputError("--classes and --copy need --from, the folder of a full ImageNet")
+    if (images is not None) != (name == "check"):
+        raise InputError("write cplearn data check PATH for a report on images, or cplearn data NAME")
+    if images is not None:
+        _check(images, data_root)
+        return
     if source:
         from cplearn.data import imagenet100
 
@@ -54,6 +64,28 @@ def data(
         f"{loaded.mean:.4f}, std {loaded.std:.4f}\nfrom {loaded.source}\nfingerprint {loaded.fingerprint}\n"
         f"short name {loaded.slug}"
     )
+
+
+def _check(images: str, data_root: Path | None) -> None:
+    from cplearn.data.check import check
+    from cplearn.data.splits import shown
+
+    report = check(images, data_root)
+    console.show(f"{report.name}\n")
+    headings = ("split", "images", "without label", "classes", "images of a class", "sizes", "modes")
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in report.splits:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row))
+    console.out.print(table)
+    if report.skipped:
+        table = Table("skipped", "", "first names", box=None, pad_edge=False)
+        for reason, names in report.skipped.items():
+            table.add_row(Text(reason), f"{len(names):,}", Text(shown(names)))
+        console.show("")
+        console.out.print(table)
+    console.show("")
+    for sentence in report.sentences():
+        console.show(sentence)
 
 
 def settings(
