@@ -40,6 +40,17 @@ class Entry:
 SLIM: dict[str, object] = {"name": "resnet8-slim"}
 RESNET8: dict[str, object] = {"name": "resnet8", "width": 128}
 
+
+def _inside(
+    module: str,
+    takes: Literal["PATH", "PATTERN", "NAME"],
+    summary: str,
+    decode: tuple[Literal["cached", "on-demand"], ...] = ("cached", "on-demand"),
+) -> Entry:
+    """The entry of images within larger files, with the defaults of `folder`."""
+    return Entry(f"cplearn.data.{module}", "paper", SLIM, summary, decode=decode, takes=takes)
+
+
 # The scalar normalisations are those of the authors' small-scale data module; the widths are Table 1's. ImageNet's are
 # means over the three channels of the usual statistics, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
 CATALOGUE: dict[str, Entry] = {
@@ -78,6 +89,10 @@ CATALOGUE: dict[str, Entry] = {
         decode=("cached", "on-demand"),
         takes="PATH",
     ),
+    "parquet": _inside("parquet", "PATH", "a Parquet file of images, or a folder of such files"),
+    "npz": _inside("npz", "PATH", "arrays of images in one file, as MedMNIST writes them", ("cached",)),
+    "wds": _inside("shards", "PATTERN", "tar files of images, as WebDataset writes them"),
+    "hf": _inside("hub", "NAME", "a data set of the Hugging Face hub; needs the library datasets"),
 }
 
 
@@ -85,7 +100,7 @@ def names() -> list[str]:
     """How each data set is written in a trial.
 
     >>> names()[0], names()[-1]
-    ('digits', 'folder:PATH')
+    ('digits', 'hf:NAME')
     """
     own = [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
     return own + sorted(outside.registered(outside.DATASETS).keys() - CATALOGUE.keys())

@@ -181,7 +181,7 @@ class EncodedSource(Source):
                 with cache.lock(request.root, self.owner):
                     # Of some images, evenly spread, as evaluation shows them.
                     rows = torch.linspace(0, len(train.labels) - 1, min(len(train.labels), SAMPLE)).round().long()
-                    _write(moments_file, cache.moments(train.images[rows].numpy(), self.place))
+                    write_json(moments_file, cache.moments(train.images[rows].numpy(), self.place))
             mean, std = json.loads(moments_file.read_text())
         fingerprint = digest(json.dumps(["on-demand", facts.content, size]).encode())
         classes = listing.arranged.classes
@@ -195,7 +195,8 @@ class EncodedSource(Source):
         facts = Facts(listing.state, "", 3, None, {}, {}, {}, [])
         in_training: set[bytes] = set()
         for split, labels in arranged.labels.items():
-            own, modes = facts.extents[split], facts.modes[split] = [], {}
+            own: list[tuple[int, int] | None] = []
+            modes: dict[str, int] = {}
             contents = []
             for found in _each(_check, self.images(split), listing.threaded):
                 if isinstance(found, Damaged):
@@ -208,6 +209,7 @@ class EncodedSource(Source):
                 modes[mode] = modes.get(mode, 0) + 1
                 if split == "test" and digest_of_image in in_training:
                     facts.twins.append(name)
+            facts.extents[split], facts.modes[split] = own, modes
             content.update(json.dumps([split, _readable(labels, facts, split)]).encode())
             for digest_of_image in contents:
                 content.update(digest_of_image)
@@ -251,10 +253,10 @@ def _remember(notes: Path, listing: Listing, facts: Facts) -> None:
     # a file just written proves nothing.
     if time.time_ns() - listing.newest_ns >= SETTLED_NS:
         with suppress(OSError):  # this only saves time
-            _write(notes, asdict(facts))
+            write_json(notes, asdict(facts))
 
 
-def _write(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write JSON to `path`, whole or not at all."""
     new = path.with_suffix(".new")
     new.write_text(json.dumps(content))

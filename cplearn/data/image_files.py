@@ -51,6 +51,10 @@ class Stored(NamedTuple):
         return self.name
 
 
+def in_memory(name: str, content: bytes) -> Stored:
+    return Stored(name, lambda: content)
+
+
 Encoded = Path | Stored
 """An image as it is kept, before Pillow decodes it."""
 
@@ -160,7 +164,10 @@ def opened(encoded: Encoded) -> Iterator[Image.Image]:
     try:
         if isinstance(encoded, Path) and not stat.S_ISREG(encoded.stat().st_mode):
             raise _refused(encoded, "it is not a regular file")
-        with Image.open(encoded if isinstance(encoded, Path) else BytesIO(encoded.read()), formats=FORMATS) as image:
+        content = encoded if isinstance(encoded, Path) else encoded.read()
+        if not content:
+            raise Damaged(encoded, "it is empty")
+        with Image.open(content if isinstance(content, Path) else BytesIO(content), formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MOST_PIXELS:
                 raise _refused(encoded, f"it has {pixels:,} pixels; at most {MOST_PIXELS:,} are decoded")
