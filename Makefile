@@ -32,7 +32,7 @@ help: ## print this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|stl10|tiny-imagenet|imagenet100|folder:PATH SEEDS=3 EPOCHS=50 SCALE=small"
+	@echo "Variables of the sweeps: DATASET=digits|svhn|cifar10|cifar100|stl10|tiny-imagenet|imagenet100|folder:PATH|parquet:PATH|npz:PATH|wds:PATTERN|hf:NAME SEEDS=3 EPOCHS=50 SCALE=small"
 	@echo "  CPUS_PER_TRIAL=1 GPUS_PER_TRIAL=0.25 BUDGET=4h RESULTS=results SWEEP_ARGS=\"--set method.codes=16384 --force\""
 
 setup: $(STAMP) ## build .venv with everything in it (once)

@@ -22,6 +22,7 @@ from benchmarks import (
     machine,
     render,
     report,
+    sources,
     step,
     sweep,
 )
@@ -31,6 +32,7 @@ from cplearn.errors import InputError
 PARTS: dict[str, Callable[[bool], Part]] = {
     "step": step.run,
     "augment": augmentation.run,
+    "sources": sources.run,
     "dictionary": dictionary.run,
     "first-metric": first_metric.run,
     "growth": growth.run,

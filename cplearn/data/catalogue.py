@@ -149,8 +149,12 @@ def absolute(name: str) -> str:
     """
     family, _, path = name.partition(":")
     entry = _of_family(family) if path else None
-    is_path = entry is not None and entry.takes in ("PATH", "PATTERN")
-    return f"{family}:{os.path.abspath(os.path.expanduser(path))}" if is_path else name
+    path = os.path.expanduser(path)
+    # A name on the hub may be that of a folder here, which the library prefers.
+    is_path = entry is not None and (
+        entry.takes in ("PATH", "PATTERN") or (entry.takes == "NAME" and os.path.isdir(path))
+    )
+    return f"{family}:{os.path.abspath(path)}" if is_path else name
 
 
 def is_resized(name: str) -> bool:

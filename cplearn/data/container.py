@@ -74,7 +74,7 @@ class Container(EncodedSource):
         except InputError:
             raise
         except Exception as error:  # libraries that read damaged files raise almost anything
-            raise InputError(f"{self.place}: cannot be read to its end ({error})") from error
+            raise unreadable(self.place, "what it was", error) from error
 
     def finder(self, request: Request, split: str) -> Callable[[int], Encoded]:
         assert self.arranged is not None
@@ -89,6 +89,11 @@ def stamp(path: Path, base: Path) -> Stamp:
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
     return Stamp(path.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def unreadable(path: object, kind: str, error: Exception) -> InputError:
+    """What is said of a file that a library could not read, on one line."""
+    return InputError(f"{path}: cannot be read as {kind} ({' '.join(str(error).split())}); it may be damaged")
 
 
 def class_names(labels: Iterable[Any], names: Sequence[str] | None = None) -> tuple[list[str | None], list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cplearn.data.container import Container, Contents, Stamp, class_names
+from cplearn.data.container import Container, Contents, Stamp, class_names, unreadable
 from cplearn.data.image_files import Encoded, in_memory
 from cplearn.data.parquet import IMAGES, LABELS
 from cplearn.data.source import Request
@@ -96,6 +96,5 @@ def _load(place: str) -> dict[str, Any]:
         else:
             found = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # the library and its network raise almost anything
-        reason = " ".join(str(error).split())
-        raise InputError(f"hf:{place}: cannot be loaded ({type(error).__name__}: {reason})") from error
+        raise unreadable(f"hf:{place}", "a data set of images", error) from error
     return dict(found) if isinstance(found, dict) else {"all": found}

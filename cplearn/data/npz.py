@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp
+from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
 from cplearn.data.image_files import Encoded, in_memory
 from cplearn.data.source import Request
 from cplearn.data.splits import Item
@@ -54,7 +54,7 @@ class Npz(Container):
         except InputError:
             raise
         except Exception as error:  # damaged archives raise almost anything
-            raise InputError(f"{self.path}: cannot be read as an .npz file ({error})") from error
+            raise unreadable(self.path, "an .npz file", error) from error
         if not items:
             known = ", ".join(f"{split}_images" for split in SPLITS)
             raise InputError(f"{self.path}: none of the arrays {known} is in it")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cplearn.data import cache
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp
+from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
 from cplearn.data.encoded import digest
 from cplearn.data.image_files import Encoded, Stored, in_memory
 from cplearn.data.source import Request
@@ -68,7 +68,7 @@ class Parquet(Container):
                     wanted = [column for column in (label, "split") if column in schema.names]
                     table = parquet.read(wanted) if wanted else None
             except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{base / file.name}: cannot be read as a Parquet file ({error})") from error
+                raise unreadable(base / file.name, "a Parquet file", error) from error
             self.files.append((base / file.name, n))
             self.column = image
             names = names or _names(schema, label)

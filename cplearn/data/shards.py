@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cplearn.data import walk
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp
+from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
 from cplearn.data.encoded import write_json
 from cplearn.data.image_files import Encoded, Stored
 from cplearn.data.source import Request
@@ -119,7 +119,8 @@ def _index(path: Path, file: int, skipped: Skipped) -> list[Sample]:
                 if not member.isfile() or walk.is_hidden(name):
                     continue
                 if kind in ("cls", "json"):
-                    content = archive.extractfile(member).read().decode()
+                    file_of_label = archive.extractfile(member)
+                    content = file_of_label.read().decode() if file_of_label else ""
                     label = content.strip() if kind == "cls" else json.loads(content).get("label")
                     if label is not None:
                         labels[key] = str(label)
@@ -131,8 +132,13 @@ def _index(path: Path, file: int, skipped: Skipped) -> list[Sample]:
                     skip(skipped, "empty files", f"{path.name}: {member.name}")
                 else:
                     images[key] = Sample(file, member.name, member.offset_data, member.size, None)
+            # tarfile takes a damaged header for the end, where two blocks of zeros should stand.
+            with open(path, "rb") as content_of_file:
+                content_of_file.seek(archive.offset)
+                if content_of_file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"damaged or cut off at byte {archive.offset:,}")
     except (OSError, tarfile.TarError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as a tar file that is not compressed ({error})") from error
+        raise unreadable(path, "a tar file that is not compressed", error) from error
     return [sample._replace(label=labels.get(key)) for key, sample in images.items()]
 
 

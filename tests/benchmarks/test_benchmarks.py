@@ -30,6 +30,7 @@ from benchmarks import (
     growth,
     render,
     report,
+    sources,
     step,
     sweep,
 )
@@ -202,6 +203,16 @@ def test_the_per_image_pipelines_give_what_the_recipes_give(recipe: str) -> None
             assert {(view.shape, view.dtype) for view in views} == {((3, 32, 32), torch.float32)}
             assert all(view.min() >= 0 and view.max() <= 1 for view in views)
             assert any(not torch.equal(views[0], view) for view in views)
+
+
+def test_sources_are_compared_with_the_cached_folder() -> None:
+    rows = sources.compare(1, 64)
+    kinds = {row.label for row in rows}
+    assert kinds == {
+        *(f"{kind}, batches" for kind in ("folder", "parquet", "wds")),
+        *(f"{kind}, first load" for kind in ("parquet", "wds", "npz")),
+    }
+    assert all(min(*row.first, *row.second) > 0 for row in rows)
 
 
 def test_augmentation_is_compared_with_both_apis() -> None:

@@ -65,11 +65,12 @@ def heap(path: Path, made: Sequence[Picture]) -> str:
 def parquet(path: Path, made: Sequence[Picture], rows: int = 7) -> str:
     """One file a split, as `datasets` writes them, in groups of a few rows."""
     path.mkdir(parents=True)
+    classes = classes_of(made)
     for split in ("train", "test"):
         own = [picture for picture in made if picture.split == split]
         images = [{"bytes": encoded(picture.pixels), "path": picture.name} for picture in own]
-        labels = pa.array([CLASSES.index(picture.label) if picture.label else None for picture in own], pa.int64())
-        features = {"image": {"_type": "Image"}, "label": {"names": list(CLASSES), "_type": "ClassLabel"}}
+        labels = pa.array([classes.index(picture.label) if picture.label else None for picture in own], pa.int64())
+        features = {"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}}
         table = pa.table({"image": images, "label": labels})
         about = {"huggingface": json.dumps({"info": {"features": features}})}
         file = path / f"{split}-00000-of-00001.parquet"
@@ -100,15 +101,19 @@ def shards(path: Path, made: Sequence[Picture], images: int = 20) -> str:
 
 
 def npz(path: Path, made: Sequence[Picture]) -> str:
-    arrays = {}
+    arrays, classes = {}, classes_of(made)
     for split in ("train", "test"):
         own = [picture for picture in made if picture.split == split]
         arrays[f"{split}_images"] = np.stack([picture.pixels for picture in own])
-        arrays[f"{split}_labels"] = np.array([[CLASSES.index(p.label) if p.label else -1] for p in own])
+        arrays[f"{split}_labels"] = np.array([[classes.index(p.label) if p.label else -1] for p in own])
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
     return f"npz:{path}"
+
+
+def classes_of(made: Sequence[Picture]) -> list[str]:
+    return sorted({picture.label for picture in made} - {""})
 
 
 def encoded(pixels: np.ndarray) -> bytes:

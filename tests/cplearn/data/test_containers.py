@@ -1,6 +1,7 @@
 """Images within larger files: the same data set in every form, read a little at a time, and what is refused."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 import containers
 from cplearn import data
 from cplearn.errors import InputError
+from fuzzing import damage
 from pictures import noise, save
 
 FORMS = ("folder", "heap", "parquet", "shards", "npz")
@@ -186,7 +188,7 @@ def nothing(path):
         ("wds:x*.tar", nothing, "no files of such names"),
         ("wds:x", nothing, "x: cannot be opened"),
         ("wds:x", lambda path: path.write_bytes(b"no" * 999), "x: cannot be read as a tar file that is not compressed"),
-        ("hf:x", lambda path: path.mkdir(), "hf:x: cannot be loaded"),
+        ("hf:x", lambda path: path.mkdir(), "hf:.*x: cannot be read as a data set of images"),
         ("parquet:", nothing, "write parquet:PATH"),
         ("npz", nothing, "write npz:PATH"),
     ],
@@ -197,6 +199,36 @@ def test_bad_input_is_one_sentence(tmp_path, load, monkeypatch, name, prepare, m
     prepare(tmp_path / "x")
     with pytest.raises(InputError, match=message):
         load(name)
+
+
+def test_a_tar_file_that_was_cut_off_is_refused(tmp_path, load, made):
+    name = containers.shards(tmp_path / "shards", made, images=50)
+    file = tmp_path / "shards" / "train-000.tar"
+    for size in (512 * 21, file.stat().st_size // 2, file.stat().st_size // 4 * 3):
+        os.truncate(file, size)
+        with pytest.raises(InputError, match=r"train-000.tar: cannot be read as a tar file"):
+            load(name)
+        containers.shards(tmp_path / f"{size}", made, images=50)
+        shutil.copy2(tmp_path / f"{size}" / file.name, file)
+
+
+def test_damaged_files_are_read_or_refused(tmp_path, load):
+    draw, outcomes = random.Random("containers"), set()
+    names = containers.everywhere(tmp_path / "whole", containers.pictures(12, 6))
+    for i in range(40):
+        form = draw.choice(["heap", "parquet", "shards", "npz"])
+        mutant = tmp_path / f"mutant{i}"
+        shutil.copytree(tmp_path / "whole", mutant)
+        name = names[form].replace("whole", mutant.name)
+        place = mutant / (form if form != "npz" else "arrays.npz")
+        file = place if form == "npz" else draw.choice(sorted(place.iterdir()))
+        file.write_bytes(damage(file.read_bytes(), draw))
+        try:
+            assert len(load(name, 8, None if form == "npz" else draw.choice(["cached", "on-demand"])).train.images[:2])
+            outcomes.add("read")
+        except InputError as error:
+            outcomes.add("many lines" if "\n" in str(error) else "refused")
+    assert outcomes == {"read", "refused"}
 
 
 def test_a_damaged_image_within_a_file_is_skipped(tmp_path, load, caplog):

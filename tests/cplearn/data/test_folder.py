@@ -127,6 +127,12 @@ def test_other_formats_and_suffixes_in_any_case(images, root, suffix, mode):
     assert np.abs(loaded.astype(int) - smooth(16, 16)).mean() < 6
 
 
+def test_of_an_animation_the_first_frame_is_shown(images, root):
+    frames = [Image.fromarray(smooth(16, 16)[..., i]) for i in range(3)]
+    save(images / "test" / "dog" / "9.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert np.array_equal(load(images, root, 16).test.images[-1, 0].numpy(), smooth(16, 16)[..., 0])
+
+
 def test_exif_turns_the_image(images, root):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
@@ -262,6 +268,10 @@ def remove(path):
             "skipped 2 damaged images: its format is not known",
         ),
         (lambda path: bomb(path / "train/cat/1.png"), "1.png: cannot be read as an image (it has 100,020,001 pixels"),
+        (
+            lambda path: (path / "train/cat/1.png").write_bytes(b"P5 20000 20000 255\n0"),
+            "1.png: cannot be read as an image (it has more pixels than the 100,000,000 that are decoded)",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(images, root, damage, message):
