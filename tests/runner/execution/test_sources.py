@@ -7,23 +7,42 @@ from pathlib import Path
 
 import pytest
 import ray
-from mlflow import MlflowClient
 
 import containers
-from support import run_cli, uri
+from runner.events import Listener, TrialResult
+from runner.execution.contract import ExecutionOptions
+from runner.execution.execute import execute
+from runner.machine.resources import Resources
+from runner.planning.plan import SCHEMA, Job, make_plan
+from sweeps.spec import read_sweep
 
 SWEEP = """
 sweep: sources
 description: three β values
 settings:
   dataset: '{name}'
-  epochs: 1
+  epochs: 2
   batch_size: 50
   method: {{codes: 32, embedding_dim: 16}}
   backbone: {{name: resnet8-slim, width: 4}}
-  evaluation: {{kmeans_restarts: 1, view_images: 0}}
+  evaluation: {{kmeans_restarts: 1}}
 axes: {{method.beta: [0.1, 1, 10]}}
 """
+
+
+class Metrics(Listener):
+    """The metrics of every epoch and of the evaluation of each trial, but for times."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, dict[str, float]] = {}
+
+    def epoch(self, job: Job, epoch: int, metrics: dict[str, float]) -> None:
+        own = {f"{name} after {epoch}": value for name, value in metrics.items() if not name.startswith("time/")}
+        self.numbers.setdefault(job.label, {}).update(own)
+
+    def finished(self, job: Job, result: TrialResult) -> None:
+        own = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
+        self.numbers[job.label].update(own)
 
 
 @pytest.fixture
@@ -33,30 +52,23 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def numbers(folder: Path, name: str) -> dict[str, dict[str, float]]:
-    """Every metric of each trial of a sweep in a store of its own, but for times."""
+def sweep(folder: Path, name: str) -> dict[str, dict[str, float]]:
+    """The numbers of three values of β on a data set, with a data folder of its own."""
     folder.mkdir()
     (folder / "sources.yaml").write_text(SWEEP.format(name=name))
-    status, output = run_cli(folder, "sweep", "sources.yaml", "--results", "results")
-    assert status == 0, output
-    client = MlflowClient(uri(folder))
-    experiment = client.get_experiment_by_name("cplearn")
-    runs = client.search_runs([experiment.experiment_id], "tags.`cplearn.kind` = 'trial'")
-    return {
-        run.data.params["method.beta"]: {
-            key: value for key, value in run.data.metrics.items() if not key.startswith(("time/", "system/"))
-        }
-        for run in runs
-    }
+    plan = make_plan(read_sweep(folder / "sources.yaml", SCHEMA), folder / "data")
+    metrics = Metrics()
+    execute(plan.jobs, [metrics], ExecutionOptions(Resources(1, 0), str(folder / "data")))
+    return metrics.numbers
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_five_sources_of_the_same_images_give_the_same_numbers(tmp_path: Path, cluster: None) -> None:
     names = containers.everywhere(tmp_path / "images", containers.pictures(500, 100, 16))
-    found = {form: numbers(tmp_path / form, name) for form, name in names.items()}
-    assert found["folder"].keys() == {"0.1", "1", "10"}
-    assert all(len(metrics) > 20 for metrics in found["folder"].values())
-    assert len({metrics["train/loss"] for metrics in found["folder"].values()}) == 3
+    found = {form: sweep(tmp_path / form, name) for form, name in names.items()}
+    assert found["folder"].keys() == {"beta=0.1", "beta=1", "beta=10"}
+    assert all(len(metrics) > 40 for metrics in found["folder"].values())
+    assert len({metrics["train/loss after 2"] for metrics in found["folder"].values()}) == 3
     for form in found:
         assert found[form] == found["folder"], form
