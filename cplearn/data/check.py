@@ -59,7 +59,7 @@ def check(name: str, root: Path | None = None, test_share: float | None = None) 
 
     Raises InputError if there is no such data set, if nothing of it can be used, or if it is a public one.
     """
-    if name.partition(":")[0] not in catalogue.CATALOGUE:
+    if name.partition(":")[0] not in {written.partition(":")[0] for written in catalogue.names()}:
         name = f"folder:{name}"
     found = source(name, root)
     if not isinstance(found, EncodedSource):
