@@ -132,6 +132,7 @@ def test_keys_of_the_defaults_are_pinned() -> None:
         "decode": "cached",
         "train_images": None,
         "test_images": None,
+        "test_share": None,
         "normalisation": "scalar",
         "method.name": "cplearn",
         "method.beta": 1.0,
