@@ -78,7 +78,7 @@ class Facts:
     modes: dict[str, dict[str, int]]
     """How many images of each split have each of Pillow's modes."""
     skipped: Skipped
-    """The damaged images by what is wrong with them."""
+    """The damaged images, each with what is wrong with it."""
     twins: list[str]
     """The images of the test split that are in the training split too, byte by byte."""
 
@@ -201,14 +201,15 @@ class EncodedSource(Source):
             for found in _each(_check, self.images(split), listing.threaded):
                 if isinstance(found, Damaged):
                     own.append(None)
-                    splits.skip(facts.skipped, f"damaged images: {found.reason}", found.name)
+                    name = found.name.removeprefix(f"{self.place}/")
+                    splits.skip(facts.skipped, "damaged images", f"{name}: {found.reason}")
                     continue
                 name, digest_of_image, extent, mode = found
                 contents.append(digest_of_image)
                 own.append(extent)
                 modes[mode] = modes.get(mode, 0) + 1
                 if split == "test" and digest_of_image in in_training:
-                    facts.twins.append(name)
+                    facts.twins.append(name.removeprefix(f"{self.place}/"))
             facts.extents[split], facts.modes[split] = own, modes
             content.update(json.dumps([split, _readable(labels, facts, split)]).encode())
             for digest_of_image in contents:

@@ -12,6 +12,7 @@ The data set is greyscale if the mode of every image is, else RGB; for the pixel
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import unicodedata
@@ -130,9 +131,14 @@ def _split_folders(path: Path, skipped: Skipped) -> Mapping[str | None, str]:
 
 
 def _folder_of(path: str, base: str) -> Parts:
-    """The folders between `base` and the file, in composed Unicode."""
-    inside = path[len(base) :].lstrip("/") if base else path
-    return tuple(unicodedata.normalize("NFC", part) for part in inside.split("/")[:-1])
+    """The folders between `base` and a file, in composed Unicode."""
+    return _parts(path.rpartition("/")[0], base)
+
+
+@functools.lru_cache(maxsize=4096)  # files of one folder come one after the other
+def _parts(folder: str, base: str) -> Parts:
+    inside = folder[len(base) :].strip("/")
+    return tuple(unicodedata.normalize("NFC", part) for part in inside.split("/")) if inside else ()
 
 
 def _classes(folders: Mapping[str | None, set[Parts]]) -> dict[Parts, str]:

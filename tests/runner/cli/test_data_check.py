@@ -22,7 +22,7 @@ def test_a_messy_folder_is_told_in_a_table(tmp_path: Path) -> None:
     assert "test 2 0 2 1 8 x 8 2 RGB" in lines
     assert "files without a suffix of images 1 'dogs\\n/notes.txt'" in lines
     assert "hidden and system files 1 .DS_Store" in lines
-    assert any(line.startswith("damaged images: its format is not known 1") for line in lines)
+    assert any(line.startswith("damaged images 1 'dogs\\n/6.PNG: its format is not known'") for line in lines)
     assert "Classes: 50% of_my & {cats}, 'dogs\\n'." in output
     assert "There is no test split" in output
     assert not list((tmp_path / "data").rglob("*.npy"))
