@@ -250,11 +250,15 @@ def _recall(notes: Path, listing: Listing) -> Facts | None:
 
 
 def _remember(notes: Path, listing: Listing, facts: Facts) -> None:
-    # A file that is written twice within one tick of the file system's clock keeps its modification time, so that of
-    # a file just written proves nothing.
-    if time.time_ns() - listing.newest_ns >= SETTLED_NS:
+    if is_settled(listing.newest_ns):
         with suppress(OSError):  # this only saves time
             write_json(notes, asdict(facts))
+
+
+def is_settled(mtime_ns: int) -> bool:
+    """Whether an unchanged modification time proves that files are unchanged, the last of which was written then: one
+    that is written twice within one tick of the file system's clock keeps its time."""
+    return time.time_ns() - mtime_ns >= SETTLED_NS
 
 
 def write_json(path: Path, content: object) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,11 @@ class Parquet(Container):
     def finder(self, request: Request, split: str) -> Callable[[int], Encoded]:
         assert self.arranged is not None
         rows, path = self.arranged.rows[split], self._copied(request)
-        blocks = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0).chunks
+        try:
+            blocks = _blocks(path)
+        except (OSError, pa.ArrowException):  # a damaged copy
+            path.unlink(missing_ok=True)
+            blocks = _blocks(self._copied(request))
         starts = [0, *accumulate(len(block) for block in blocks)]
 
         def find(row: int) -> Encoded:
@@ -145,23 +150,28 @@ class Parquet(Container):
 
     def _copy(self, path: Path) -> None:
         schema = pa.schema([("image", pa.large_binary())])
+        images = (
+            image.read() for image in self.read(range(sum(n for _, n in self.files))) if isinstance(image, Stored)
+        )
         try:
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                block: list[bytes] = []
-                for image in self.read(range(sum(n for _, n in self.files))):
-                    assert isinstance(image, Stored)
-                    block.append(image.read())
-                    if len(block) == BATCH:
+            with open(path, "wb") as file:
+                with pa.ipc.new_file(file, schema) as writer:
+                    while block := list(islice(images, BATCH)):
                         writer.write_batch(pa.record_batch([pa.array(block, pa.large_binary())], schema=schema))
-                        block = []
-                if block:
-                    writer.write_batch(pa.record_batch([pa.array(block, pa.large_binary())], schema=schema))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"{path}: the images cannot be written ({error}); free some space") from error
 
 
 def source(name: str, root: Path) -> Parquet:
     return Parquet(name, Path(name.partition(":")[2]))
+
+
+def _blocks(path: Path) -> list[pa.Array]:
+    """The images of an Arrow file, which stay on the disk until they are used."""
+    blocks: list[pa.Array] = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0).chunks
+    return blocks
 
 
 def _stored(name: str, value: pa.Scalar) -> Stored:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from cplearn.data import walk
 from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
-from cplearn.data.encoded import write_json
+from cplearn.data.encoded import is_settled, write_json
 from cplearn.data.image_files import Encoded, Stored
 from cplearn.data.source import Request
 from cplearn.data.splits import Item, Skipped, skip, split_of
@@ -65,9 +65,10 @@ class Shards(Container):
         if index.get("stamps") != [list(entry) for entry in stamps]:
             samples = [sample for i, path in enumerate(self.files) for sample in _index(path, i, skipped)]
             index = {"stamps": stamps, "samples": samples, "skipped": skipped}
-            with suppress(OSError):  # this only saves time
-                notes.parent.mkdir(parents=True, exist_ok=True)
-                write_json(notes, index)
+            if is_settled(max(entry.mtime_ns for entry in stamps)):
+                with suppress(OSError):  # this only saves time
+                    notes.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(notes, index)
         self.samples = [Sample(*sample) for sample in index["samples"]]
         if not self.samples:
             raise InputError(f"{self.pattern}: no images in these files")

@@ -88,6 +88,25 @@ def test_a_changed_file_is_another_data_set(names, load, form, tmp_path):
     assert load(names[form]).fingerprint == load(other[form]).fingerprint != before
 
 
+def test_tar_files_are_indexed_once(names, load, made):
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    for decode in ("cached", "on-demand"):
+        load(names["shards"], 8, decode)
+    assert any(path.endswith(".tar") for path in opened)
+    opened.clear()
+    for decode in ("cached", "on-demand"):
+        load(names["shards"], 8, decode)
+    assert not any(path.endswith(".tar") for path in opened)
+
+
+def test_a_damaged_copy_of_parquet_files_is_made_anew(names, load, tmp_path):
+    before = load(names["parquet"], 8, "on-demand").train.images[:].clone()
+    (copy,) = (tmp_path / "root").rglob("*.arrow")
+    os.truncate(copy, copy.stat().st_size // 2)
+    assert torch.equal(load(names["parquet"], 8, "on-demand").train.images[:], before)
+
+
 def test_parquet_files_of_plain_bytes_with_words_and_a_split_column(tmp_path, load):
     images = [containers.encoded(noise(i)) for i in range(5)]
     columns = {"img": images, "label": ["b", "a", "b", "a", None], "split": ["train", "train", "test", "test", "train"]}
