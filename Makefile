@@ -25,7 +25,7 @@ OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(SEEDS),--seeds $(SEEDS)
           --results '$(RESULTS)' $(SWEEP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse sensitivity criteria report mlflow-ui bench bench-sweep test test-long lint format check clean
+.PHONY: help setup plan sweep-beta sweep-projector sweep-datasets search methods table1 table2 resnet18 collapse sensitivity criteria report mlflow-ui docs bench bench-sweep test test-long lint format check clean
 
 help: ## print this list
 	@echo "CPLearn sweeps. On a fresh machine start with 'make sweep-beta'."
@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml
 		{ echo "Python 3.11 or newer is needed; say which: make setup PYTHON=python3.12"; exit 1; }
 	@echo "Building .venv; PyTorch is large, so the first time takes some minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@
 
 plan: $(STAMP) ## say what a sweep would run, for how long and with how much disk (SWEEP=beta, table1, ...)
@@ -88,6 +88,9 @@ report: $(STAMP) ## write tables and figures again from the tracking store
 
 mlflow-ui: $(STAMP) ## compare the runs in a browser (PORT=5000)
 	@$(BIN)/cplearn ui --port $(PORT)
+
+docs: $(STAMP) ## build the documentation as a site, build/site/index.html
+	@$(BIN)/mkdocs build --quiet && echo "Open build/site/index.html in a browser."
 
 bench: $(STAMP) ## measure speed on this machine (PARTS="step dictionary": only these)
 	@$(BIN)/cplearn bench $(PARTS) --results '$(RESULTS)'

@@ -63,7 +63,7 @@ def order(
     axes: Mapping[str, Sequence[Any]],
     seconds: Callable[[Job], float | None],
 ) -> list[Job]:
-    """Jobs in the order in which a table cut short is as complete as it can be (docs/planning.md says which)."""
+    """Jobs in the order in which a table cut short is as complete as it can be (docs/budgets.md says which)."""
     rank = {seed: i for i, seed in enumerate(seeds)}
     levels = {
         (axis, repr(v)): level for axis, vs in axes.items() for v, level in zip(vs, _levels(len(vs)), strict=True)

@@ -1,4 +1,4 @@
-"""The walk-through of docs/methods.md, done as written: its file, its test, and the checks that every method passes."""
+"""The walk-through of docs/own-method.md, done as written, and the tables of docs/methods.md."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sweeps.record import param_value
 @pytest.fixture
 def example(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
     """The method of the document, installed as if its file lay in cplearn/methods; yields its test file's names."""
-    document = (root / "docs" / "methods.md").read_text()
+    document = (root / "docs" / "own-method.md").read_text()
     module, test = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
     (tmp_path / "alignment.py").write_text(module)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     names: dict[str, object] = {}
-    exec(compile(test, "docs/methods.md", "exec"), names)
+    exec(compile(test, "docs/own-method.md", "exec"), names)
     yield names
     sys.modules.pop("cplearn.methods.alignment")
     del methods.alignment

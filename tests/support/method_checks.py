@@ -1,4 +1,4 @@
-"""Checks that every method must pass: those of cplearn/methods, and that of the walk-through in docs/methods.md."""
+"""Checks that every method must pass: those of cplearn/methods, and that of the walk-through in docs/own-method.md."""
 
 from __future__ import annotations
 
