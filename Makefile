@@ -90,7 +90,7 @@ mlflow-ui: $(STAMP) ## compare the runs in a browser (PORT=5000)
 	@$(BIN)/cplearn ui --port $(PORT)
 
 docs: $(STAMP) ## build the documentation as a site, build/site/index.html
-	@$(BIN)/mkdocs build --quiet && echo "Open build/site/index.html in a browser."
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "Open build/site/index.html in a browser."
 
 bench: $(STAMP) ## measure speed on this machine (PARTS="step dictionary": only these)
 	@$(BIN)/cplearn bench $(PARTS) --results '$(RESULTS)'
