@@ -198,7 +198,7 @@ def photograph(address: str, width: int, height: int, seconds: int = 10) -> Imag
         return Image.open(picture).convert("RGB")
 
 
-def save(picture: Image.Image, name: str, width: int | None = 1000) -> None:
+def save(picture: Image.Image, name: str, width: int | None = 900) -> None:
     """Write a small picture: at most so wide, with few colours."""
     if width and picture.width > width:
         picture = picture.resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS)
@@ -207,7 +207,8 @@ def save(picture: Image.Image, name: str, width: int | None = 1000) -> None:
 
 def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    # Of the ways of Pillow this one keeps the rare colours of lines.
+    small = picture.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(file, "PNG", optimize=True)
     return file.getvalue()
 
