@@ -40,7 +40,9 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES, NOTEBOOK = ROOT / "docs" / "images", ROOT / "docs" / "notebook.ipynb"
 CPLEARN = [sys.executable, "-m", "runner.cli"]
 SWEEP = ["sweep", "beta", "--seeds", "3"]
-COLUMNS, LINES = 100, 24
+COLUMNS, LINES = 110, 24
+HOST = "mlflow.example"
+"""Another name of this machine for Chromium: at 127.0.0.1 MLflow opens a panel for language models beside the page."""
 RUNNING_SECONDS = 75
 """After so long the first trials of a sweep have ended, and others run."""
 
@@ -48,7 +50,13 @@ RUNNING_SECONDS = 75
 def environment(folder: Path) -> dict[str, str]:
     """The variables of a command whose store lies in a folder."""
     own = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **own, "CPLEARN_DATA": str(ROOT / "data"), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        **own,
+        "CPLEARN_DATA": str(ROOT / "data"),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+    }
 
 
 def terminal(folder: Path) -> None:
@@ -58,7 +66,7 @@ def terminal(folder: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text("$ make sweep-beta", style="bold"))
     for line in _screen(written)[-LINES:]:
-        console.print(Text.from_ansi(line), no_wrap=True, overflow="crop")
+        console.print(Text.from_ansi(line), overflow="fold")
     (IMAGES / "terminal.svg").write_text(console.export_svg(title="cplearn"))
 
 
@@ -137,12 +145,10 @@ def mlflow(folder: Path) -> None:
     )
     try:
         assert process.stdout
-        for line in process.stdout:  # It prints the address when the page answers.
-            if link := re.search(r"http://\S+", line):
-                break
-        else:
-            raise SystemExit("cplearn ui has printed no address")
-        save(photograph(link[0], 1500, 950, seconds=30), "mlflow")
+        # It prints its pages when they answer.
+        links = (re.match(r"charts +http://127.0.0.1(\S+)", line) for line in process.stdout)
+        link = next(filter(None, links))[1]
+        save(photograph(f"http://{HOST}{link}", 1500, 1000, seconds=60), "mlflow")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
@@ -193,6 +199,7 @@ def photograph(address: str, width: int, height: int, seconds: int = 10) -> Imag
         picture = Path(profile) / "page.png"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb"]
         options += [f"--window-size={width},{height}", f"--virtual-time-budget={1000 * seconds}"]
+        options += [f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
         options += [f"--user-data-dir={profile}/profile", f"--screenshot={picture}", address]
         subprocess.run(["chromium", *options], check=True, capture_output=True, timeout=120)
         return Image.open(picture).convert("RGB")

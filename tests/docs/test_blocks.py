@@ -33,6 +33,10 @@ OTHERS = {
 """Programs that are not ours."""
 
 
+ELSEWHERE = "docs/extend.md"
+"""A page whose blocks are one package, which tests/cplearn/test_outside.py installs and sweeps."""
+
+
 class Block(NamedTuple):
     page: str
     language: str
@@ -46,7 +50,9 @@ def blocks(*languages: str) -> list[Block]:
         for path in PAGES
         for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     ]
-    return [block for block in found if not languages or block.language in languages]
+    if not languages:
+        return found
+    return [block for block in found if block.language in languages and block.page != ELSEWHERE]
 
 
 def commands(text: str) -> Iterator[list[str]]:
