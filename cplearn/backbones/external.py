@@ -96,7 +96,7 @@ def build(settings: BackboneSettings, channels: int, image_size: int, generator:
 @contextmanager
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
     """In the block torch's global generator, on the CPU, draws what follows from `generator`; its state is put back."""
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
