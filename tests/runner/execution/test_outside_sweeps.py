@@ -34,7 +34,7 @@ def test_an_installed_package_is_swept_resumed_after_a_kill_and_reported(tmp_pat
     }
 
     def command(*words: str) -> list[str]:
-        options = ["shapes.yaml", "--epochs", "60", "--gpus-per-trial", "0"]
+        options = ["shapes.yaml", "--epochs", "40", "--gpus-per-trial", "0"]
         return [sys.executable, "-P", "-m", "runner.cli", words[0], *options, *words[1:]]
 
     def run(*words: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cplearn.data
+from cplearn.config.groups import BackboneSettings
 from cplearn.errors import InputError
 from cplearn.training import train
 from runner.planning.plan import Plan
@@ -32,3 +33,10 @@ def test_a_model_that_cannot_exist_is_named(plan: Plan) -> None:
     large = dataclasses.replace(job, trial=job.trial.model_copy(update={"backbone": backbone}))
     with pytest.raises(InputError, match=r"backbone\.width 1000000000000000000 is too large"):
         run_bytes(large, use, None)
+
+
+def test_a_timm_model_is_laid_out_without_its_weights(plan: Plan) -> None:
+    backbone = BackboneSettings.model_validate({"name": "timm", "model": "resnet18"})
+    job = dataclasses.replace(plan.jobs[0], trial=plan.jobs[0].trial.model_copy(update={"backbone": backbone}))
+    # 11.2 million weights in float32, and what lies beside them.
+    assert 44e6 < run_bytes(job, plan.datasets[0], None) < 47e6
