@@ -107,11 +107,11 @@ def build_table(
 
 
 def write_table(table: Table, folder: Path, origin: Origin) -> Table:
-    """Write table.{md, tex, html, csv, json}; returns the table, which then knows where its runs are shown."""
+    """Write the files of a table and its numbers; returns the table, which then knows where its runs are shown."""
     table = replace(table, runs_at=origin.runs_at)
     about = {"program": program(), "made_from": asdict(origin)}
-    for kind, content in render_all(table, about).items():
-        (folder / f"table.{kind}").write_text(content, encoding="utf-8")
+    for name, content in render_all(table, about).items():
+        (folder / name).write_text(content, encoding="utf-8")
     return table
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from reports import store
-from reports.render.files import FORMATS, from_json, program, render_all
+from reports.render.files import from_json, program, render_all
 from reports.statistics.inference import Number
 from reports.store import SweepResult
 from reports.tables import table_of_runs, table_of_sweep
@@ -84,7 +84,7 @@ def sidecar_of(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A table.json: its table, how that was made, and the text of each file that it gives, by the file's ending."""
+    """A table.json: its table, how that was made, and the text of each file that it gives, by the file's name."""
 
     table: Table
     about: dict[str, Any]
@@ -149,20 +149,16 @@ def _check(sidecar: Path, uri: str | None, results: dict[str, list[SweepResult]]
 
 
 def _drift(then: Table, now: Table) -> Iterator[str]:
-    changes = [*_moved(_sources(then), _sources(now)), *_changed(then, now), *_rechosen(then, now)]
+    changes = [*_moved(then.sources, now.sources), *_changed(then, now), *_rechosen(then, now)]
     yield from changes
     if not changes:
         for part in ("title", "headings", "caption", "statistics", "notes", "origin"):
             if (was := getattr(then, part)) != (should := getattr(now, part)):
                 yield f"{part}: {_difference(' '.join(was), ' '.join(should))}"
-
-
-def _sources(table: Table) -> dict[str, Source]:
-    """All trials behind a table, by key."""
-    groups = [row.sources for row in table.all_rows]
-    groups += [cell.sources for row in table.all_rows for cell in row.cells]
-    groups += [candidate.sources for choice in table.choices for candidate in choice.candidates]
-    return {source.key: source for sources in groups for source in sources}
+        for unit in then.compute.keys() | now.compute.keys():
+            was, should = (table.compute.get(unit, 0.0) for table in (then, now))
+            if not math.isclose(was, should, rel_tol=TOLERANCE):
+                yield f"{unit}: the table has {was:.6g}, MLflow gives {should:.6g}"
 
 
 def _moved(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterator[str]:
@@ -219,13 +215,13 @@ def _rechosen(then: Table, now: Table) -> Iterator[str]:
 def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: object) -> Iterator[str]:
     """Lines of the printed files that the numbers in table.json do not give."""
     older = f" (written by {made_by}, this is {program()})" if made_by != program() else ""
-    for kind in FORMATS:
-        path = sidecar.with_suffix(f".{kind}")
+    for name, text in expected.items():
+        path = sidecar.with_name(name)
         if not path.is_file():
-            yield f"{path.name}: is missing"
-        elif kind != "json":
+            yield f"{name}: is missing"
+        elif path != sidecar:
             printed = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            lines = itertools.zip_longest(printed, expected[kind].splitlines(), fillvalue="")
+            lines = itertools.zip_longest(printed, text.splitlines(), fillvalue="")
             for number, (line, should) in enumerate(lines, start=1):
                 if line != should:
                     yield f"{path.name}, line {number}{older}: {_difference(line, should)}"

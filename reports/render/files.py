@@ -13,12 +13,12 @@ from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from reports import spelling
-from reports.render import parts
+from reports.render import numbers, parts
 from reports.render.latex import to_latex
 from reports.tables.model import FINISHED, Cell, Source, Table
 from sweeps.errors import explain
 
-FORMATS = ("md", "tex", "html", "csv", "json")
+FILES = ("table.md", "table.tex", "table.html", "table.csv", "table.json", "numbers.tex", "numbers.json")
 JSON_VERSION = 1
 CSV_COLUMNS = (
     *("block", "row", "column", "metric", "mean", "std", "n", "low", "high", "interval", "printed", "bold"),
@@ -27,9 +27,9 @@ CSV_COLUMNS = (
 
 
 def render_all(table: Table, about: Mapping[str, Any]) -> dict[str, str]:
-    """The text of each file of a table by its ending; `about` says in the JSON how the table was made."""
+    """The text of each file of a table by its name; `about` says in the JSON how the table was made."""
     texts = to_markdown(table), to_latex(table), to_html(table), to_csv(table), to_json(table, about)
-    return dict(zip(FORMATS, texts, strict=True))
+    return dict(zip(FILES, (*texts, numbers.to_tex(table), numbers.to_json(table)), strict=True))
 
 
 def program() -> str:

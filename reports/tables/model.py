@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -121,7 +121,8 @@ class Table:
     """A table over `n` seeds: baselines come before the other rows, `headings` are those of the row heads. `caption`,
     `statistics` and `notes` are sentences, `origin` says what the numbers were made with. `spec` is the hash of the
     specification; `slug` names the data set's folder, empty for a table over several. `runs_at` is the address on a
-    tracking server that a run's page starts with."""
+    tracking server that a run's page starts with. `compute` are the hours of each kind of device that its finished
+    runs have taken."""
 
     sweep: str
     dataset: str
@@ -140,6 +141,7 @@ class Table:
     statistics: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     runs_at: str = ""
+    compute: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -161,6 +163,14 @@ class Table:
         """The numbers of a row in full precision, by the names of their columns."""
         cells = zip(self.columns, row.cells, strict=True)
         return {column.name: cell.number.mean for column, cell in cells if cell.number}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All trials behind the table, those of choices too, by key."""
+        groups = [row.sources for row in self.all_rows]
+        groups += [cell.sources for row in self.all_rows for cell in row.cells]
+        groups += [candidate.sources for choice in self.choices for candidate in choice.candidates]
+        return {source.key: source for sources in groups for source in sources}
 
 
 Values = Mapping[str, Mapping[str, float]]

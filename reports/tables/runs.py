@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 
+from reports.statistics import compute
 from reports.tables import model
 from reports.tables.choice import Where
 from reports.tables.grid import Grid
@@ -23,7 +26,9 @@ def table_of_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = No
     column tells, since a mean over different settings would mean nothing.
     """
     grid, values = place(runs, table, where)
-    return grid.table(grid.subject(), values)
+    made = grid.table(grid.subject(), values)
+    behind = runs[runs["key"].isin(made.sources) & runs["status"].eq(model.FINISHED)]
+    return dataclasses.replace(made, compute=compute.device_hours(behind))
 
 
 def study_points(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports import spelling
 from reports.metrics import METRICS
-from reports.statistics import inference
+from reports.statistics import compute, inference
 from reports.store import SweepResult
 from reports.tables import spec
 from reports.tables.grid import Grid
@@ -47,7 +47,8 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
     own = specification(result, table)
     grid = Grid(own, read_trials(runs, list(result.axes)), () if has_labels(result) else DASHED)
     made = grid.table(_subject(result, suggested), metric_values(runs, list(own.shown)))
-    return dataclasses.replace(made, spec=table.hash)
+    finished = result.runs[result.runs["status"] == FINISHED]
+    return dataclasses.replace(made, spec=table.hash, compute=compute.device_hours(finished))
 
 
 def specification(result: SweepResult, table: TableSpec) -> TableSpec:

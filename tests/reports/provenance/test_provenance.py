@@ -247,6 +247,8 @@ def test_a_table_that_holds_is_verified(
         ("table.md", "0.60 ± 0.01", "0.80 ± 0.01", r"table.md, line \d+: '0.80 ± 0.01' should be '0.60 ± 0.01'"),
         ("table.tex", "{\\tiny(-0.16)}", "{\\tiny(+0.16)}", r"table.tex, line \d+: .*\+0.16.* should be .*-0.16"),
         ("table.csv", ",0.76,", ",0.77,", r"table.csv, line \d+: '0.77' should be '0.76'"),
+        ("numbers.tex", "{0.60}", "{0.61}", r"numbers.tex, line \d+: .*0.61.* should be .*0.60"),
+        ("numbers.json", '"text": "0.60"', '"text": "0.61"', r"numbers.json, line \d+: .*0.61.* should be .*0.60"),
         ("table.html", "<small> ± 0.01</small>", "<small> ± 0.00</small>", r"table.html, line \d+"),
         ("table.json", '"mean": 0.600', '"mean": 0.601', r"Linear acc., Barlow Twins, .*: the table has 0.601"),
         ("table.json", '"chosen": "0.1"', '"chosen": "1"', r"method.beta = 1 was chosen by validation/accuracy"),
@@ -346,6 +348,13 @@ def test_a_sweep_that_was_enlarged_or_is_gone_is_drift(own: Writer, of_sweep: li
         own.client.delete_run(one.info.run_id)
     own.sweep("other", "", {}, "svhn", [declare("svhn", "x", {}, 0)])
     assert any("cannot be made any more: no sweep 't1'" in line for line in drift(own, report.folder))
+
+
+def test_another_time_of_a_run_is_drift(own: Writer, of_sweep: list[build.Report]) -> None:
+    assert not drift(own, of_sweep[1].folder)
+    own.client.log_metric(own.runs["svhn/barlow_twins/0"], "time/wall_s", 7200.0, step=21)
+    (found,) = drift(own, of_sweep[1].folder)
+    assert re.match(r"CPU hours: the table has \S+, MLflow gives 2", found)
 
 
 def test_equal_values_of_many_seeds_do_not_drift(tmp_path: Path) -> None:
