@@ -13,13 +13,15 @@ from rich.table import Table
 from rich.text import Text
 from typer import Option
 
-from runner.cli.console import out
+from runner.cli.console import out, show
 from runner.driver.options import SweepOptions
 from runner.planning.quantities import duration
 from sweeps.record import STATES
 
 if TYPE_CHECKING:
+    from runner.driver.resolution import Resolution
     from runner.driver.result import SweepSurvey
+    from runner.driver.run import SweepRun
     from runner.planning.plan import Surveyed
     from runner.timing.forecast import Forecast
 
@@ -31,6 +33,10 @@ def plan(
     ] = False,
     every: Annotated[bool, Option("--list", help="List every trial with its key and state.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print JSON instead: seconds, bytes, keys.")] = False,
+    resolve: Annotated[
+        float | None,
+        Option(metavar="DIFFERENCE", help="Say how many seeds tell rows apart whose accuracy differs by 0.005, say."),
+    ] = None,
 ) -> None:
     """Say what `cplearn sweep` would run with the same options, for how long and with how much disk; run nothing."""
     from runner.driver.run import SweepRun
@@ -38,10 +44,32 @@ def plan(
     run = SweepRun(options)
     survey = run.survey()
     survey = replace(survey, forecast=survey.forecast.calibrated(options.data_root, careful=calibrate))
+    found = _resolve(run, options, resolve) if resolve is not None else []
     if as_json:
-        print(json.dumps(_as_dict(survey, run.deadline.seconds)))
-    else:
-        out.print(_render(survey, run.deadline.seconds, every), highlight=False, soft_wrap=True)
+        answer = _as_dict(survey, run.deadline.seconds)
+        print(json.dumps(answer | ({"resolve": [asdict(each) for each, _ in found]} if found else {})))
+        return
+    out.print(_render(survey, run.deadline.seconds, every), highlight=False, soft_wrap=True)
+    for resolution, cost in found:
+        show(f"\n{resolution}{cost}")
+
+
+def _resolve(run: SweepRun, options: SweepOptions, difference: float) -> list[tuple[Resolution, str]]:
+    """What it takes to support a difference on each data set, and in words what the further seeds would cost."""
+    from runner.driver.resolution import resolutions
+    from runner.driver.run import SweepRun
+
+    found = []
+    for resolution in resolutions(run.uri, run.plan, difference):
+        cost = ""
+        if resolution.seeds and resolution.seeds > resolution.planned:
+            wider = SweepRun(replace(options, seeds=resolution.seeds)).survey().forecast.calibrated(options.data_root)
+            cost = f" With {resolution.seeds} seeds: {wider}"
+            if wider.unknown < len(wider.jobs):
+                unit, each = wider.machine.devices
+                cost += f" {unit} hours: {wider.busy.middle * each / 3600:.3g}."
+        found.append((resolution, cost))
+    return found
 
 
 def _render(survey: SweepSurvey, budget: float | None, every: bool) -> RenderableType:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reports.statistics import power
 from runner.events import TrialResult
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Plan, make_plan
@@ -116,6 +117,37 @@ def test_without_finished_runs_a_few_steps_are_timed_and_nothing_is_written(tmp_
     assert 0 < answer["wall_s"]["low"] < answer["wall_s"]["high"]
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "results").exists()
+
+
+def test_seeds_that_tell_a_difference_are_counted_from_finished_runs(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    noise = {(0.1, 0): 0.8, (0.1, 1): 0.81, (0.5, 0): 0.9, (0.5, 1): 0.93}
+    tracker = Tracker(uri(tmp_path), plan)
+    for job in plan.jobs:
+        if accuracy := noise.get((job.point.get("method.beta", 0), job.trial.seed)):
+            tracker.started(job)
+            result = TrialResult(METRICS | {"probe/accuracy": accuracy}, {}, hardware(Resources(1, 0), remote=False))
+            tracker.finished(job, result)
+    tracker.writes.close()
+    std = abs(0.10 - 0.12) / 2**0.5
+    (found,) = as_json(tmp_path, "--resolve", "0.02")["resolve"]
+    assert (found["rows"], found["pairs"], found["measured"], found["planned"]) == (3, 1, 2, 2)
+    assert found["std"] == pytest.approx(std)
+    assert found["seeds"] == power.seeds_needed(0.02, std, 3)
+    assert found["source"] == "this sweep"
+    wider = as_json(tmp_path, "--resolve", "0.02", "--set", "method.beta=[0.2, 0.3]")["resolve"]
+    assert (wider[0]["source"], wider[0]["std"]) == ("its methods on these data", pytest.approx(std))
+    code, said = run_cli(tmp_path, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--resolve", "0.02")
+    assert code == 0
+    assert f"digits: {found['seeds']} seeds tell a difference of 0.02 in Linear acc. between two of 3 rows" in said
+    assert f"With {found['seeds']} seeds: Expected: " in said
+
+
+def test_without_two_seeds_no_number_of_seeds_is_known(folder: Path) -> None:
+    code, said = run_cli(folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--resolve", "0.005")
+    assert (code, "no two rows of finished runs have two seeds in common" in said) == (2, True), said
+    code, said = run_cli(folder, "plan", "tiny.yaml", "--gpus-per-trial", "0", "--resolve", "0")
+    assert (code, "--resolve 0: a difference is larger than 0" in said) == (2, True), said
 
 
 def test_a_table_that_a_sweep_asks_for_and_there_is_not_is_said_before_anything_runs(tmp_path: Path) -> None:
