@@ -53,7 +53,8 @@ class DropPath(nn.Module):
 class TimmModel(nn.Module):
     """A timm model without its classifier: (N, C, H, W) to pooled features (N, F).
 
-    Its initial weights come from `generator` alone. Vision transformers interpolate their position embedding, so that
+    Its initial weights come from `generator` alone; `size_options` are those of `timm.create_model` that depend on the
+    images' size. Vision transformers interpolate their position embedding, so that
     smaller crops than `image_size` are accepted. Raises InputError if timm refuses the settings.
     """
 
@@ -62,7 +63,8 @@ class TimmModel(nn.Module):
 
         super().__init__()
         with _drawing_from(generator):
-            network: Any = _create(settings, channels, image_size)
+            network: Any
+            network, self.size_options = _create(settings, channels, image_size)
         # timm's stochastic depth draws from the global generator, ours does not.
         for module in list(network.modules()):
             for name, child in list(module.named_children()):
@@ -109,7 +111,8 @@ def drop_from(backbone: nn.Module, generator: torch.Generator) -> None:
             layer.generator = generator
 
 
-def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Module:
+def _create(settings: BackboneSettings, channels: int, image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and the options by which timm was told the images' size."""
     import timm
 
     name, known = settings.model, timm.list_models()
@@ -126,7 +129,7 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> nn.Mo
         sizes = [{"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}]
     for size in sizes:
         try:
-            return timm.create_model(name, **options, **size)
+            return timm.create_model(name, **options, **size), size
         except TypeError as error:
             refused = error
         except Exception as error:

@@ -5,8 +5,8 @@ must not know tables and figures, nor how runs are written: their words stand in
 """
 
 from reports.store.connection import artifact_reader, download_model, identity, open_experiment, runs_at
-from reports.store.sweeps import SweepResult, list_sweeps, read_sweep, read_trials
-from reports.store.trials import metric_histories, read_keys, timed_runs, trial_records
+from reports.store.sweeps import SweepResult, list_sweeps, read_runs, read_sweep, read_trials
+from reports.store.trials import metric_histories, read_keys, read_run, timed_runs, trial_records
 
 __all__ = [
     "SweepResult",
@@ -17,6 +17,8 @@ __all__ = [
     "metric_histories",
     "open_experiment",
     "read_keys",
+    "read_run",
+    "read_runs",
     "read_sweep",
     "read_trials",
     "runs_at",

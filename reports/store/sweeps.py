@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
-from reports.store.trials import newest, profile_of, record
+from reports.store.trials import TRIAL_RUNS, newest, profile_of, record
 from sweeps.errors import UserError
 from sweeps.record import (
     MANIFEST_FILE,
@@ -170,6 +170,18 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep beta")
     return pd.DataFrame.from_records([{"key": key, **row} for key, row in rows.items()])
+
+
+def read_runs(uri: str | None) -> pd.DataFrame:
+    """One row for each run of a trial in the experiment, failed, stopped and repeated ones too, with the columns of
+    `read_trials` and `elapsed`, the seconds from its start to its end. Raises UserError where there is none."""
+    client, experiment = open_experiment(uri)
+    with readable(shown(uri)):
+        runs = list(search(client, experiment, TRIAL_RUNS))
+    if not runs:
+        raise UserError(f"{shown(uri)} holds no trial yet; run a sweep, for instance: cplearn sweep beta")
+    ends = (run.info.end_time - run.info.start_time if run.info.end_time else math.nan for run in runs)
+    return pd.DataFrame([_placed_record(run) | {"elapsed": end / 1000} for run, end in zip(runs, ends, strict=True)])
 
 
 def _placed_record(run: Run) -> dict[str, Any]:

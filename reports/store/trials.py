@@ -105,6 +105,14 @@ def read_keys(uri: str | None, keys: Collection[str]) -> dict[str, dict[str, Any
         return newest(client, experiment, keys, record)
 
 
+def read_run(uri: str | None, run_id: str) -> dict[str, Any]:
+    """The `record` of one run, with its trial's `key`. Raises UserError where there is none."""
+    client = connect(uri)
+    with readable(f"run {run_id} in {shown(uri)}"):
+        run = client.get_run(run_id)
+    return {"key": run.data.tags.get(Tag.KEY), **record(run)}
+
+
 def record(run: Run) -> dict[str, Any]:
     """The columns of a run in a frame of runs: `run_id`, `status`, `params.*`, `tags.*`, each metric, and more."""
     tags = _tags(run)

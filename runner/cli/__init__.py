@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": models.train,
     "import-solo": models.import_solo,
     "evaluate": models.evaluate,
+    "export": models.export,
     "report": results.report,
     "verify": results.verify,
     "trace": results.trace,

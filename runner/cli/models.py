@@ -1,4 +1,4 @@
-"""`cplearn train`, `evaluate` and `import-solo`: one model in this process."""
+"""`cplearn train`, `evaluate`, `export` and `import-solo`: one model in this process."""
 
 from __future__ import annotations
 
@@ -102,6 +102,25 @@ def evaluate(
     training.check_evaluation(trial, data)
     transfer = protocol.load_transfer(trial, model.images["image_size"], data_root)
     _print(protocol.run(model.to(_usable_device(device, cpus)), data, transfer))
+
+
+def export(
+    run: Annotated[str, Argument(help="A run id of the tracking store, or a folder that holds a model.")],
+    to: Annotated[Path, Option("--to", metavar="DIR", help="Where the files go; made if need be.")],
+) -> None:
+    """Write a run's backbone as Hugging Face keeps it: safetensors, config.json and a model card with its numbers."""
+    import cplearn
+    from cplearn import export as exported
+    from reports import store
+    from reports.render.card import model_card
+    from runner.durability.store_paths import check_folder
+
+    check_folder("--to", to)
+    model = cplearn.load(run)
+    record = {} if Path(run).is_dir() else store.read_run(None, run)
+    config = exported.write(model, to)
+    (to / "README.md").write_text(model_card(config, record, model.trial.flat(), str(to)), encoding="utf-8")
+    console.say_written(to)
 
 
 def _print(outcome: Outcome) -> None:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from cplearn import export as exported
 from runner.cli import app
+from runner.events import TrialResult
 from runner.planning.plan import SCHEMA, Plan, make_plan
+from runner.tracking.tracker import Tracker
+from support import run_cli, uri
 from sweeps.spec import read_sweep
 
 SETTINGS = ["backbone.width=4", "batch_size=512", "method.codes=16", "evaluation.kmeans_restarts=1"]
@@ -114,3 +119,23 @@ def test_what_is_in_the_other_data_sets_belongs_to_a_trials_key(
     (elsewhere / "train" / "red" / "0.png").unlink()
     (other,) = plan(tmp_path, f"['folder:{elsewhere}']").jobs
     assert other.key != here.key
+
+
+def test_a_finished_run_is_exported_with_its_numbers(trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    folder, found = trained
+    (tmp_path / "tiny.yaml").write_text("sweep: tiny\nsettings: {epochs: 1, backbone: {width: 4}}")
+    plan = make_plan(read_sweep(tmp_path / "tiny.yaml", SCHEMA))
+    tracker = Tracker(uri(tmp_path), plan)
+    files = {f"model/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    tracker.started(plan.jobs[0])
+    tracker.finished(plan.jobs[0], TrialResult({"probe/accuracy": found["probe/accuracy"]}, files))
+    tracker.writes.close()
+    run = tracker.runs[plan.jobs[0].key].run_id
+    code, said = run_cli(tmp_path, "export", run, "--to", "out")
+    assert code == 0, said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| probe/accuracy | {found['probe/accuracy']:.4f} |" in card
+    assert f"| run | {run} |" in card
+    assert f"| trial key | {plan.jobs[0].key} |" in card
+    assert exported.read(tmp_path / "out")(torch.zeros(1, 1, 8, 8)).shape == (1, 16)
+    assert run_cli(tmp_path, "export", "0" * 32, "--to", "out")[0] == 2
