@@ -5,7 +5,7 @@ module. In tables about whole grids of settings `study` computes the numbers. Re
 it. It must not know how a table is printed.
 """
 
-from reports.tables.runs import study_points, table_of_runs
+from reports.tables.runs import study_points, table_of_runs, table_scores
 from reports.tables.sweep import number_rows, table_of_sweep
 
-__all__ = ["number_rows", "study_points", "table_of_runs", "table_of_sweep"]
+__all__ = ["number_rows", "study_points", "table_of_runs", "table_of_sweep", "table_scores"]

@@ -9,6 +9,8 @@ import math
 import shlex
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
+import pandas as pd
+
 from reports.metrics import Metric
 from reports.tables import fill, spec, words
 from reports.tables.choice import Selection
@@ -114,6 +116,23 @@ class Grid:
         table = dataclasses.replace(table, rows=tuple(row for row in table.rows if self._says_something(row)))
         notes = (*words.notes(table, self.reasons, values), *self._notes(), *subject.notes)
         return dataclasses.replace(table, notes=notes)
+
+    def scores(self, values: Values) -> pd.DataFrame:
+        """The values of ranked metrics, baselines apart: `metric`, `group` and `row` (the column and the row without
+        their data set), `dataset`, `seed`, `value`."""
+        records = []
+        for (row, column), trials in self.cells.items():
+            if not trials or self._is_baseline(row):
+                continue
+            name, group = (
+                ", ".join(d.labelled(text) for d, text in zip(along, texts, strict=False) if d.key != "dataset")
+                for along, texts in ((self.rows, self.row_texts[row]), (self.columns, self.column_texts[column]))
+            )
+            for metric in self._shown(values).values():
+                for seed, value in fill.finite_values(sources_of(trials), metric.name, values).items():
+                    if metric.better:
+                        records.append((metric.name, group, name, trials[0].settings["dataset"], seed, value))
+        return pd.DataFrame(records, columns=["metric", "group", "row", "dataset", "seed", "value"])
 
     def subject(self) -> Subject:
         """What the table is about, where no sweep says it."""

@@ -38,6 +38,12 @@ def study_points(runs: pd.DataFrame, table: TableSpec, where: Where | None = Non
     return grid.points()
 
 
+def table_scores(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> pd.DataFrame:
+    """The values behind a table by data set and seed, see `Grid.scores`. Raises UserError as `table_of_runs` does."""
+    grid, values = place(runs, table, where)
+    return grid.scores(values)
+
+
 def place(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> tuple[Grid, Values]:
     """The trials of `table_of_runs` in their cells, and the metrics of their runs."""
     wanted: Where = {**table.where, **(where or {})}
