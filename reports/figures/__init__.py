@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reports.figures import canvas, curves, embeddings, images, lines, samples, studies
+from reports.figures import across, canvas, curves, embeddings, images, importance, lines, samples, studies
 from reports.figures.canvas import Plot
+from reports.figures.importance import Importance
 from reports.figures.samples import Reader, Sample, notes
 from reports.store import SweepResult
 from reports.tables import number_rows
 
-__all__ = ["Plot", "Reader", "notes", "plots", "read_samples", "study_plots"]
+__all__ = ["Importance", "Plot", "Reader", "across_plots", "notes", "plots", "read_samples", "study_plots"]
 
-study_plots = studies.plots
+study_plots, across_plots = studies.plots, across.plots
 
 
 def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:
@@ -26,10 +27,13 @@ def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:
     return samples.read(runs, canvas.names(result, runs), reader)
 
 
-def plots(result: SweepResult, shown: Sequence[Sample]) -> Iterator[Plot]:
-    """Every figure that the runs of a sweep on one data set and these samples of them give, curves first."""
+def plots(result: SweepResult, shown: Sequence[Sample], importance_of: Importance | None = None) -> Iterator[Plot]:
+    """Every figure that the runs of a sweep on one data set and these samples of them give, curves first; that of the
+    importance of settings only with a function that computes it."""
     runs = number_rows(result)
     yield from curves.plots(result)
+    if importance_of:
+        yield from importance.plots(result, importance_of)
     yield from lines.entropy_plots(runs, canvas.names(result, runs))
     for family in (lines, embeddings, images):
         yield from family.plots(shown)

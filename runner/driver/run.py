@@ -28,6 +28,7 @@ from runner.machine import scratch
 from runner.machine.resources import Resources
 from runner.planning.budget import Deadline
 from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, survey
+from runner.search.importance import importances
 from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
@@ -132,7 +133,7 @@ class SweepRun:
         if not any(record.status == "FINISHED" for record in records.values()):
             return []
         slugs = {use.slug for use in self.plan.datasets}
-        reports = build.build(self.uri, self.plan.sweep.name, self.options.results, slugs)
+        reports = build.build(self.uri, self.plan.sweep.name, self.options.results, slugs, importances)
         for report in reports:
             files = {path.relative_to(report.folder).as_posix(): path for path in report.files}
             table = table_files.to_markdown(report.table).partition("<details>")[0].strip()
