@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports import figures, spelling, store
+from reports import checklist, figures, spelling, store
 from reports.provenance.verification import Origin
 from reports.render import page
 from reports.render.files import program, render_all
 from reports.store import SweepResult
-from reports.tables import spec, study_points, table_of_runs, table_of_sweep
+from reports.tables import spec, study_points, table_of_runs, table_of_sweep, table_scores
 from reports.tables.choice import Where
 from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.spec import TableSpec
@@ -42,12 +42,17 @@ class Report:
 
 
 def build(
-    uri: str | None, sweep: str, out: str | Path = "results", datasets: Collection[str] | None = None
+    uri: str | None,
+    sweep: str,
+    out: str | Path = "results",
+    datasets: Collection[str] | None = None,
+    importance: figures.Importance | None = None,
 ) -> list[Report]:
     """Write <out>/<sweep>/<data set>/{report.html, table.*, runs.csv, figures/*} for each data set of a sweep, and
     <out>/<sweep>/tables/<name>/ for each table that it asks for; the latter come last.
 
-    `datasets` are slugs; None means all. Each file is complete whenever it is there: it is written elsewhere and moved.
+    `datasets` are slugs; None means all. `importance` computes which setting matters; None leaves that figure out. Each
+    file is complete whenever it is there: it is written elsewhere and moved.
 
     Raises UserError for an unknown sweep or data set, where no trial has finished, and where files cannot be written.
     """
@@ -60,7 +65,8 @@ def build(
     origin = Origin.of(uri, specification, sweeps=[sweep])
     reader = store.artifact_reader(uri)
     written = [
-        _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug)) for result in results
+        _write(result, Path(out), reader, specification, replace(origin, dataset=result.slug), importance)
+        for result in results
     ]
     for name in dict.fromkeys(name for result in results for name in result.tables):
         try:
@@ -79,7 +85,7 @@ def build_table(
     where: Where | None = None,
 ) -> Report:
     """Write <out>/tables/<name>/table.{md, tex, html, csv, json} from the trials of the experiment, or of some sweeps;
-    of a table about grids also figures/*.
+    of a table about grids or over three data sets or more also figures/*.
 
     `name` is that of a specification that comes with the program, or the path of a YAML file; `where` maps settings to
     the values that count.
@@ -97,13 +103,31 @@ def build_table(
     with _drafted(folder) as draft:
         table = write_table(table, draft, origin)
         if specification.study:
+            plots = list(figures.study_plots(table, study_points(runs, specification, where)))
+        else:
+            plots = list(figures.across_plots(table_scores(runs, specification, where)))
+        has_figures = bool(plots) or (folder / "figures").is_dir()
+        if has_figures:
             (draft / "figures").mkdir()
-            for plot in figures.study_plots(table, study_points(runs, specification, where)):
-                plot.write(draft / "figures")
+        for plot in plots:
+            plot.write(draft / "figures")
         made = _files(draft)
-        if specification.study:
+        if has_figures:
             _record_figures(draft, folder)
     return Report(specification.table, "", "", folder, tuple(folder / path for path in made), table)
+
+
+def build_checklist(uri: str | None, sweeps: Sequence[str], out: str | Path = "results") -> Path:
+    """Write <out>/checklist.{md, tex} on some sweeps, or of one <out>/<sweep>/checklist.{md, tex}; returns its folder.
+
+    Raises UserError as `build` does."""
+    results = [result for name in sweeps for result in store.read_sweep(uri, name)]
+    items = checklist.checklist(results, store.read_runs(uri))
+    folder, subject = Path(out, *(sweeps if len(sweeps) == 1 else ())), ", ".join(sweeps)
+    with _drafted(folder) as draft:
+        (draft / "checklist.md").write_text(checklist.to_markdown(items, subject), encoding="utf-8")
+        (draft / "checklist.tex").write_text(checklist.to_latex(items, subject), encoding="utf-8")
+    return folder
 
 
 def write_table(table: Table, folder: Path, origin: Origin) -> Table:
@@ -115,7 +139,14 @@ def write_table(table: Table, folder: Path, origin: Origin) -> Table:
     return table
 
 
-def _write(result: SweepResult, out: Path, reader: figures.Reader, specification: TableSpec, origin: Origin) -> Report:
+def _write(
+    result: SweepResult,
+    out: Path,
+    reader: figures.Reader,
+    specification: TableSpec,
+    origin: Origin,
+    importance: figures.Importance | None,
+) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name or name in ("", ".."):
             raise UserError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
@@ -125,7 +156,7 @@ def _write(result: SweepResult, out: Path, reader: figures.Reader, specification
         table = write_table(table_of_sweep(result, specification), draft, origin)
         (draft / "runs.csv").write_text(spelling.frame_text(result.runs), encoding="utf-8")
         shown = figures.read_samples(result, reader)
-        plots, notes = list(figures.plots(result, shown)), tuple(figures.notes(shown))
+        plots, notes = list(figures.plots(result, shown, importance)), tuple(figures.notes(shown))
         for plot in plots:
             plot.write(draft / "figures")
         html = page.render(result, table, plots, draft / "figures", origin.runs_at or None, notes)

@@ -82,6 +82,16 @@ def sidecar_of(path: Path) -> Path:
     return sidecar
 
 
+def sidecars_of(path: str | Path) -> list[Path]:
+    """The table.json of every table under a folder, or of the one that a file belongs to; raises UserError if there is
+    none."""
+    path = Path(path)
+    sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [sidecar_of(path)]
+    if not sidecars:
+        raise UserError(f"{path}: no table.json in it; write the tables with: cplearn report")
+    return sidecars
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """A table.json: its table, how that was made, and the text of each file that it gives, by the file's name."""
@@ -122,12 +132,8 @@ def verify(uri: str | None, path: str | Path) -> list[Checked]:
 
     Raises UserError if there is no table, if one cannot be read, and if the store cannot be read.
     """
-    path = Path(path)
-    sidecars = sorted(path.rglob("table.json")) if path.is_dir() else [sidecar_of(path)]
-    if not sidecars:
-        raise UserError(f"{path}: no table.json in it; write the tables with: cplearn report")
     results: dict[str, list[SweepResult]] = {}
-    return [_check(sidecar, uri, results) for sidecar in sidecars]
+    return [_check(sidecar, uri, results) for sidecar in sidecars_of(path)]
 
 
 def _check(sidecar: Path, uri: str | None, results: dict[str, list[SweepResult]]) -> Checked:

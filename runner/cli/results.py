@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from runner.cli.console import FAILED, err, note, out, show
-from runner.driver.options import Results, Uri
+from runner.driver.options import DataRoot, Results, Uri
 from sweeps.addresses import resolve
 from sweeps.errors import UserError
 from sweeps.loading import parse_override
@@ -32,6 +32,9 @@ def report(
     ] = None,
     where: Annotated[list[str], Option(metavar="KEY=VALUE", help="With --table: only trials with this setting.")] = [],  # noqa: B006
     all_metrics: AllMetrics = False,
+    checklist: Annotated[
+        bool, Option("--checklist", help="Answer what reproducibility checklists ask of the experiments instead.")
+    ] = False,
     results: Results = Path("results"),
     tracking_uri: Uri = None,
 ) -> None:
@@ -39,8 +42,15 @@ def report(
     from cplearn.data import catalogue
     from reports import build, store
     from reports.render import terminal
+    from runner.search.importance import importances
 
     uri = resolve(tracking_uri)
+    if checklist:
+        if table or dataset or sweeps or where:
+            raise UserError("--checklist takes a sweep's name, or all sweeps, and no other condition")
+        folder = build.build_checklist(uri, [name] if name else store.list_sweeps(uri), results)
+        show(f"Written to {folder / 'checklist.md'} and .tex")
+        return
     if table:
         if name or dataset:
             raise UserError("--table goes with --sweep NAME and --where dataset=NAME, not with a sweep or --dataset")
@@ -55,7 +65,7 @@ def report(
     names = [name] if name else store.list_sweeps(uri, only)
     for sweep in names:
         try:
-            show_reports(build.build(uri, sweep, results, only), all_metrics)
+            show_reports(build.build(uri, sweep, results, only, importances), all_metrics)
         except UserError as error:
             if name or len(names) == 1:
                 raise
@@ -75,6 +85,13 @@ def _condition(text: str) -> tuple[str, Any]:
 
 def verify(
     path: Annotated[Path, Argument(help="A table's file, or a folder of results.")] = Path("results"),
+    retrain: Annotated[
+        int, Option(min=0, metavar="N", help="Also train N trials of the tables again, drawn at random.")
+    ] = 0,
+    tolerance: Annotated[
+        float, Option(min=0, help="With --retrain: what still agrees on another kind of machine.")
+    ] = 0.02,
+    data_root: DataRoot = None,
     tracking_uri: Uri = None,
 ) -> None:
     """Compute every cell of written tables anew from the tracking store; fail if one has drifted."""
@@ -94,6 +111,24 @@ def verify(
         show(f"{drifted} of {tables} drifted; write what has drifted again with: {again}")
         raise Exit(FAILED)
     show(f"{numbers:,} numbers in {tables} agree with the tracking store.")
+    if retrain:
+        _retrain(uri, path, retrain, tolerance, data_root)
+
+
+def _retrain(uri: str, path: Path, count: int, tolerance: float, data_root: Path | None) -> None:
+    """Train trials again and say of each how far it agrees; the command fails here if one does not."""
+    from runner.driver.retrain import retrain
+
+    held = []
+    for trained in retrain(uri, path, count, root=data_root):
+        held.append(trained.agreement.holds(trained.same_machine, tolerance))
+        show(("agrees:", "green") if held[-1] else ("differs:", "red"), f" {trained}")
+    show(
+        f"{sum(held)} of {len(held)} trials that were trained again agree: bit for bit on the same kind of machine, "
+        f"else within {tolerance:g} of the larger of 1 and the number. Written to {trained.written.parent}"
+    )
+    if not all(held):
+        raise Exit(FAILED)
 
 
 def trace(
