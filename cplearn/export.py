@@ -61,8 +61,9 @@ def read(folder: Path) -> nn.Module:
         settings = BackboneSettings(**config["cplearn"]["backbone"])
         network = backbones.build(settings, channels, size, torch.Generator().manual_seed(0))
         weights = load_file(folder / WEIGHTS_FILE)
+        network.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
         prefix = "network." if settings.name == "timm" else ""
         network.load_state_dict({prefix + name: value for name, value in weights.items()})
     except Exception as error:
         raise InputError(f"{folder}: no exported backbone that can be read ({error})") from error
-    return network.to(next(value.dtype for value in weights.values() if value.is_floating_point())).eval()
+    return network.eval()
