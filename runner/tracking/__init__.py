@@ -1,7 +1,8 @@
 """What a sweep leaves in MLflow: one parent run a sweep, one child run a trial, written by the driver alone.
 
 `tracker.Tracker` listens to the events of a sweep; `database` checks and makes stores; `tracker.log_report` adds a
-report. Nothing else writes to MLflow. This folder must not know Ray, nor how results are read.
+report; `logged_model` fills MLflow's Models tab. Nothing else writes to MLflow. This folder must not know Ray, nor how
+results are read.
 """
 
 import os

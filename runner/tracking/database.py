@@ -91,7 +91,8 @@ def update_artifact_addresses(uri: str) -> None:
                 return
             # New runs never go to the old place; those whose files are there alone keep their addresses.
             _update(connection, "experiments", "artifact_location", lambda folder: beside_store(folder, uri))
-            _update(connection, "runs", "artifact_uri", lambda folder: folder_meant(folder, uri))
+            for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+                _update(connection, table, column, lambda folder: folder_meant(folder, uri))
     except sqlite3.Error as error:
         raise InputError(f"{uri}: the addresses of its artifacts cannot be written ({error})") from None
 

@@ -24,11 +24,13 @@ from runner.events import TrialResult
 from runner.faults import FailureKind
 from runner.machine.environment import worker_environment
 from runner.planning.plan import Job, Plan, command
+from runner.tracking.logged_model import close_model, open_model
 from sweeps.record import (
     END_TAGS,
     EVALUATION_SECONDS,
     HARDWARE,
     LOSS,
+    MODEL_FOLDER,
     TRAIN_SECONDS,
     TRIAL,
     WALL_SECONDS,
@@ -76,7 +78,8 @@ class TrialRun:
         self.dataset = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
         self.outdated_tags = [tag for tag in END_TAGS if before and tag in before.data.tags]
         self.is_complete = before is not None and WALL_SECONDS in before.data.metrics
-        self.tried = False
+        self.tried, self.model_tried = False, False
+        self.own_settings, self.model_id = job.trial.identity(), ""
         self.logged_epochs: set[int] = set()
         self.run_id = ""
         """The run's id in MLflow, as soon as it is open."""
@@ -111,6 +114,11 @@ class TrialRun:
             if other.info.run_id != self.run_id and other.info.end_time > self.start:
                 self._end("KILLED", {Tag.DUPLICATE_OF: other.info.run_id})
                 return
+        if has_model := any(name.startswith(f"{MODEL_FOLDER}/") for name in result.files):
+            again, self.model_tried = self.model_tried, True
+            self.model_id = open_model(
+                self.client, self.experiment, self.run_id, self.name, self.own_settings, again=again
+            )
         if not self.is_complete:
             wall = result.metrics.get(TRAIN_SECONDS, 0.0) + result.metrics.get(EVALUATION_SECONDS, 0.0)
             self._log_metrics({**result.metrics, WALL_SECONDS: wall}, self.epochs, when)
@@ -120,6 +128,8 @@ class TrialRun:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.client.log_artifacts(self.run_id, folder)
+        if has_model:
+            close_model(self.client, self.run_id, self.model_id, self.epochs)
         self._end("FINISHED", _hardware(result))
 
     def fail(self, reason: str, kind: FailureKind) -> None:
@@ -146,7 +156,10 @@ class TrialRun:
         self._end("KILLED", tags)
 
     def _log_metrics(self, metrics: Mapping[str, float], step: int, when: int) -> None:
-        batch = [Metric(name, value, when, step) for name, value in metrics.items()]
+        # Those of a model stand beside it too, with the data that they were measured on.
+        of = {"model_id": self.model_id, "dataset_name": self.dataset.dataset.name} if self.model_id else {}
+        of |= {"dataset_digest": self.dataset.dataset.digest, "run_id": self.run_id} if self.model_id else {}
+        batch = [Metric(name, value, when, step, **of) for name, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=batch)
 
     def _end(self, status: str, tags: Mapping[Tag, str]) -> None:
