@@ -48,7 +48,7 @@ def close_model(client: MlflowClient, run_id: str, model_id: str, step: int) -> 
         torch.save(RunModel(run_id), data / "model.pth")
         (data / "pickle_module_info.txt").write_text("pickle")
         description = Description(run_id=run_id, model_id=model_id)
-        description.add_flavor("pytorch", model_data="data", pytorch_version=torch.__version__, code=None)
+        description.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
         description.save(Path(folder, "MLmodel"))
         client.log_model_artifacts(model_id, folder)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
