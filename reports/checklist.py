@@ -168,7 +168,7 @@ def _others(reported: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
     for status, group in others.groupby("status"):
         names = ", ".join(sorted(set(group["sweep"].dropna())))
         yield (
-            f"{len(group)} {STATES.get(str(status), str(status).lower())} runs that are not behind the results "
+            f"Of runs that are not behind the results, {len(group)} {STATES.get(str(status), str(status).lower())} "
             f"(sweeps {names}): {_hours(group, 'seconds')}, from start to end where a run has not measured its time."
         )
     yield "Runs that were deleted from the store, or made outside of it, are not counted."
@@ -179,7 +179,7 @@ def _hardware(finished: pd.DataFrame) -> Iterator[str]:
     kinds = finished.reindex(columns=columns).fillna("?").value_counts(sort=True)
     for (device, cpus, threads, ranks), count in kinds.items():
         shared = f", {ranks} processes a trial" if ranks not in ("?", "1") else ""
-        yield f"{device} ({count} trials): a host of {cpus} cores, {threads} threads a process{shared}."
+        yield f"{device} ({count} trials): cores of the host {cpus}, threads of a process {threads}{shared}."
 
 
 def _code(finished: pd.DataFrame) -> Iterator[str]:

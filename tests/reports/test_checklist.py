@@ -40,8 +40,8 @@ def test_the_store_answers_what_it_knows(written: Writer, tmp_path: Path) -> Non
     assert "by Student's t" in said
     assert "a grid over method.beta (2: 0.1, 1)" in said
     assert "A trial took 60 minutes (median; 60 to 60)" in said
-    assert "1 failed runs that are not behind the results" in said
-    assert "2 finished runs that are not behind the results (sweeps beta, early\\_\\&\\_rough)" in said
+    assert "Of runs that are not behind the results, 1 failed (sweeps beta)" in said
+    assert "Of runs that are not behind the results, 2 finished (sweeps beta, early\\_\\&\\_rough)" in said
     assert "CC BY 4.0" in said
     assert f"Commit {COMMIT}." in said
     assert said.count("(to be answered by the authors)") == 2
