@@ -25,7 +25,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     own. `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the former, `read` makes both.
     Raises InputError for raw pixels, which have no weights.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     settings, images = model.trial.backbone, model.images
     network = model.teacher if model.teacher is not None and model.method.evaluates_teacher else model.backbone
@@ -45,7 +45,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     if settings.name == "timm":
         config["model_args"] = {"in_chans": channels} | model.backbone.size_options
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     return config
 

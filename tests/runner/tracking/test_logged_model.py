@@ -63,17 +63,15 @@ def test_it_has_the_metrics_of_its_run_on_the_data(made: tuple[Path, Model, str]
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
 
 
-def test_mlflow_loads_it_also_where_the_store_was_copied(made: tuple[Path, Model, str], tmp_path: Path) -> None:
+def test_mlflow_loads_it_also_where_the_store_was_moved(
+    made: tuple[Path, Model, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, model, _ = made
     moved = tmp_path / "elsewhere"
     shutil.move(folder, moved)
     update_artifact_addresses(uri(moved))
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri(moved))
-    try:
-        loaded = mlflow.pytorch.load_model(f"models:/{logged(moved).model_id}")
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(moved))
+    loaded = mlflow.pytorch.load_model(f"models:/{logged(moved).model_id}")
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert isinstance(loaded, Model)
     assert not loaded.training
