@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cplearn import backbones
-from cplearn.config.groups import BackboneSettings
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
 from cplearn.model import CONFIG_FILE, Model
 
@@ -29,14 +29,15 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
     settings, images = model.trial.backbone, model.images
     network = model.teacher if model.teacher is not None and model.method.evaluates_teacher else model.backbone
-    weights = {name.removeprefix("network."): value.contiguous() for name, value in network.state_dict().items()}
+    prefix = _prefix(settings.name)
+    weights = {name.removeprefix(prefix): value.contiguous() for name, value in network.state_dict().items()}
     if not weights:
         raise InputError(f"backbone {settings.name} has no weights, so there is nothing to export")
     channels, size = images["channels"], images["image_size"]
     mean, std = ([n] * channels if isinstance(n := images[key], float | int) else list(n) for key in ("mean", "std"))
     config = {
         "library_name": "timm" if settings.name == "timm" else "cplearn",
-        "architecture": settings.model or settings.name,
+        "architecture": getattr(settings, "model", None) or settings.name,
         "num_classes": 0,
         "num_features": int(model.backbone.features),
         "pretrained_cfg": {"input_size": [channels, size, size], "mean": mean, "std": std, "num_classes": 0},
@@ -58,12 +59,17 @@ def read(folder: Path) -> nn.Module:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         channels, size, _ = config["pretrained_cfg"]["input_size"]
-        settings = BackboneSettings(**config["cplearn"]["backbone"])
+        settings = TrialSettings.read({"backbone": config["cplearn"]["backbone"]}).backbone
         network = backbones.build(settings, channels, size, torch.Generator().manual_seed(0))
         weights = load_file(folder / WEIGHTS_FILE)
         network.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
-        prefix = "network." if settings.name == "timm" else ""
+        prefix = _prefix(settings.name)
         network.load_state_dict({prefix + name: value for name, value in weights.items()})
     except Exception as error:
         raise InputError(f"{folder}: no exported backbone that can be read ({error})") from error
     return network.eval()
+
+
+def _prefix(backbone: str) -> str:
+    """What stands before the names of timm's weights in ours."""
+    return "network." if backbone == "timm" else ""

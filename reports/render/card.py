@@ -29,6 +29,12 @@ PROVENANCE = {
 }
 """What a card says of a run, and the columns of its record."""
 
+TRAINING = {
+    "supervised": "trained with the labels of {dataset}",
+    "untrained": "with its initial weights, not trained; its numbers are measured on {dataset}",
+}
+"""How methods train that are none of self-supervised learning."""
+
 TIMM = """import timm
 backbone = timm.create_model("local-dir:{folder}", pretrained=True)  # hf-hub:USER/NAME once it is uploaded"""
 OWN = """from pathlib import Path
@@ -57,8 +63,9 @@ def model_card(config: Mapping[str, Any], run: Mapping[str, Any], settings: Mapp
         title=title,
         features=f"{config['num_features']:,}",
         images=f"{channels} x {size} x {size}",
-        method=method,
-        dataset=dataset,
+        training=TRAINING.get(method, "trained without labels by {method} on {dataset}").format(
+            method=method, dataset=dataset
+        ),
         usage=(TIMM if config["library_name"] == "timm" else OWN).format(folder=spelling.one_line(folder)),
         mean=_listed(config["pretrained_cfg"]["mean"]),
         std=_listed(config["pretrained_cfg"]["std"]),
@@ -73,7 +80,7 @@ def _front_matter(config: Mapping[str, Any], method: str, dataset: str, title: s
     head: dict[str, Any] = {
         "library_name": config["library_name"],
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["self-supervised-learning", method],
+        "tags": [*([] if method in TRAINING else ["self-supervised-learning"]), method],
     }
     shown = {name: run[name] for name in ("probe/accuracy", "knn/accuracy") if math.isfinite(run.get(name, math.nan))}
     if shown:

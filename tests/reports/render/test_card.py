@@ -49,4 +49,8 @@ def test_a_reader_finds_numbers_and_where_they_come_from() -> None:
     assert "| code | c0ffee |" in card
     assert "$ cplearn train --dataset 'folder:/data/my|birds'" in card
     assert 'export.read(Path("out"))' in card
+    assert "trained without labels by cplearn on my\\|birds" in card
+    supervised = model_card(CONFIG, RUN, SETTINGS | {"method.name": "supervised"}, "out")
+    assert "trained with the labels of my\\|birds" in supervised
+    assert "self-supervised-learning" not in supervised
     assert "which holds none" in model_card(CONFIG, {}, SETTINGS, "out")
