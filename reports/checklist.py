@@ -4,6 +4,7 @@ et al., JMLR 2021) ask of experiments; blanks where the store cannot know."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -176,8 +177,8 @@ def _others(reported: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
 
 def _hardware(finished: pd.DataFrame) -> Iterator[str]:
     columns = [tag.column for tag in (Tag.DEVICE_NAME, Tag.CPUS, Tag.THREADS, Tag.RANKS)]
-    kinds = finished.reindex(columns=columns).fillna("?").value_counts(sort=True)
-    for (device, cpus, threads, ranks), count in kinds.items():
+    kinds = Counter(finished.reindex(columns=columns).fillna("?").itertuples(index=False, name=None))
+    for (device, cpus, threads, ranks), count in kinds.most_common():
         shared = f", {ranks} processes a trial" if ranks not in ("?", "1") else ""
         yield f"{device} ({count} trials): cores of the host {cpus}, threads of a process {threads}{shared}."
 
