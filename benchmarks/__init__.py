@@ -20,6 +20,7 @@ from benchmarks import (
     gpu,
     growth,
     machine,
+    peers,
     render,
     report,
     sources,
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[bool], Part]] = {
     "first-metric": first_metric.run,
     "growth": growth.run,
     "report": report.run,
+    "peers": peers.run,
     "gpu": gpu.run,
 }
 """The parts by name; each takes `quick`."""

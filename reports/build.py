@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports import checklist, figures, spelling, store
+from reports import checklist, spelling, store
+from reports.kept import inputs_of, keep, kept
 from reports.provenance.verification import Origin
-from reports.render import page
 from reports.render.files import program, render_all
 from reports.store import SweepResult
 from reports.tables import spec, study_points, table_of_runs, table_of_sweep, table_scores
@@ -21,6 +22,11 @@ from reports.tables.choice import Where
 from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.spec import TableSpec
 from sweeps.errors import UserError
+
+if TYPE_CHECKING:
+    from reports.figures import Importance, Reader
+
+# Matplotlib takes a second to import: where no figure is drawn, figures and the page that shows them are not needed.
 
 WRITTEN = ".written"
 """In the folder of figures: a list of the files in it that are ours."""
@@ -30,7 +36,8 @@ WRITTEN = ".written"
 class Report:
     """What was written for one data set, `dataset` being its slug, the table for showing, and the sweep's run. A table
     over several data sets has the name of its specification as `sweep`, and no `dataset`; a run only if a sweep asks
-    for it. `notes` are sentences on what is lacking."""
+    for it. `notes` are sentences on what is lacking. `inputs` is a digest of what it was made of, empty where something
+    is lacking, and `is_new` says whether it was written now."""
 
     sweep: str
     dataset: str
@@ -39,6 +46,8 @@ class Report:
     files: tuple[Path, ...]
     table: Table
     notes: tuple[str, ...] = ()
+    inputs: str = ""
+    is_new: bool = True
 
 
 def build(
@@ -46,10 +55,11 @@ def build(
     sweep: str,
     out: str | Path = "results",
     datasets: Collection[str] | None = None,
-    importance: figures.Importance | None = None,
+    importance: Importance | None = None,
 ) -> list[Report]:
     """Write <out>/<sweep>/<data set>/{report.html, table.*, runs.csv, figures/*} for each data set of a sweep, and
-    <out>/<sweep>/tables/<name>/ for each table that it asks for; the latter come last.
+    <out>/<sweep>/tables/<name>/ for each table that it asks for; the latter come last. What would be written anew from
+    the same inputs as the last time is left as it is.
 
     `datasets` are slugs; None means all. `importance` computes which setting matters; None leaves that figure out. Each
     file is complete whenever it is there: it is written elsewhere and moved.
@@ -93,6 +103,8 @@ def build_table(
     Raises UserError for an unknown or wrong specification, for trials that do not fit it, and where files cannot be
     written.
     """
+    from reports import figures
+
     specification = spec.read(name)
     if specification.per_sweep:
         raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
@@ -142,18 +154,26 @@ def write_table(table: Table, folder: Path, origin: Origin) -> Table:
 def _write(
     result: SweepResult,
     out: Path,
-    reader: figures.Reader,
+    reader: Reader,
     specification: TableSpec,
     origin: Origin,
-    importance: figures.Importance | None,
+    importance: Importance | None,
 ) -> Report:
     for name in (result.sweep, result.slug):
         if Path(name).name != name or name in ("", ".."):
             raise UserError(f"{name!r} cannot be a folder's name; rename the sweep or the data set")
     folder = out / result.sweep / result.slug
+    table = table_of_sweep(result, specification)
+    inputs = inputs_of(result, asdict(origin) | {"importance": importance is not None})
+    if before := kept(folder, inputs):
+        table = replace(table, runs_at=origin.runs_at)
+        return Report(result.sweep, result.slug, result.parent, folder, before, table, (), inputs, is_new=False)
+    from reports import figures
+    from reports.render import page
+
     with _drafted(folder) as draft:
         (draft / "figures").mkdir()
-        table = write_table(table_of_sweep(result, specification), draft, origin)
+        table = write_table(table, draft, origin)
         (draft / "runs.csv").write_text(spelling.frame_text(result.runs), encoding="utf-8")
         shown = figures.read_samples(result, reader)
         plots, notes = list(figures.plots(result, shown, importance)), tuple(figures.notes(shown))
@@ -164,7 +184,11 @@ def _write(
         made = _files(draft)
         _record_figures(draft, folder)
     files = tuple(folder / path for path in made)
-    return Report(result.sweep, result.slug, result.parent, folder, files, table, notes)
+    if notes:  # What is lacking may be there the next time.
+        inputs = ""
+    else:
+        keep(folder, inputs, files)
+    return Report(result.sweep, result.slug, result.parent, folder, files, table, notes, inputs)
 
 
 @contextmanager

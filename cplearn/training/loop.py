@@ -24,6 +24,7 @@ from cplearn.evaluate.watch import watch
 from cplearn.methods import parts
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
+from cplearn.training import device as device_setup
 from cplearn.training import optimisers
 from cplearn.training.online import OnlineProbe
 from cplearn.views import TrainingViews, local_size
@@ -91,8 +92,7 @@ class TrialTraining:
         self.steps_per_epoch = len(split.images) // trial.batch_size
         self.transfer = protocol.load_transfer(trial, dataset.image_size, data_root)
 
-        model = Model(trial, describe(dataset, trial.normalisation))
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model = device_setup.prepare(Model(trial, describe(dataset, trial.normalisation)), self.device)
         for network in filter(None, (self.model.backbone, self.model.teacher)):
             synchronise(network, ranks, trial.batch_size)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.

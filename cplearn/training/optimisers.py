@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,14 +37,39 @@ def build(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Op
         return lars
     # Fused updates are the quickest on CPU and GPU alike (an Adam of 150,000 weights: a third of the time of foreach).
     if settings.name == "sgd":
-        sgd = torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, fused=True)
+        sgd = SGD(groups, lr=1.0, momentum=settings.momentum, fused=True)
         for parameter in trained:
             # The fused SGD makes its buffers in the first update, and fails where a layer is frozen in it, or where
             # its gradients overflow in float16. An update from zeros is the same.
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    return kind(groups, lr=1.0, weight_decay=0.0, fused=True)
+    return {"adam": Adam, "adamw": AdamW}[settings.name](groups, lr=1.0, weight_decay=0.0, fused=True)
+
+
+def _plain(method: Any) -> Callable[..., Any]:
+    """A method of an optimiser without torch's decorators, the first call of which imports its compiler, for 2 s of
+    every worker: they are for an update within a compiled function, and ours is outside."""
+    plain: Callable[..., Any] = method.__wrapped__
+    return plain
+
+
+class _Eager(Optimizer):
+    add_param_group = _plain(Optimizer.add_param_group)
+    zero_grad = _plain(Optimizer.zero_grad)
+    state_dict = _plain(Optimizer.state_dict)
+    load_state_dict = _plain(Optimizer.load_state_dict)
+
+
+class Adam(_Eager, torch.optim.Adam):
+    step = torch.no_grad()(_plain(torch.optim.Adam.step))
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(_plain(torch.optim.AdamW.step))
+
+
+class SGD(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(_plain(torch.optim.SGD.step))
 
 
 def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import TRIAL_RUNS, newest, profile_of, record
 from sweeps.errors import UserError
@@ -26,6 +24,7 @@ from sweeps.record import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -152,6 +151,8 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
 
     Raises UserError as `read_sweep` does, and where the experiment holds no trial.
     """
+    import pandas as pd
+
     if sweeps:
         frames = []
         for result in (result for name in sweeps for result in read_sweep(uri, name)):
@@ -209,6 +210,8 @@ def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str
 
 
 def _result(use: DatasetUse, parent: str, manifest: Manifest, runs: Mapping[str, dict[str, Any]]) -> SweepResult:
+    import pandas as pd
+
     # Where a sweep has no axes, its trials are called by its name.
     declared = [
         replace(trial, label=trial.label or manifest.sweep) for trial in manifest.trials if trial.dataset == use.slug

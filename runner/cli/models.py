@@ -139,6 +139,9 @@ def _usable_device(name: str, threads: int) -> str:
     """
     import torch
 
+    from runner.machine.environment import keep_memory
+
+    keep_memory()
     torch.set_num_threads(threads)
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -88,6 +88,7 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
     if plan.sweep.scheduler:
         lines.append(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops.")
     lines.append(str(expected) if expected.jobs else "Nothing is left to run.")
+    lines += [survey.unused] if survey.unused else []
     if expected.unknown < len(expected.jobs):
         unit, each = expected.machine.devices
         busy = expected.busy

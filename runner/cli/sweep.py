@@ -24,16 +24,24 @@ MOST_LISTED = 10
 
 def sweep(options: SweepOptions, all_metrics: AllMetrics = False) -> None:
     """Run a sweep: every trial that has not finished before, then the tables."""
+    from runner.driver.repeated import unchanged
+
     observer = TerminalObserver()
     try:
         with sigterm_as_interrupt(), observer:
-            observer.doing("Loading PyTorch and MLflow")
-            from runner.driver.run import SweepRun
+            before = unchanged(options)
+            if not before:
+                observer.doing("Loading PyTorch and MLflow")
+                from runner.driver.run import SweepRun
 
-            run = SweepRun(options, observer)
-            run.run()
+                run = SweepRun(options, observer)
+                run.run()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    if before:
+        show(before[0])
+        show_reports(before[1], all_metrics)
+        return
     _explain(run.failures, len(run.plan.jobs))
     with observer:
         reports = run.report()

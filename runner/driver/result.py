@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from reports.build import Report
-from reports.store.sweeps import COLUMNS
 from runner.events import History, Listener, TrialResult
 from runner.faults import FailureKind
+from runner.machine.resources import bfloat16
 from runner.planning.plan import Job, Plan, Searched, Surveyed
 from runner.timing.forecast import Forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from sweeps.record import BEST, TRIALS, Tag, TrialRecord, TrialState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.build import Report
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ class SweepSurvey:
         """The wanted trials in some states."""
         return [trial for trial in self.trials if trial.state in states and trial.job.key in self.wanted]
 
+    @property
+    def unused(self) -> str:
+        """A sentence on what this processor could do, and no job that trains asks for; empty if there is nothing."""
+        here = self.forecast.machine
+        asked = {job.trial.precision for job in self.forecast.jobs if job.trial.epochs}
+        unit = bfloat16() if here.memory is not None and here.hardware["device"] == "cpu" else ""
+        if not unit or asked != {"float32"}:
+            return ""
+        return f"This processor has {unit}: with --set precision=bfloat16 steps take less time, and round otherwise."
+
     def __str__(self) -> str:
         """What is to be run in a few lines; the time only where it is known already."""
         plan, todo = self.plan, len(self.todo)
@@ -51,6 +64,7 @@ class SweepSurvey:
         lines += [str(study) for study in self.searched]
         if self.forecast.jobs and (self.forecast.machine.memory is None or not self.forecast.unknown):
             lines.append(str(self.forecast))
+        lines += [self.unused] if self.unused else []
         return "\n".join(lines)
 
 
@@ -156,12 +170,18 @@ class SweepResult:
     def table(self) -> pd.DataFrame:
         """The report's table: a row for each point of the axes (of several data sets, for each of these), a column for
         each metric, means over the seeds."""
+        import pandas as pd
+
         tables = {report.dataset: _table(report.folder / "table.csv") for report in self.reports if report.dataset}
         return next(iter(tables.values())) if len(tables) == 1 else pd.concat(tables, names=["dataset"])
 
     @property
     def runs(self) -> pd.DataFrame:
         """One row for each trial: its point, seed, status, settings and metrics."""
+        import pandas as pd
+
+        from reports.store.sweeps import COLUMNS
+
         texts = dict.fromkeys((*COLUMNS, "error"), str) | {"seed": int}  # A key may look like a number.
         files = [pd.read_csv(report.folder / "runs.csv", dtype=texts) for report in self.reports if report.dataset]
         return pd.concat(files, ignore_index=True)
@@ -174,6 +194,8 @@ class SweepResult:
 
 def _table(path: Path) -> pd.DataFrame:
     """The cells of a table's file as rows and columns, in the order of the file."""
+    import pandas as pd
+
     cells = pd.read_csv(path, dtype={"block": str}).fillna({"block": ""})
     index = ["block", "row"] if cells["block"].any() else ["row"]
     rows = list(cells[index].drop_duplicates().itertuples(index=False, name=None))

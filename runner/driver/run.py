@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import cplearn.data
 from cplearn.errors import InputError
-from reports import build, store
-from reports.build import Report
-from reports.render import files as table_files
-from reports.tables import spec as table_spec
+from reports import store
 from runner.driver.options import Observer, SweepOptions
+from runner.driver.repeated import remember
 from runner.driver.result import Failure, SweepSurvey, Tally, summary
 from runner.durability.checkpoints import Checkpoints
 from runner.durability.claims import claims_of, looking_at
@@ -32,7 +30,6 @@ from runner.search.importance import importances
 from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
-from runner.tracking.tracker import Tracker, log_report, log_summary, make_experiment
 from sweeps.addresses import resolve
 from sweeps.collapse import StopRule
 from sweeps.errors import UserError
@@ -41,9 +38,12 @@ from sweeps.loading import find
 from sweeps.spec import Sweep, read_sweep
 
 if TYPE_CHECKING:
+    from reports.build import Report
     from runner.search.search import Search
+    from runner.tracking.tracker import Tracker
 
-# Optuna and Ray take seconds to import: a sweep without a search, or with nothing to run, does without.
+# Optuna, Ray, MLflow and pandas take seconds to import: each is imported where it is first needed, so that a plan, a
+# sweep without a search, or one with nothing to run, does without.
 
 AT_STOP_SECONDS = 10
 """How long a stopped sweep waits for the tracking store."""
@@ -63,8 +63,11 @@ class SweepRun:
         self.policy, self.deadline = Policy(options.retries, options.stop_after), Deadline(options.budget)
         scratch.place()
         sweep = read_sweep(find(options.sweep), SCHEMA, options.overrides, options.seeds, options.scale)
-        for name in sweep.tables:  # Not only when all has been run.
-            table_spec.read(name)
+        if sweep.tables:  # Not only when all has been run.
+            from reports.tables import spec
+
+            for name in sweep.tables:
+                spec.read(name)
         self.resources = _resources(sweep, options)
         self.observer.doing("Preparing the data")
         self.plan = make_plan(sweep, options.data_root, self.resources.processes)
@@ -104,6 +107,8 @@ class SweepRun:
         `failures` then has the trials without a result, and `complete` says whether all trials have ended. Raises
         KeyboardInterrupt if the user stops the sweep; what has finished is kept, and another call goes on.
         """
+        from runner.tracking.tracker import make_experiment
+
         self.observer.doing("Looking for finished trials")
         found = self.survey()
         self.observer.say(str(found))
@@ -128,6 +133,10 @@ class SweepRun:
 
     def report(self) -> list[Report]:
         """Write the reports of the sweep, and log them to its run; none where no trial has finished."""
+        from reports import build
+        from reports.render import files as table_files
+        from runner.tracking.tracker import log_report, log_summary
+
         self.observer.doing("Writing tables and figures")
         records = store.trial_records(self.uri, {job.key for job in self.plan.jobs})
         if not any(record.status == "FINISHED" for record in records.values()):
@@ -139,6 +148,8 @@ class SweepRun:
             table = table_files.to_markdown(report.table).partition("<details>")[0].strip()
             log_report(self.uri, report.parent, report.dataset or f"tables/{report.sweep}", files, table)
         log_summary(self.uri, reports[0].parent, self.plan.shared(), *summary(self.plan, records, reports))
+        if self.complete and not self.failures:
+            remember(self.options, self.plan, reports)
         return reports
 
     def _states(self, jobs: Sequence[Job], reached: Mapping[str, int]) -> list[Surveyed]:
@@ -234,7 +245,7 @@ class SweepRun:
     def _run_claimed(self, jobs: list[Job], search: Search | None) -> bool:
         """Run jobs, and those that a search suggests; returns False where the sweep is to end here: because a failure
         was repeated too often, or its time is up."""
-        from runner.execution.execute import execute
+        from runner.tracking.tracker import Tracker
 
         tally = Tally(jobs, self.reused, self.estimate, lambda: search.to_come if search else 0)
         with self.claims.alone():
@@ -264,7 +275,10 @@ class SweepRun:
                 if tally.total:
                     self.observer.doing("Starting Ray")
                 followers: list[Listener] = [tracker, tally, *([search] if search else []), *listeners]
-                repeated = execute(jobs, followers, options, SweepSteering(self, search))
+                if jobs or search:
+                    from runner.execution.execute import execute
+
+                    repeated = execute(jobs, followers, options, SweepSteering(self, search))
         except KeyboardInterrupt:
             self._remark(tracker, search)
             if not self.deadline.passed:

@@ -128,6 +128,24 @@ def describe(device: str, ranks: int = 1) -> dict[str, str]:
 
 
 @functools.cache
+def bfloat16() -> str:
+    """What this processor computes products of bfloat16 numbers with, AMX or AVX-512 BF16; empty if with nothing."""
+    with suppress(OSError):
+        return bfloat16_unit(Path("/proc/cpuinfo").read_text())
+    return ""
+
+
+def bfloat16_unit(cpuinfo: str) -> str:
+    """The same, from what Linux says of a processor.
+
+    >>> bfloat16_unit("flags : fpu avx512_bf16 amx_bf16"), bfloat16_unit("flags : fpu avx2")
+    ('AMX', '')
+    """
+    flags = set(cpuinfo.split())
+    return "AMX" if "amx_bf16" in flags else "AVX-512 BF16" if "avx512_bf16" in flags else ""
+
+
+@functools.cache
 def cpu() -> str:
     """The processor's model, `AMD EPYC 7763` for instance; where the system does not say, its architecture."""
     with suppress(OSError):

@@ -28,6 +28,8 @@ from benchmarks import (
     first_metric,
     gpu,
     growth,
+    peers,
+    plain,
     render,
     report,
     sources,
@@ -35,7 +37,10 @@ from benchmarks import (
     sweep,
 )
 from benchmarks.measure import Goal, Growth, Measured, Pair, Part, alternate, exponent, summary
+from cplearn import data, methods
+from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
+from cplearn.methods.base import Batch, MethodInputs, Progress
 from reports import store
 from runner.machine.environment import WorkerLost, in_worker
 
@@ -188,6 +193,39 @@ def test_training_is_compared_on_digits_and_on_random_images() -> None:
     assert [row.label.partition(",")[0] for row in rows] == ["digits"] * 3 + ["random 32x32"] * 3
     assert [row.unit for row in rows] == ["images/s", "images/s", "GFLOP/s"] * 2
     assert all(len(row.first) == len(row.second) == 1 and min(*row.first, *row.second) > 0 for row in rows)
+
+
+def test_the_plain_loop_has_our_loss() -> None:
+    """Value and gradient, over the same embeddings and dictionary."""
+    trial = TrialSettings.read({"method": {"form": "tanh", "codes": 300, "beta": 0.3}, "precision": "float64"})
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(2, trial.batch_size, 16, generator=draw, dtype=torch.float64)
+    inputs = MethodInputs(16, trial.batch_size, 10, draw, lambda update: draw)
+    method = methods.get("cplearn").Method(trial.method, inputs).double()
+    ours, _ = method(Batch(features, torch.zeros(trial.batch_size), Progress(0, 1, 1)))
+    views = [torch.tanh(method.norm(method.linear(view))) for view in features]
+    theirs = plain.loss(*views, method.dictionary.double().T, 0.3)
+    assert theirs.item() == pytest.approx(ours.item(), rel=1e-9)
+    gradients = [torch.autograd.grad(loss, method.linear.weight)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-10)
+
+
+def test_both_loops_learn_from_the_same_images() -> None:
+    settings = {"train_images": 140, "test_images": 10, "backbone": {"width": 2}, "method": {"form": "tanh"}}
+    trial = TrialSettings.read({"epochs": 1, **settings})
+    loop = plain.PlainTraining(trial, data.load(**trial.data_request()))
+    assert len(loop.batches) == 2
+    first = loop.epoch()
+    assert math.isfinite(first)
+    assert loop.epoch() != first
+
+
+@pytest.mark.long
+def test_both_sweeps_run_the_same_trials() -> None:
+    whole, beyond = peers.sweep_rows(quick=True)
+    assert whole.names == ("Ray Tune", "this program")
+    assert all(0 < after < seconds for after, seconds in zip(beyond.first, whole.first, strict=True))
+    assert all(after < seconds for after, seconds in zip(beyond.second, whole.second, strict=True))
 
 
 @pytest.mark.parametrize("recipe", ["solo-cifar", "paper"])

@@ -228,6 +228,26 @@ def test_the_same_runs_give_the_same_files_and_a_sweep_without_results_does_not_
     assert code == 2, output
 
 
+def test_a_report_is_written_again_only_where_something_has_changed(written: Writer, tmp_path: Path) -> None:
+    first = build.build(written.uri, "mixed", tmp_path)[0]
+    drawn = {path: path.stat().st_ino for path in first.files}
+    again = build.build(written.uri, "mixed", tmp_path)[0]
+    assert (first.is_new, again.is_new) == (True, False)
+    assert (again.files, again.table, again.notes) == (first.files, first.table, first.notes)
+    assert {path: path.stat().st_ino for path in again.files} == drawn, "no file was written anew"
+    content = first.files[0].read_bytes()
+    first.files[0].write_bytes(content + b"edited")
+    assert build.build(written.uri, "mixed", tmp_path)[0].is_new
+    assert first.files[0].read_bytes() == content
+    first.files[0].unlink()
+    assert build.build(written.uri, "mixed", tmp_path)[0].is_new
+    run = written.runs["folder-awkward-f00dfe/raw_pixels|#/0"]
+    before = written.client.get_run(run).data.metrics["probe/accuracy"]
+    for value in (0.41, before):
+        written.client.log_metric(run, "probe/accuracy", value)
+        assert build.build(written.uri, "mixed", tmp_path)[0].is_new
+
+
 @pytest.mark.parametrize(("name", "width"), [("beta", 140), ("beta", 100), ("beta", 60), ("mixed", 80)])
 def test_the_terminal_table_fits_without_breaking_numbers(
     reports: dict[str, build.Report], name: str, width: int

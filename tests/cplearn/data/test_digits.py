@@ -1,10 +1,15 @@
 """The digits: sizes, scaling and a split that never changes."""
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from cplearn import data
+from cplearn.data.digits import source
+from cplearn.data.source import Request
 from cplearn.errors import InputError
 
 
@@ -40,6 +45,24 @@ def test_both_splits_have_the_shares_of_the_classes():
 def test_the_split_is_pinned():
     # Other library versions, other machines: the same data set, or comparisons across them mean nothing.
     assert data.load("digits").fingerprint == "a1eb2c5d18b21aef0fbc549e1f57769a"
+
+
+def test_the_split_is_that_of_the_library():
+    original = load_digits()
+    rows = np.arange(len(original.target))
+    _, test = train_test_split(rows, test_size=360, stratify=original.target, random_state=0)
+    drawn = data.load("digits").test
+    assert drawn.labels.tolist() == original.target[np.sort(test)].tolist()
+    assert (drawn.images[:, 0].numpy() == (original.images[np.sort(test)] * 255 + 8) // 16).all()
+
+
+def test_a_library_without_its_file_is_said(monkeypatch, tmp_path):
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "sklearn")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"elsewhere: scikit-learn's file .*digits.csv.gz cannot be read"):
+        source("elsewhere", tmp_path).load(Request(tmp_path))
 
 
 def test_own_size_only():

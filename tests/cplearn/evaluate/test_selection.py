@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from cplearn.evaluate.collapse import lidar, view_agreement
 from cplearn.evaluate.inputs import NonFiniteFeatures
@@ -51,6 +52,16 @@ def test_information_falls_with_cluster_collapse_and_with_disagreement() -> None
     assert agreement(few, few)[1] == pytest.approx(1)
     assert agreement(good, noisy)[1] == pytest.approx(adjusted_mutual_info_score(good, noisy), abs=1e-12)
     assert agreement(good, noisy)[1] < 0.6
+
+
+@pytest.mark.parametrize(("images", "codes"), [(128, 2048), (500, 20), (1000, 2), (3, 2)])
+def test_information_is_that_of_scikit_learn(images: int, codes: int) -> None:
+    generator = np.random.default_rng(codes)
+    first = generator.integers(0, codes, images)
+    second = np.where(generator.random(images) < 0.5, first, generator.integers(0, codes, images))
+    table = contingency_matrix(first, second, sparse=True, dtype=np.int64)
+    expected = mutual_info_score(None, None, contingency=table) - expected_mutual_information(table, images)
+    assert agreement(first, second)[0] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_codes_of_different_images_are_refused() -> None:

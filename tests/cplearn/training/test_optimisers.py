@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -142,3 +144,24 @@ def test_weight_decay_follows_its_cosine() -> None:
         assert decays == pytest.approx([0.4 - 0.36 * 0.5 * (1 + math.cos(math.pi * step / 8)), 0.0])
         optimizer.step()
         schedule.step()
+
+
+def test_a_training_imports_neither_the_compiler_nor_scikit_learn() -> None:
+    """Together they would take most of four seconds of every worker's start."""
+    code = """if True:
+        import sys
+        from cplearn import data
+        from cplearn.config.trial import TrialSettings
+        from cplearn.training import TrialTraining
+        small = {"train_images": 20, "test_images": 10, "batch_size": 10, "backbone": {"width": 2}}
+        trial = TrialSettings.read({"epochs": 2, **small})
+        training = TrialTraining(trial, data.load(**trial.data_request()))
+        first = training.train_epoch()
+        training.load_state_dict(training.state_dict())
+        second = training.train_epoch()
+        assert second["train/loss"] != first["train/loss"]
+        assert "train/view_information" in second
+        print([name for name in ("torch._dynamo", "sklearn", "scipy", "pandas", "timm") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"

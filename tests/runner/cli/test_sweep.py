@@ -123,7 +123,7 @@ def test_the_run_of_a_sweep_says_what_its_trials_share_and_which_is_best(finishe
     }
     assert parent.tags["cplearn.criterion"] == "probe/accuracy"
     best = max((runs[f"beta={beta}"] for beta in ("0.1", "1")), key=lambda run: run.data.metrics["probe/accuracy"])
-    assert parent.tags["cplearn.best"] == f"digits: {best.data.params['method.beta']}"
+    assert parent.tags["cplearn.best"] == f"digits: β = {float(best.data.params['method.beta']):g}"
     for name in ("probe/accuracy", "codes/ami", "collapse/codes_used"):
         assert parent.metrics[f"best/{name}"] == pytest.approx(best.data.metrics[name])
     shared = {name: value for name, value in best.data.params.items() if name not in ("method.beta", "seed")}
@@ -141,6 +141,42 @@ def test_a_run_id_becomes_a_working_model(finished: tuple[Path, str], monkeypatc
     assert codes.unique().numel() == run.data.metrics["collapse/codes_used"]
     with pytest.raises(cplearn.errors.InputError, match="neither a folder with a model nor a known run"):
         cplearn.load("0123456789abcdef0123456789abcdef")
+
+
+def test_an_identical_call_is_neither_planned_nor_reported_again(finished: tuple[Path, str]) -> None:
+    """Torch, Ray and Matplotlib take seconds to import, and are not needed to see that nothing has changed."""
+    folder, output = finished
+    written = {path: path.stat().st_ino for path in (folder / "results" / "tiny").rglob("*")}
+    arguments = ("sweep", "tiny.yaml", "--results", "results", "--gpus-per-trial", "0")
+    code = f"""if True:
+        import sys
+        from runner.cli import app
+        try:
+            app({arguments!r})
+        finally:
+            print([name for name in ("torch", "ray", "matplotlib", "sklearn") if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ
+        | {"MLFLOW_TRACKING_URI": uri(folder), "CPLEARN_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said, *table, loaded = done.stdout.rstrip().splitlines()
+    assert said == "Sweep tiny: 0 trials to run, 3 finished before; nothing has changed since."
+    assert "random backbone" in "\n".join(table)
+    assert table[-1].rstrip() in output, "where the report lies"
+    assert loaded == "[]"
+    assert {path: path.stat().st_ino for path in (folder / "results" / "tiny").rglob("*")} == written
+    next(path for path in written if path.name == "table.md").unlink()
+    again, output = run_cli(folder, *arguments)
+    assert again == 0, output
+    assert "on digits" in output
+    assert (folder / "results" / "tiny" / "digits" / "table.md").is_file()
 
 
 def test_running_again_repeats_nothing_and_an_enlarged_grid_runs_what_is_new(finished: tuple[Path, str]) -> None:
