@@ -111,7 +111,7 @@ def test_a_sweep_is_read_as_its_newest_manifest_declares_it(written: Writer) -> 
 
 
 def test_a_report_may_have_no_figures(written: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.figures.plots", lambda result, shown: [])
+    monkeypatch.setattr("reports.figures.plots", lambda result, shown, importance: [])
     (report,) = build.build(written.uri, "mixed", tmp_path)
     assert (report.folder / "report.html").is_file()
 
