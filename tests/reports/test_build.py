@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from reports import build, provenance, store
+from reports.kept import inputs_of, keep, kept
 from reports.render import terminal
 from reports.store.trials import LOOKUPS
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, empty_store, sqlite, trial_metrics
@@ -228,24 +230,33 @@ def test_the_same_runs_give_the_same_files_and_a_sweep_without_results_does_not_
     assert code == 2, output
 
 
-def test_a_report_is_written_again_only_where_something_has_changed(written: Writer, tmp_path: Path) -> None:
-    first = build.build(written.uri, "mixed", tmp_path)[0]
-    drawn = {path: path.stat().st_ino for path in first.files}
-    again = build.build(written.uri, "mixed", tmp_path)[0]
-    assert (first.is_new, again.is_new) == (True, False)
-    assert (again.files, again.table, again.notes) == (first.files, first.table, first.notes)
-    assert {path: path.stat().st_ino for path in again.files} == drawn, "no file was written anew"
-    content = first.files[0].read_bytes()
-    first.files[0].write_bytes(content + b"edited")
-    assert build.build(written.uri, "mixed", tmp_path)[0].is_new
-    assert first.files[0].read_bytes() == content
-    first.files[0].unlink()
-    assert build.build(written.uri, "mixed", tmp_path)[0].is_new
-    run = written.runs["folder-awkward-f00dfe/raw_pixels|#/0"]
-    before = written.client.get_run(run).data.metrics["probe/accuracy"]
-    for value in (0.41, before):
-        written.client.log_metric(run, "probe/accuracy", value)
-        assert build.build(written.uri, "mixed", tmp_path)[0].is_new
+def test_a_report_is_kept_as_long_as_its_inputs_and_its_files_are_the_same(written: Writer, tmp_path: Path) -> None:
+    (result,) = store.read_sweep(written.uri, "mixed")
+    inputs = inputs_of(result, {})
+    assert kept(tmp_path, inputs) is None
+    files = (tmp_path / "table.md", tmp_path / "figures" / "one.png")
+    files[1].parent.mkdir()
+    for path in files:
+        path.write_text(path.name)
+    keep(tmp_path, inputs, files)
+    assert kept(tmp_path, inputs_of(store.read_sweep(written.uri, "mixed")[0], {})) == files
+    for changed in (
+        inputs_of(result, {"where": "elsewhere"}),
+        inputs_of(dataclasses.replace(result, runs=result.runs.assign(status="FAILED")), {}),
+        inputs_of(dataclasses.replace(result, seeds=[0, 1]), {}),
+    ):
+        assert kept(tmp_path, changed) is None
+    files[0].write_text("edited")
+    assert kept(tmp_path, inputs) is None
+    files[0].unlink()
+    assert kept(tmp_path, inputs) is None
+
+
+def test_a_report_that_lacks_something_is_made_anew(written: Writer, tmp_path: Path) -> None:
+    for _ in range(2):
+        (report,) = build.build(written.uri, "mixed", tmp_path)
+        assert report.notes
+        assert (report.is_new, report.inputs) == (True, "")
 
 
 @pytest.mark.parametrize(("name", "width"), [("beta", 140), ("beta", 100), ("beta", 60), ("mixed", 80)])
