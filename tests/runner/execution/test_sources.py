@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,18 +31,21 @@ axes: {{method.beta: [0.1, 1, 10]}}
 
 
 class Metrics(Listener):
-    """The metrics of every epoch and of the evaluation of each trial, but for times."""
+    """The metrics of every epoch and of the evaluation of each trial, but for times and speeds."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, dict[str, float]] = {}
 
     def epoch(self, job: Job, epoch: int, metrics: dict[str, float]) -> None:
-        own = {f"{name} after {epoch}": value for name, value in metrics.items() if not name.startswith("time/")}
+        own = {f"{name} after {epoch}": value for name, value in untimed(metrics).items()}
         self.numbers.setdefault(job.label, {}).update(own)
 
     def finished(self, job: Job, result: TrialResult) -> None:
-        own = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
-        self.numbers[job.label].update(own)
+        self.numbers[job.label].update(untimed(result.metrics))
+
+
+def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: x for name, x in metrics.items() if not name.startswith("time/") and "per_second" not in name}
 
 
 @pytest.fixture
