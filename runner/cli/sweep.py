@@ -52,7 +52,7 @@ def sweep(options: SweepOptions, all_metrics: AllMetrics = False) -> None:
 
 class TerminalObserver(Observer):
     """Prints sentences, and shows what goes on: in a line that is drawn anew, and while trials run in a live table.
-    Where the output is no terminal, it is a line for each thing. Leave its block to remove what is drawn."""
+    Where the output is no terminal, a line says that they begin. Leave its block to remove what is drawn."""
 
     def __init__(self) -> None:
         self.status = out.status("")
@@ -67,9 +67,9 @@ class TerminalObserver(Observer):
     def doing(self, text: str) -> None:
         if self.progress:
             self.progress.phase = text
-        if not out.is_interactive:
-            show((f"{text} ...", "dim"))
-        elif not self.progress:
+            if not out.is_interactive:
+                show((f"{text} ...", "dim"))
+        elif out.is_interactive:
             self.status.update(Text(f"{text} ..."))
             self.status.start()
 

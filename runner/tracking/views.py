@@ -7,13 +7,14 @@ a later version does not know it leaves aside.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 
 from cplearn.errors import InputError
 from sweeps.addresses import experiment_name
@@ -35,7 +36,9 @@ FIXED_COLUMNS = {"attributes.`Run Name`": 140, "runDateAndNestInfo": 100}
 """Columns that every table of MLflow has, and their widths; the second shows the status as a mark."""
 COLUMN_WIDTH = 80
 MOST_AXES = 3
-"""Axes with a column of their own; a document that is too long is no tag."""
+"""Axes with a column of their own."""
+MOST_SWEEPS = 1000
+"""Sweeps, the newest first, among which one is found by its name."""
 
 
 def view(axes: Sequence[str]) -> dict[str, Any]:
@@ -76,8 +79,10 @@ def view(axes: Sequence[str]) -> dict[str, Any]:
 
 
 def keep_view(client: MlflowClient, experiment: str, key: str, axes: Sequence[str]) -> None:
-    """Keep the view of a sweep, by its key, with the experiment."""
-    client.set_experiment_tag(experiment, SHARED_VIEW + key, json.dumps(view(axes), separators=(",", ":")))
+    """Keep the view of a sweep, by its key, with the experiment; a view that is too long for a tag is not kept."""
+    document = json.dumps(view(axes), separators=(",", ":"))
+    if len(document) <= MAX_EXPERIMENT_TAG_VAL_LENGTH:
+        client.set_experiment_tag(experiment, SHARED_VIEW + _share_key(key), document)
 
 
 def pages(uri: str, sweep: str | None = None) -> dict[str, str]:
@@ -87,20 +92,24 @@ def pages(uri: str, sweep: str | None = None) -> dict[str, str]:
     Raises InputError for an unknown sweep.
     """
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(experiment_name())
-    query = tag_is(Tag.KIND, SWEEP) + (f" AND {tag_is(Tag.SWEEP, sweep)}" if sweep else "")
-    runs = client.search_runs([experiment.experiment_id], query, ViewType.ACTIVE_ONLY, 1) if experiment else []
-    if sweep and not runs:
-        raise InputError(f"{sweep!r}: the tracking store has no sweep of this name")
-    if not experiment:
+    if not (experiment := client.get_experiment_by_name(experiment_name())):
         return {}
-    keys = [key for run in runs if SHARED_VIEW + (key := run.data.tags[Tag.SWEEP_KEY]) in experiment.tags]
-    return addresses(experiment.experiment_id, keys[0] if keys else "")
+    runs = client.search_runs([experiment.experiment_id], tag_is(Tag.KIND, SWEEP), ViewType.ACTIVE_ONLY, MOST_SWEEPS)
+    tags: dict[str, str] = next((run.data.tags for run in runs if sweep in (None, run.data.tags.get(Tag.SWEEP))), {})
+    if sweep and not tags:
+        raise InputError(f"{sweep!r}: the tracking store has no sweep of this name")
+    key = tags.get(Tag.SWEEP_KEY, "")
+    return addresses(experiment.experiment_id, key if SHARED_VIEW + _share_key(key) in experiment.tags else "")
 
 
 def addresses(experiment: str, key: str) -> dict[str, str]:
     """The table and the charts of the view with this key, or without one as MLflow shows the runs itself."""
     # Without the type, the margin of the page offers tools for language models.
     address = f"#/experiments/{experiment}/runs?workflowType=machine_learning"
-    address += f"&viewStateShareKey={quote(key)}" if key else ""
+    address += f"&viewStateShareKey={_share_key(key)}" if key else ""
     return {"table": address, "charts": f"{address}&compareRunsMode=CHART"}
+
+
+def _share_key(key: str) -> str:
+    """A sweep's key in letters that a tag's name and an address may have."""
+    return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()

@@ -182,15 +182,17 @@ def test_a_narrow_terminal_keeps_epoch_and_loss(plan: Plan, shown: SafeConsole) 
     assert max(map(len, text.splitlines())) <= 40
 
 
-def test_what_goes_on_is_a_line_where_nothing_can_be_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_on_is_a_line_where_nothing_can_be_drawn_anew(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     dumb = screen(TERM="dumb")
     monkeypatch.setattr(sweep, "out", dumb)
     monkeypatch.setattr(console.show, "__kwdefaults__", {"console": dumb})
     observer = sweep.TerminalObserver()
     with observer:
-        observer.doing("Preparing the data")
-        observer.doing("Starting Ray")
-    assert printed(dumb) == "Preparing the data ...\nStarting Ray ...\n"
+        observer.doing("Preparing the data")  # A mistake that is found meanwhile is one line.
+        with observer.running(Tally(plan.jobs, 0, ProgressEstimate({}), lambda: 0)):
+            observer.doing("Starting Ray")
+        observer.doing("Writing tables and figures")
+    assert printed(dumb) == "Starting Ray ...\n"
 
 
 def test_a_command_quotes_what_is_no_yaml(plan: Plan) -> None:

@@ -25,6 +25,7 @@ from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, make_plan
+from runner.tracking.views import addresses
 from support import ROOT, below, run_cli, uri, working
 from sweeps.errors import UserError
 from sweeps.spec import read_sweep
@@ -109,7 +110,7 @@ def test_runs_hold_all_that_is_promised(finished: tuple[Path, str]) -> None:
     assert parent.data.tags["cplearn.sweep"] == "tiny"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("two β values for the tests")
-    assert f"viewStateShareKey={parent.data.tags['cplearn.sweep_key']}" in note
+    assert addresses(parent.info.experiment_id, parent.data.tags["cplearn.sweep_key"])["charts"] in note
 
 
 def test_the_run_of_a_sweep_says_what_its_trials_share_and_which_is_best(finished: tuple[Path, str]) -> None:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
@@ -51,7 +50,7 @@ def test_the_page_is_that_of_the_newest_sweep_or_of_a_name(written: Writer, tmp_
     newest, named = views.pages(written.uri), views.pages(written.uri, "beta")
     for pages, axis in ((newest, "method.codes"), (named, "method.beta")):
         assert pages["charts"].startswith(pages["table"])
-        key = unquote(pages["table"].partition("viewStateShareKey=")[2])
+        key = pages["table"].partition("viewStateShareKey=")[2]
         assert f"params.`{axis}`" in experiment.tags[views.SHARED_VIEW + key]
     with pytest.raises(InputError, match="'gamma': the tracking store has no sweep of this name"):
         views.pages(written.uri, "gamma")
