@@ -7,8 +7,8 @@ a later version does not know it leaves aside.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,4 +112,4 @@ def addresses(experiment: str, key: str) -> dict[str, str]:
 
 def _share_key(key: str) -> str:
     """A sweep's key in letters that a tag's name and an address may have."""
-    return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    return re.sub("[^A-Za-z0-9_.-]", "-", key)
