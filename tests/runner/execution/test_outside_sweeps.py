@@ -13,12 +13,18 @@ import pytest
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
+from cplearn.config.trial import TrialSettings
+from cplearn.distributed import Ranks
 from outside_package import write_package
+from runner.execution.contract import ExecutionOptions, TrialRequest
+from runner.execution.nodes import Unfit
+from runner.execution.ranks import build
 from support import ROOT, run_cli, uri
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.long
 def test_an_installed_package_is_swept_resumed_after_a_kill_and_reported(tmp_path: Path) -> None:
     """The package of docs/extend.md and its sweep, as a user has them."""
     write_package(tmp_path / "project")
@@ -75,6 +81,7 @@ def test_an_installed_package_is_swept_resumed_after_a_kill_and_reported(tmp_pat
     assert counts()["new"] == 5, "another version of the package makes other trials"
 
 
+@pytest.mark.long
 def test_a_cluster_is_sent_the_modules_that_trials_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node cannot import the package by itself; and it leaves the driver's node, which has no CPU, alone."""
     write_package(tmp_path)
@@ -95,3 +102,17 @@ def test_a_cluster_is_sent_the_modules_that_trials_name(tmp_path: Path, monkeypa
     assert code == 0, output
     assert "done   3/3" in output or "done 3/3" in " ".join(output.split())
     assert (tmp_path / "results" / "shapes" / "my_lab.shapes" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "why"),
+    [
+        ("cplearn", {"cplearn.methods my_lab.alignment": "f00d"}, "the code of my_lab.alignment there is not what the"),
+        ("my_lab_of_others.alignment", {}, "there is no module 'my_lab_of_others'"),
+    ],
+)
+def test_a_node_with_other_code_from_outside_cannot_train(method: str, code: dict[str, str], why: str) -> None:
+    settings = {**TrialSettings.read({}).canonical(), "method": {"name": method}}
+    request = TrialRequest("key", settings, [("digits", "")], code, ExecutionOptions(), (), None, {})
+    with pytest.raises(Unfit, match=why):
+        build(request, "cpu", Ranks())
