@@ -34,7 +34,7 @@ def unchanged(options: SweepOptions) -> tuple[str, list[Report]] | None:
     """What to say, and the reports, where an identical call has run all trials and its reports are as they were then;
     else None."""
     record = None
-    with suppress(OSError, ValueError, UserError):
+    with suppress(OSError, ValueError, TypeError, UserError):
         record = json.loads(_path(options).read_text(encoding="utf-8"))
     if not isinstance(record, dict) or options.force or options.budget:
         return None
@@ -85,7 +85,7 @@ def _path(options: SweepOptions) -> Path:
         [str(root), _states(root / "cache")],
         [resolve(options.tracking_uri), experiment_name(), str(options.results.absolute())],
     ]
-    digest = hashlib.blake2b(json.dumps(call, sort_keys=True, default=str).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(call, default=str).encode(), digest_size=16)
     return cache_folder() / "calls" / f"{digest.hexdigest()}.json"
 
 
