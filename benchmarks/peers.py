@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -119,10 +120,12 @@ def _sweep(place: Workplace, epochs: int) -> tuple[float, float]:
 def _tune(place: Workplace, epochs: int) -> tuple[float, float]:
     command = [sys.executable, "-m", "benchmarks.tune_sweep", place.uri, str(epochs)]
     root = str(Path(__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "HOME": str(place.folder), "CPLEARN_DATA": str(place.folder)}
+    environment = {name: text for name, text in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"PYTHONPATH": root, "HOME": str(place.folder), "CPLEARN_DATA": str(place.folder)}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=place.folder, env=environment, capture_output=True, text=True, check=False)
     taken = time.perf_counter() - start
-    if done.returncode:
+    trained = re.search(r"^trained (\S+)$", done.stdout, re.MULTILINE)
+    if done.returncode or not trained:
         raise CommandFailed(f"benchmarks.tune_sweep ended with status {done.returncode}: {done.stderr[-500:]}")
-    return taken, float(done.stdout.split()[-1])
+    return taken, float(trained[1])

@@ -42,7 +42,7 @@ def main(store: str, epochs: int) -> None:
         run_config=tune.RunConfig(callbacks=[MLflowLoggerCallback(tracking_uri=store, experiment_name="beta")]),
     )
     results = tuner.fit()
-    print(sum(result.metrics["seconds"] for result in results))
+    print("trained", sum(result.metrics["seconds"] for result in results))
 
 
 if __name__ == "__main__":
