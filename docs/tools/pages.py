@@ -3,6 +3,7 @@
 MkDocs calls the functions whose names begin with `on_` (`hooks` in mkdocs.yml). Nothing is written beside the site.
 """
 
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -159,7 +160,7 @@ def commands() -> str:
         own = typer.Context(command, parent=context, info_name=name)
         usage = " ".join([own.command_path, *command.collect_usage_pieces(own)])
         records = [option.get_help_record(own) for option in command.get_params(own) if option.name != "help"]
-        rows = [[f"`{names}`", what] for names, what in filter(None, records)]
+        rows = [[_code(names), what] for names, what in filter(None, records)]
         text += [f"## {name}", f"```text\n{usage}\n```", command.help or "", table(["option", "what it does"], rows)]
     lines = re.findall(r"^([a-z0-9-]+):.*?## (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     targets = [[f"`make {target}`", what] for target, what in lines]
@@ -238,6 +239,11 @@ def kind(field: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {field[key]:,}" for key, sign in signs.items() if key in field]
     return " ".join([words.get(field.get("type", ""), "any value"), ", ".join(bounds)]).strip()
+
+
+def _code(text: str) -> str:
+    """Text as code in a cell of a table, where markdown would end the cell at a bar."""
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _text(value: Any) -> str:
