@@ -56,6 +56,7 @@ def environment(folder: Path) -> dict[str, str]:
         "CPLEARN_DATA": str(ROOT / "data"),
         "OMP_NUM_THREADS": "1",
         "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*",
     }
 
 
@@ -184,11 +185,13 @@ def run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
     if text := printed.getvalue():
         shown.append({"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)})
     if value is not None:
-        data: dict[str, Any] = {"text/plain": repr(value).splitlines(keepends=True)}
-        if hasattr(value, "_repr_html_"):
-            data["text/html"] = value._repr_html_().splitlines(keepends=True)
+        data: dict[str, Any] = {}
         if isinstance(value, Image.Image):
             data["image/png"] = base64.b64encode(_png(value)).decode()
+        else:
+            data["text/plain"] = repr(value).splitlines(keepends=True)
+        if hasattr(value, "_repr_html_"):
+            data["text/html"] = value._repr_html_().splitlines(keepends=True)
         shown.append({"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": data})
     return shown
 

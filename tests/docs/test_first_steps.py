@@ -71,9 +71,10 @@ def test_the_tutorial(folder: Path) -> None:
 def test_the_notebook(folder: Path) -> None:
     cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    printed = run(folder, sys.executable, "-c", f"{code}\nprint(result.table.shape, len(result.runs), features.shape)")
+    code += '\nprint(best["label"][:5], result.table.shape, len(result.runs), features.shape)'
+    printed = run(folder, sys.executable, "-c", code)
     assert re.search(r"^\d+% of the neighbours have the class of their image\.$", printed, flags=re.MULTILINE)
-    assert "(5, 11) 10 torch.Size([360, 128])" in printed
+    assert "beta= (5, 11) 10 torch.Size([360, 128])" in printed
 
 
 @pytest.mark.timeout(600)
@@ -82,7 +83,7 @@ def test_a_sweep_from_python(folder: Path, page: str) -> None:
     (code,) = [text for language, text in blocks(page) if language == "python"]
     assert "(5, 11)" in run(folder, sys.executable, "-c", f"{code}\nprint(result.table.shape)")
     (loads,) = [text for language, text in blocks("docs/mlflow.md") if language == "python"]
-    loads = loads.replace('"<run id>"', "result.runs.sort_values('codes/ami')['run_id'].iloc[-1]")
+    loads = loads.replace('"<run id>"', "result.runs['run_id'][result.runs['codes/ami'].idxmax()]")
     images = "import torch; images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)"
     end = "print(tuple(features.shape), tuple(codes.shape))"
     assert "(3, 128) (3,)" in run(folder, sys.executable, "-c", "\n".join([code, images, loads, end]))
