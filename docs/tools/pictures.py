@@ -43,8 +43,9 @@ SWEEP = ["sweep", "beta", "--seeds", "3"]
 COLUMNS, LINES = 110, 24
 HOST = "mlflow.example"
 """Another name of this machine for Chromium: at 127.0.0.1 MLflow opens a panel for language models beside the page."""
-RUNNING_SECONDS = 75
-"""After so long the first trials of a sweep have ended, and others run."""
+WELL_UNDER_WAY = re.compile(rb" (8|9|1\d)/20 ")
+"""Stands on the terminal when a trial of the sweep is in its eighth epoch or later."""
+MOST_SECONDS = 240
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -61,9 +62,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def terminal(folder: Path) -> None:
-    """What the terminal shows while a sweep runs: the screen after a while, as SVG."""
+    """What the terminal shows while a sweep runs: the screen when it is well under way, as SVG."""
     with tempfile.TemporaryDirectory() as fresh:
-        written = _in_terminal([*CPLEARN, "sweep", "beta"], Path(fresh), RUNNING_SECONDS)
+        written = _in_terminal([*CPLEARN, "sweep", "beta"], Path(fresh))
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text("$ make sweep-beta", style="bold"))
     for line in _screen(written)[-LINES:]:
@@ -71,16 +72,16 @@ def terminal(folder: Path) -> None:
     (IMAGES / "terminal.svg").write_text(console.export_svg(title="cplearn"))
 
 
-def _in_terminal(command: list[str], folder: Path, seconds: float) -> str:
-    """What a command writes to a terminal in its first seconds; it is then interrupted as by Ctrl-C."""
+def _in_terminal(command: list[str], folder: Path) -> str:
+    """What a sweep writes to a terminal until it is well under way; it is then interrupted as by Ctrl-C."""
     process, ours = pty.fork()
     if process == 0:
         os.chdir(folder)
         variables = {name: value for name, value in environment(folder).items() if name != "NO_COLOR"}
         os.execvpe(command[0], command, {**variables, "TERM": "xterm-256color", "COLORTERM": "truecolor"})
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    written, end = b"", time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    written, end = b"", time.monotonic() + MOST_SECONDS
+    while (left := end - time.monotonic()) > 0 and not WELL_UNDER_WAY.search(written):
         if select.select([ours], [], [], left)[0]:
             written += os.read(ours, 65536)
     os.kill(process, signal.SIGINT)
