@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 
 from sweeps.record import MODEL_FOLDER, param_text
 
@@ -51,7 +52,12 @@ def close_model(client: MlflowClient, run_id: str, model_id: str, step: int) -> 
         description.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
         description.save(Path(folder, "MLmodel"))
         client.log_model_artifacts(model_id, folder)
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    except MlflowException:
+        outputs = client.get_run(run_id).outputs
+        if not (outputs and outputs.model_outputs):  # Else it is there already, where an answer was lost.
+            raise
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
 
 
