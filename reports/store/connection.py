@@ -205,6 +205,8 @@ def _check_server(uri: str) -> None:
     try:
         # Without user and password, which urllib takes for a part of the host's name.
         urllib.request.urlopen(without_secrets(uri), timeout=10).close()
+    except http.client.RemoteDisconnected:
+        return  # It has cut this one connection; the calls that follow are repeated.
     except http.client.HTTPException:
         raise StoreError(f"{shown(uri)} is no MLflow server: what answers there does not speak HTTP") from None
     except OSError as error:  # An HTTPError too: such a server answers.
