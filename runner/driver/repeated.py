@@ -18,7 +18,7 @@ from runner.driver.options import SweepOptions
 from runner.durability.store_paths import cache_folder
 from sweeps.addresses import experiment_name, resolve
 from sweeps.errors import UserError
-from sweeps.loading import find
+from sweeps.loading import find, load
 from sweeps.program import program
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _path(options: SweepOptions) -> Path:
     root = data_root(options.data_root)
     call = [
         dataclasses.asdict(options),
-        find(options.sweep).read_text(encoding="utf-8"),
+        repr(load(find(options.sweep))),
         program(PACKAGES, LIBRARIES),
         [str(root), _states(root / "cache")],
         [resolve(options.tracking_uri), experiment_name(), str(options.results.absolute())],
