@@ -176,6 +176,8 @@ def read_trials(uri: str | None, sweeps: Collection[str] = ()) -> pd.DataFrame:
 def read_runs(uri: str | None) -> pd.DataFrame:
     """One row for each run of a trial in the experiment, failed, stopped and repeated ones too, with the columns of
     `read_trials` and `elapsed`, the seconds from its start to its end. Raises UserError where there is none."""
+    import pandas as pd
+
     client, experiment = open_experiment(uri)
     with readable(shown(uri)):
         runs = list(search(client, experiment, TRIAL_RUNS))

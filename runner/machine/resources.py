@@ -111,7 +111,6 @@ def hardware(resources: Resources, remote: bool) -> dict[str, str]:
     return threads if remote else threads | {"device_name": describe(device)["device_name"]}
 
 
-@functools.cache
 def describe(device: str, ranks: int = 1) -> dict[str, str]:
     """Tags of a process that trains on `device`, cpu or cuda: its name, host, CPUs and torch's threads here, and how
     many such processes share a trial."""
