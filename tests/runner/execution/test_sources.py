@@ -72,7 +72,7 @@ def test_five_sources_of_the_same_images_give_the_same_numbers(tmp_path: Path, c
     names = containers.everywhere(tmp_path / "images", containers.pictures(500, 100))
     found = {form: sweep(tmp_path / form, name) for form, name in names.items()}
     assert found["folder"].keys() == {"beta=0.1", "beta=1", "beta=10"}
-    assert all(len(metrics) > 40 for metrics in found["folder"].values())
+    assert all(len(metrics) > 30 for metrics in found["folder"].values())
     assert len({metrics["train/loss after 1"] for metrics in found["folder"].values()}) == 3
     for form in found:
         assert found[form] == found["folder"], form
