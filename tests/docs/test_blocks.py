@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,11 +139,6 @@ def test_files_are_valid(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "part.yaml"
     path.write_text(yaml.safe_dump(whole))
     assert read_sweep(path, SCHEMA).name == whole["sweep"]
-
-
-@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.page)
-def test_toml_can_be_read(block: Block) -> None:
-    assert tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: f"{block.page}: {block.text[:30]!r}")
