@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reports.spelling import frame_text
-from sweeps.program import program
+from sweeps.program import code_state
 
 if TYPE_CHECKING:
     from reports.store import SweepResult
@@ -27,7 +27,7 @@ def inputs_of(result: SweepResult, origin: dict[str, Any]) -> str:
     The artifacts of runs are not read for it: a run that has finished keeps them.
     """
     facts = {**vars(result), "runs": frame_text(result.runs)}
-    text = json.dumps([facts, origin, program(PACKAGES, LIBRARIES)], sort_keys=True, default=str)
+    text = json.dumps([facts, origin, code_state(PACKAGES, LIBRARIES)], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

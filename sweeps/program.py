@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 @functools.cache
-def program(packages: tuple[str, ...], libraries: tuple[str, ...]) -> tuple[str, ...]:
+def code_state(packages: tuple[str, ...], libraries: tuple[str, ...]) -> tuple[str, ...]:
     """A digest of all files of some packages of ours, and libraries with their versions.
 
-    >>> program(("sweeps",), ("numpy",)) == program(("sweeps",), ())
+    >>> code_state(("sweeps",), ("numpy",)) == code_state(("sweeps",), ())
     False
     """
     digest = hashlib.blake2b(digest_size=16)

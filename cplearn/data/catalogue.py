@@ -41,13 +41,13 @@ SLIM: dict[str, object] = {"name": "resnet8-slim"}
 RESNET8: dict[str, object] = {"name": "resnet8", "width": 128}
 
 
-def _inside(
+def _own(
     module: str,
     takes: Literal["PATH", "PATTERN", "NAME"],
     summary: str,
     decode: tuple[Literal["cached", "on-demand"], ...] = ("cached", "on-demand"),
 ) -> Entry:
-    """The entry of images within larger files, with the defaults of `folder`."""
+    """The entry of images that a user has, wherever they are kept; all have the same defaults."""
     return Entry(f"cplearn.data.{module}", "paper", SLIM, summary, decode=decode, takes=takes)
 
 
@@ -81,18 +81,11 @@ CATALOGUE: dict[str, Entry] = {
         decode=("on-demand", "cached"),
         method={"cplearn": {"embedding_dim": 384}},
     ),
-    "folder": Entry(
-        "cplearn.data.folder",
-        "paper",
-        SLIM,
-        "your own images, in class folders or a heap; see cplearn data check PATH",
-        decode=("cached", "on-demand"),
-        takes="PATH",
-    ),
-    "parquet": _inside("parquet", "PATH", "a Parquet file of images, or a folder of such files"),
-    "npz": _inside("npz", "PATH", "arrays of images in one file, as MedMNIST writes them", ("cached",)),
-    "wds": _inside("shards", "PATTERN", "tar files of images, as WebDataset writes them"),
-    "hf": _inside("hub", "NAME", "a data set of the Hugging Face hub; needs the library datasets"),
+    "folder": _own("folder", "PATH", "your own images, in class folders or a heap; see cplearn data check PATH"),
+    "parquet": _own("parquet", "PATH", "a Parquet file of images, or a folder of such files"),
+    "npz": _own("npz", "PATH", "arrays of images in one file, as MedMNIST writes them", ("cached",)),
+    "wds": _own("shards", "PATTERN", "tar files of images, as WebDataset writes them"),
+    "hf": _own("hub", "NAME", "a data set of the Hugging Face hub; needs the library datasets"),
 }
 
 

@@ -126,9 +126,15 @@ def sweep_file() -> str:
         "# Sweep file",
         "What a sweep file can hold. A key that is not listed here is refused, with the nearest one that is known.",
     ]
+    return "\n\n".join(
+        [*text, *sections(parts), "## Sweeps that come with the program", table(["name", "what", "scales"], listed)]
+    )
+
+
+def sections(parts: Mapping[str, tuple[type[BaseModel], str]]) -> Iterator[str]:
+    """A section for each model, under its heading: what it is, and its keys with the prefix."""
     for heading, (model, prefix) in parts.items():
-        text += [f"## {heading}", sentence(model), fields(model, prefix)]
-    return "\n\n".join([*text, "## Sweeps that come with the program", table(["name", "what", "scales"], listed)])
+        yield from (f"## {heading}", sentence(model), fields(model, prefix))
 
 
 def table_file() -> str:
@@ -147,9 +153,9 @@ def table_file() -> str:
         "What the specification of a table can hold. [How to make a paper's tables](reports.md) explains it by an "
         "example.",
     ]
-    for heading, (model, prefix) in parts.items():
-        text += [f"## {heading}", sentence(model), fields(model, prefix)]
-    return "\n\n".join([*text, "## Tables that come with the program", table(["name", "what"], listed)])
+    return "\n\n".join(
+        [*text, *sections(parts), "## Tables that come with the program", table(["name", "what"], listed)]
+    )
 
 
 def commands() -> str:

@@ -19,7 +19,7 @@ from runner.durability.store_paths import cache_folder
 from sweeps.addresses import experiment_name, resolve
 from sweeps.errors import UserError
 from sweeps.loading import find, load
-from sweeps.program import program
+from sweeps.program import code_state
 
 if TYPE_CHECKING:
     from reports.build import Report
@@ -81,7 +81,7 @@ def _path(options: SweepOptions) -> Path:
     call = [
         dataclasses.asdict(options),
         repr(load(find(options.sweep))),
-        program(PACKAGES, LIBRARIES),
+        code_state(PACKAGES, LIBRARIES),
         [str(root), _states(root / "cache")],
         [resolve(options.tracking_uri), experiment_name(), str(options.results.absolute())],
     ]
