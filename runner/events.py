@@ -1,19 +1,23 @@
-"""What happens to jobs while a sweep runs, as told to whoever listens: the tracker and the display."""
+"""What happens to jobs while a sweep runs, as told to whoever listens; and when failures end the whole sweep."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from runner.faults import FailureKind
 from sweeps.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from runner.planning.plan import Job  # Needs torch, which a worker's node may lack.
 
 T = TypeVar("T")
+
+FailureKind = Literal["diverged", "exception", "lost", "memory"]
+"""Why a trial has failed: the loss is no longer finite, the trial has raised an exception, its worker or node was lost,
+memory did not suffice. The first two would happen again, so they are not retried."""
 
 History = Sequence[tuple[int, int, Mapping[str, float]]]
 """Trained epochs: the epoch, when it ended (ms since 1970), its metrics."""
@@ -91,3 +95,14 @@ class Audience:
         except Exception as error:
             self.error = self.error or error
             return None
+
+
+def normalise(text: str) -> str:
+    """A traceback without what differs from one trial to the next: hexadecimal ids, numbers, folders.
+
+    >>> normalise("line 12 of /home/ann/loss.py: 3.5 is too large")
+    'line # of loss.py: # is too large'
+    """
+    text = re.sub(r"(?:[\w.~-]*/)+([\w.-]+)", r"\1", text)
+    text = re.sub(r"\b(?:0x)?[0-9a-f]{8,}\b", "#", text)
+    return re.sub(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", "#", text)

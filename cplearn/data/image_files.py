@@ -66,10 +66,6 @@ class Damaged(InputError):
         super().__init__(f"{encoded}: cannot be read as an image ({reason}); repair or remove it")
         self.name, self.reason = str(encoded), reason
 
-    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str]]:
-        """Other processes are told of it, with both parts, which the message alone does not give back."""
-        return Damaged, (self.name, self.reason)
-
 
 class Crops(NamedTuple):
     """A crop of each image of a batch: `boxes` (n, 4) of top, left, height, width in pixels, enlarged to `side`."""

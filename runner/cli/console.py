@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
-from typer import Option
 
 from cplearn.errors import InputError
 from reports.spelling import CONTROL
@@ -43,37 +42,24 @@ class SafeConsole(Console):
 
 out, err = SafeConsole(), SafeConsole(stderr=True)
 
-OneSetting = Annotated[
-    list[str], Option("--set", metavar="KEY=VALUE", help="A setting, method.beta=0.1 say. Can be repeated.")
-]
-DatasetName = Annotated[
-    str | None, Option("--dataset", "-d", metavar="NAME", help="A name `cplearn data` lists, or folder:PATH.")
-]
-Epochs = Annotated[int | None, Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
-
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-MESSAGE = 700
-"""Most characters of an error's message."""
+MESSAGE = 700  # Most characters of an error's message.
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's mistake is one sentence and status 2, never a traceback."""
-
     try:
         yield
-    except (InputError, UserError) as error:
-        _end_with(str(error))
-    except OSError as error:
-        # A path that is too long, not readable or in the way; what names no file is no fault of a user's path.
-        if not isinstance(error.filename, str | bytes | Path):
-            raise
-        _end_with(f"{error.filename!s}: {error.strerror}")
-
-
-def _end_with(message: str) -> NoReturn:
-    show(("error:", "red"), f" {plain(message)}", console=err)
-    raise typer.Exit(BAD_INPUT) from None
+    except (InputError, UserError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            # A path that is too long, not readable or in the way; what names no file is no fault of a user's path.
+            if not isinstance(error.filename, str | bytes | Path):
+                raise
+            message = f"{error.filename!s}: {error.strerror}"
+        show(("error:", "red"), f" {plain(message)}", console=err)
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def plain(message: str) -> str:
@@ -134,44 +120,22 @@ def say_written(path: Path) -> None:
     show("Written to ", (str(path), "bold"))
 
 
-def overridden(dataset: str | None, epochs: int | None, settings: list[str]) -> dict[str, Any]:
-    """Dotted settings to values, as given on the command line."""
-
-    short = {"dataset": dataset or None, "epochs": epochs}
-    given = {key: value for key, value in short.items() if value is not None}
-    return dict(parse_override(text) for text in settings) | given
-
-
 def with_sweep_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
     """Give a command the options of a sweep, apart from some: it is called with `SweepOptions` and its own options."""
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
-        overrides = overridden(*(given.pop(name) for name in settings))
-        command(SweepOptions(overrides=overrides, **{name: given.pop(name) for name in shared}), **given)
+    def run(settings: list[str], **given: Any) -> None:
+        further = {parameter.name: given.pop(parameter.name) for parameter in further_options}
+        command(SweepOptions(settings=dict(map(parse_override, settings)), **given), **further)
 
-    options = inspect.signature(SweepOptions, eval_str=True).parameters
-    shared = {name: option for name, option in options.items() if name not in {"overrides", *without}}
-    settings = inspect.signature(_settings_options, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    first = [shared["sweep"], settings["dataset"], shared["seeds"], settings["epochs"], settings["settings"]]
-    others = [parameter for name, parameter in shared.items() if name not in ("sweep", "seeds")]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*first, *others, *own)]
+    options = inspect.signature(SweepOptions, eval_str=True).parameters.values()
+    further_options = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    parameters = []
+    for parameter in (*(option for option in options if option.name not in without), *further_options):
+        if parameter.name == "settings":
+            metadata = parameter.annotation.__metadata__
+            parameter = parameter.replace(annotation=Annotated[list[str], *metadata], default=[])
+        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def _settings_options(
-    dataset: DatasetName = None,
-    epochs: Epochs = None,
-    settings: Annotated[
-        list[str],
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting, epochs=50 say; a list [0.1,1] makes an axis. Can be repeated.",
-        ),
-    ] = [],  # noqa: B006 (typer wants a literal default)
-) -> None:
-    """The options that become the `overrides` of a sweep."""

@@ -20,10 +20,8 @@ from runner.cli.console import FAILED, err, out, show, sigterm_as_interrupt
 from runner.driver.options import Uri
 from sweeps.addresses import resolve, without_secrets
 
-GRACE = 5.0
-"""Seconds in which MLflow's server must have ended by itself."""
-LAST_LINES = 15
-"""Lines of the server's log that are shown where it does not start."""
+GRACE = 5.0  # Seconds in which MLflow's server must have ended by itself.
+LAST_LINES = 15  # Lines of the server's log that are shown where it does not start.
 
 
 def ui(
@@ -33,7 +31,7 @@ def ui(
 ) -> None:
     """Open MLflow's user interface on 127.0.0.1 at a sweep, whose trials it compares."""
     from reports.store.connection import NothingThere, connect
-    from runner.durability.store_paths import companion
+    from runner.machine.folders import companion
     from runner.tracking import views
     from runner.tracking.database import check_store, update_artifact_addresses
 

@@ -9,13 +9,16 @@ from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
 from runner.cli import console
-from runner.cli.console import DatasetName, Epochs, OneSetting
-from runner.driver.options import DataRoot
+from runner.driver.options import DataRoot, DatasetName, Epochs, with_short
+from sweeps.loading import parse_override
 from sweeps.settings import nested
 
 if TYPE_CHECKING:
     from cplearn.evaluate.protocol import Outcome
 
+OneSetting = Annotated[
+    list[str], Option("--set", metavar="KEY=VALUE", help="A setting, method.beta=0.1 say. Can be repeated.")
+]
 Device = Annotated[str, Option("--device", metavar="NAME", help="cpu, cuda or cuda:1; default: cuda if there is one.")]
 Threads = Annotated[int, Option("--cpus", min=1, help="CPUs, and so threads; by default 1, as for a trial of a sweep.")]
 Save = Annotated[Path | None, Option("--save", metavar="DIR", help="Write the model there.")]
@@ -34,9 +37,9 @@ def train(
     import cplearn.data
     from cplearn import training
     from cplearn.config import trial as config
-    from runner.durability.store_paths import check_folder
+    from runner.machine.folders import check_folder
 
-    trial = config.TrialSettings.read(nested(console.overridden(dataset, epochs, settings)))
+    trial = config.TrialSettings.read(nested(with_short(dict(map(parse_override, settings)), dataset, epochs)))
     device = _usable_device(device, cpus)
     if save:
         check_folder("--save", save)
@@ -64,11 +67,11 @@ def import_solo(
     import cplearn.data
     from cplearn import solo
 
-    found = solo.read(checkpoint, stem_padding)
-    name = dataset or found.dataset
+    model = solo.read(checkpoint, stem_padding)
+    name = dataset or model.dataset
     if name is None:
         raise InputError(f"{checkpoint}: no args.json beside it names the data set; give it with --dataset")
-    trained = solo.restore(found, cplearn.data.load(name, data_root), _usable_device(device, cpus))
+    trained = solo.restore(model, cplearn.data.load(name, data_root), _usable_device(device, cpus))
     _print(trained.evaluate())
     if save:
         trained.model.save(save)
@@ -90,7 +93,7 @@ def evaluate(
     from cplearn.evaluate import protocol
 
     model = cplearn.load(run)
-    overrides = console.overridden(None, None, settings)
+    overrides = dict(map(parse_override, settings))
     if other := next((key for key in overrides if not key.startswith("evaluation.")), None):
         raise InputError(f"--set {other}: the model is trained; only evaluation.... can be set", key=other)
     model = model.with_evaluation(nested(overrides).get("evaluation", {}))
@@ -113,7 +116,7 @@ def export(
     from cplearn import export as exported
     from reports import store
     from reports.render.card import model_card
-    from runner.durability.store_paths import check_folder
+    from runner.machine.folders import check_folder
 
     check_folder("--to", to)
     model = cplearn.load(run)

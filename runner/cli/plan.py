@@ -44,32 +44,29 @@ def plan(
     run = SweepRun(options)
     survey = run.survey()
     survey = replace(survey, forecast=survey.forecast.calibrated(options.data_root, careful=calibrate))
-    found = _resolve(run, options, resolve) if resolve is not None else []
+    resolved = _resolve(run, options, resolve) if resolve is not None else []
     if as_json:
         answer = _as_dict(survey, run.deadline.seconds)
-        print(json.dumps(answer | ({"resolve": [asdict(each) for each, _ in found]} if found else {})))
+        print(json.dumps(answer | ({"resolve": [asdict(each) for each, _ in resolved]} if resolved else {})))
         return
     out.print(_render(survey, run.deadline.seconds, every), highlight=False, soft_wrap=True)
-    for resolution, cost in found:
+    for resolution, cost in resolved:
         show(f"\n{resolution}{cost}")
 
 
 def _resolve(run: SweepRun, options: SweepOptions, difference: float) -> list[tuple[Resolution, str]]:
     """What it takes to support a difference on each data set, and in words what the further seeds would cost."""
     from runner.driver.resolution import resolutions
-    from runner.driver.run import SweepRun
 
-    found = []
+    answers = []
     for resolution in resolutions(run.uri, run.plan, difference):
         cost = ""
         if resolution.seeds and resolution.seeds > resolution.planned:
-            wider = SweepRun(replace(options, seeds=resolution.seeds)).survey().forecast.calibrated(options.data_root)
-            cost = f" With {resolution.seeds} seeds: {wider}"
-            if wider.unknown < len(wider.jobs):
-                unit, each = wider.machine.devices
-                cost += f" {unit} hours: {wider.busy.middle * each / 3600:.3g}."
-        found.append((resolution, cost))
-    return found
+            wider = type(run)(replace(options, seeds=resolution.seeds)).survey().forecast.calibrated(options.data_root)
+            unit, hours = wider.device_hours
+            cost = f" With {resolution.seeds} seeds: {wider}{f' {unit} hours: {hours.middle:.3g}.' if hours else ''}"
+        answers.append((resolution, cost))
+    return answers
 
 
 def _render(survey: SweepSurvey, budget: float | None, every: bool) -> RenderableType:
@@ -89,11 +86,9 @@ def _render(survey: SweepSurvey, budget: float | None, every: bool) -> Renderabl
         lines.append(f"Stopped early by {plan.sweep.scheduler}: the times below are those without stops.")
     lines.append(str(expected) if expected.jobs else "Nothing is left to run.")
     lines += [survey.unused] if survey.unused else []
-    if expected.unknown < len(expected.jobs):
-        unit, each = expected.machine.devices
-        busy = expected.busy
-        middle, low, high = (f"{value * each / 3600:.3g}" for value in (busy.middle, busy.low, busy.high))
-        lines.append(f"{unit} hours: {middle} ({low} to {high}).")
+    unit, hours = expected.device_hours
+    if hours:
+        lines.append(f"{unit} hours: {hours.middle:.3g} ({hours.low:.3g} to {hours.high:.3g}).")
         sources = Counter(timing.source for timing in expected.timings.values())
         basis = ", ".join(f"{source} for {n}" for source, n in sources.items())
         kinds = len(set(expected.keys.values()))
@@ -129,9 +124,9 @@ def _as_dict(survey: SweepSurvey, budget: float | None) -> dict[str, Any]:
         "counts": {state: counts[state] for state in STATES},
         "slots": expected.machine.slots,
         "unknown_trials": expected.unknown,
-        "wall_s": asdict(expected.wall),
+        "wall_s": expected.wall._asdict(),
         "device": unit,
-        "device_s": {name: value * each for name, value in asdict(expected.busy).items()},
+        "device_s": {name: value * each for name, value in expected.busy._asdict().items()},
         "disk_bytes": expected.disk,
         "to_run": [job.key for job in expected.jobs],
         "timings": [asdict(timing) for timing in expected.timings.values()],

@@ -12,11 +12,10 @@ from rich.text import Text
 
 from runner.cli.console import note, out, show
 from runner.driver.result import Tally
-from runner.events import History, Listener, TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, History, Listener, TrialResult
 from runner.planning.plan import Job
 from runner.planning.quantities import duration
-from runner.timing.forecast import Interval
+from runner.timing.timings import Interval
 from sweeps.record import BASELINE, LOSS
 
 OUTCOME = {
@@ -35,8 +34,7 @@ EPOCH = {
 }
 """What the live table shows of the last epoch beside the loss, where trials measure it."""
 
-LOOK_SECONDS = 1.0
-"""How often the time that is left is worked out anew; it looks at every trial that is still waiting."""
+LOOK_SECONDS = 1.0  # How often the time that is left is worked out anew; it looks at every trial that is still waiting.
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MOST_BLOCKS = 12

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from runner.driver.result import Failure, Tally
     from runner.events import Listener
 
-MOST_LISTED = 10
-"""Most trials with an equal failure that are named."""
+MOST_LISTED = 10  # Most trials with an equal failure that are named.
 
 
 def sweep(options: SweepOptions, all_metrics: AllMetrics = False) -> None:
@@ -29,19 +28,17 @@ def sweep(options: SweepOptions, all_metrics: AllMetrics = False) -> None:
     observer = TerminalObserver()
     try:
         with sigterm_as_interrupt(), observer:
-            before = unchanged(options)
-            if not before:
-                observer.doing("Loading PyTorch and MLflow")
-                from runner.driver.run import SweepRun
+            if before := unchanged(options):
+                show(before[0])
+                show_reports(before[1], all_metrics)
+                return
+            observer.doing("Loading PyTorch and MLflow")
+            from runner.driver.run import SweepRun
 
-                run = SweepRun(options, observer)
-                run.run()
+            run = SweepRun(options, observer)
+            run.run()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    if before:
-        show(before[0])
-        show_reports(before[1], all_metrics)
-        return
     _explain(run.failures, len(run.plan.jobs))
     with observer:
         reports = run.report()
@@ -97,7 +94,7 @@ class TerminalObserver(Observer):
 
 def _explain(failures: Sequence[Failure], trials: int) -> None:
     """Print each distinct failure with its last lines and the command that repeats it."""
-    from runner.faults import normalise
+    from runner.events import normalise
     from runner.planning.plan import command
 
     alike: dict[str, list[Failure]] = {}

@@ -13,8 +13,7 @@ from typer import Argument, Exit, Option
 
 from cplearn.errors import InputError
 from runner.cli import console
-from runner.cli.console import DatasetName
-from runner.driver.options import DataRoot, Results
+from runner.driver.options import DataRoot, DatasetName, Results
 
 
 def data(
@@ -130,10 +129,10 @@ def _measure(results: Path, quick: bool, parts: list[str] | None = None, sweep: 
         sys.path.insert(0, str(clone))
     benchmark = importlib.import_module("benchmarks")
 
-    known, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
+    offered, name = (benchmark.SWEEP, "bench-sweep") if sweep else (benchmark.PARTS, "bench")
     try:
         with console.sigterm_as_interrupt():
-            path, failed = benchmark.run(results / "bench", parts, quick, console.out, known, name)
+            path, failed = benchmark.run(results / "bench", parts, quick, console.out, offered, name)
     except KeyboardInterrupt:
         console.show(f"Stopped; {name}.md holds the parts that were through.")
         raise Exit(console.INTERRUPTED) from None

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from cplearn.errors import InputError
 from reports.spelling import printable
 
 if TYPE_CHECKING:
     from runner.driver.result import Tally
     from runner.events import Listener
 
+DatasetName = Annotated[
+    str | None, Option("--dataset", "-d", metavar="NAME", help="A name `cplearn data` lists, or folder:PATH.")
+]
+Epochs = Annotated[int | None, Option("--epochs", "-e", min=0, help="Short for --set epochs=N.")]
 Results = Annotated[Path, Option("--results", metavar="DIR", help="Where tables and figures go.")]
 DataRoot = Annotated[
     Path | None, Option("--data-root", envvar="CPLEARN_DATA", metavar="DIR", help="Data sets and caches; ./data.")
@@ -30,17 +35,26 @@ Uri = Annotated[
 class SweepOptions:
     """What a sweep is asked to do. The command line takes its options, and their order and words, from these fields.
 
-    `overrides` are values of dotted settings; a list of values makes an axis.
+    `settings` are values of dotted settings; a list of values makes an axis.
 
-    >>> SweepOptions("beta", overrides={"epochs": 1}, seeds=3, budget="1h").checkpoints
-    'checkpoints'
+    >>> SweepOptions("beta", epochs=1, settings={"method.beta": [0.1, 1]}).overrides
+    {'method.beta': [0.1, 1], 'epochs': 1}
     """
 
     sweep: Annotated[
         str, Argument(metavar="NAME|FILE", help="A sweep's name, beta for instance, or the path of its YAML file.")
     ]
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    dataset: DatasetName = None
     seeds: Annotated[int | None, Option("--seeds", "-s", min=1, help="How many seeds, counted from 0.")] = None
+    epochs: Epochs = None
+    settings: Annotated[
+        Mapping[str, Any],
+        Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, epochs=50 say; a list [0.1,1] makes an axis. Can be repeated.",
+        ),
+    ] = field(default_factory=dict)
     scale: Annotated[
         str, Option(metavar="smoke|small|full", help="A smaller version of the sweep, if the file has one.")
     ] = "full"
@@ -82,6 +96,22 @@ class SweepOptions:
     checkpoint_every: Annotated[
         float, Option(min=0, metavar="SECONDS", help="Least time between a trial's checkpoints.")
     ] = 60
+
+    def __post_init__(self) -> None:
+        for option, number in (("--retries", self.retries), ("--stop-after", self.stop_after)):
+            if number < 0:
+                raise InputError(f"{option} must be at least 0, not {number}")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the sweep's file."""
+        return with_short(self.settings, self.dataset, self.epochs)
+
+
+def with_short(settings: Mapping[str, Any], dataset: str | None, epochs: int | None) -> dict[str, Any]:
+    """Dotted settings, and what the short options say of two of them."""
+    short = {"dataset": dataset or None, "epochs": epochs}
+    return {**settings, **{key: value for key, value in short.items() if value is not None}}
 
 
 class Observer:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from cplearn.data import data_root
 from runner.driver.options import SweepOptions
-from runner.durability.store_paths import cache_folder
+from runner.machine.folders import cache_folder
 from sweeps.addresses import experiment_name, resolve
-from sweeps.errors import UserError
 from sweeps.loading import find, load
 from sweeps.program import code_state
 
@@ -33,23 +32,19 @@ LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "pydantic", "pillow
 def unchanged(options: SweepOptions) -> tuple[str, list[Report]] | None:
     """What to say, and the reports, where an identical call has run all trials and its reports are as they were then;
     else None."""
-    record = None
-    with suppress(OSError, ValueError, TypeError, UserError):
+    if options.force or options.budget:
+        return None
+    with suppress(OSError, ValueError, TypeError, LookupError):  # The call is then planned.
         record = json.loads(_path(options).read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or options.force or options.budget:
-        return None
-    from reports import build
-    from runner.search.importance import importances
+        name, trials = record["sweep"], record["trials"]
+        from reports import build
+        from runner.search.importance import importances
 
-    try:
-        slugs = record["datasets"]
-        reports = build.build(options.tracking_uri, record["sweep"], options.results, slugs, importances)
-    except (UserError, LookupError):
-        return None
-    if any(report.is_new for report in reports) or [report.inputs for report in reports] != record["inputs"]:
-        return None
-    said = f"Sweep {record['sweep']}: 0 trials to run, {record['trials']} finished before; nothing has changed since."
-    return said, reports
+        reports = build.build(options.tracking_uri, name, options.results, record["datasets"], importances)
+        if [report.inputs for report in reports if not report.is_new] == record["inputs"]:
+            said = f"Sweep {name}: 0 trials to run, {trials} finished before; nothing has changed since."
+            return said, reports
+    return None
 
 
 def remember(options: SweepOptions, plan: Plan, reports: Sequence[Report]) -> None:

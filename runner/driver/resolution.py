@@ -10,12 +10,11 @@ import pandas as pd
 from reports import store
 from reports.metrics import METRICS
 from reports.statistics import power
-from runner.planning.plan import Job, Plan
+from runner.planning.plan import Plan
 from sweeps.errors import UserError
 from sweeps.record import BASELINE, PARAMS
 
-METRIC = METRICS["probe/accuracy"]
-"""The metric whose differences are asked for."""
+METRIC = METRICS["probe/accuracy"]  # The metric whose differences are asked for.
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,14 @@ def _resolution(plan: Plan, dataset: str, runs: pd.DataFrame, difference: float)
     rows = plan.sweep.search.trials if plan.sweep.search else len({job.label for job in jobs})
     if rows < 2:
         raise UserError(f"--resolve: sweep {plan.sweep.name!r} has {rows} row on {dataset}, so nothing is compared")
-    for source, similar in _sources(plan, dataset, jobs, runs):
-        if found := power.paired_std(similar):
-            std, pairs, measured = found
+    # This sweep's own trials come first, then all of the same methods on the data set.
+    settings = [name for name in map(str, runs) if name.startswith(PARAMS) and name != f"{PARAMS}seed"]
+    methods = {job.trial.method.name for job in jobs}
+    of_sweep = runs["key"].isin({job.key for job in jobs})
+    same = runs["dataset"].eq(dataset) & runs[f"{PARAMS}method.name"].isin(methods)
+    for source, similar in (("this sweep", of_sweep), ("its methods on these data", same)):
+        if spread := power.paired_std(_by_row(runs[similar], settings)):
+            std, pairs, measured = spread
             seeds = len(plan.sweep.seeds)
             needed = power.seeds_needed(difference, std, rows)
             resolved = power.difference_resolved(std, seeds, rows)
@@ -79,19 +83,8 @@ def _resolution(plan: Plan, dataset: str, runs: pd.DataFrame, difference: float)
     )
 
 
-def _sources(plan: Plan, dataset: str, jobs: Sequence[Job], runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Accuracies by row and seed, of this sweep's own trials, then of all of the same methods on the data set."""
-    settings = [name for name in map(str, runs) if name.startswith(PARAMS) and name != f"{PARAMS}seed"]
-    methods = {job.trial.method.name for job in jobs}
-    own = runs[runs["key"].isin({job.key for job in jobs})]
-    same = runs[runs["dataset"].eq(dataset) & runs[f"{PARAMS}method.name"].isin(methods)]
-    return [
-        (name, _by_row(part, settings)) for name, part in (("this sweep", own), ("its methods on these data", same))
-    ]
-
-
 def _by_row(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
-    """A row for each group of runs that differ in the seed alone, a column for each seed."""
+    """Accuracies: a row for each group of runs that differ in the seed alone, a column for each seed."""
     rows = runs[list(settings)].fillna("").agg("\n".join, axis=1) if len(runs) else pd.Series(dtype=object)
     values = runs.reindex(columns=["seed", METRIC.name]).assign(row=rows)
     return values.pivot_table(index="row", columns="seed", values=METRIC.name, aggfunc="first")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.events import History, Listener, TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, History, Listener, TrialResult
 from runner.machine.resources import bfloat16
 from runner.planning.plan import Job, Plan, Searched, Surveyed
 from runner.timing.forecast import Forecast
@@ -198,6 +197,4 @@ def _table(path: Path) -> pd.DataFrame:
 
     cells = pd.read_csv(path, dtype={"block": str}).fillna({"block": ""})
     index = ["block", "row"] if cells["block"].any() else ["row"]
-    rows = list(cells[index].drop_duplicates().itertuples(index=False, name=None))
-    table = cells.pivot(index=index, columns="column", values="mean")
-    return table.loc[rows if len(index) > 1 else [row for (row,) in rows], list(dict.fromkeys(cells["column"]))]
+    return cells.set_index([*index, "column"])["mean"].unstack(sort=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ class Retrained:
     written: Path
 
     def __str__(self) -> str:
-        found, trial = self.agreement, self.trial
+        shown, trial = self.agreement, self.trial
         machine = "the same kind of machine" if self.same_machine else "another kind of machine, or other libraries"
-        how = f"all {found.compared} metrics equal bit for bit" if found.bitwise else "not equal bit for bit"
-        if found.metric:
-            how = f"{found.metric} {found.old:.6g} before, {found.new:.6g} now, the largest difference that is shown"
+        how = f"all {shown.compared} metrics equal bit for bit" if shown.bitwise else "not equal bit for bit"
+        if shown.metric:
+            how = f"{shown.metric} {shown.old:.6g} before, {shown.new:.6g} now, the largest difference that is shown"
         return f"{trial.where}, seed {trial.seed} (run {trial.run_id}): {how}, on {machine}"
 
 
@@ -61,16 +61,10 @@ def retrain(uri: str, path: Path, count: int, seed: int | None = None, root: Pat
         written.parent.mkdir(parents=True, exist_ok=True)
         content = {"trial": asdict(trial), "metrics": metrics, "hardware": hardware, "agreement": asdict(agreement)}
         written.write_text(json.dumps(content, indent=1) + "\n")
-        yield Retrained(trial, _is_alike(record, hardware), agreement, written)
-
-
-def _is_alike(record: Mapping[str, Any], hardware: Mapping[str, str]) -> bool:
-    """Whether a run was made as the new training was: on the same kind of device, by one process, with the same
-    libraries and numerics."""
-    code = code_tags()
-    same_code = all(record.get(tag.column) == code[tag] for tag in (Tag.VERSIONS, Tag.NUMERICS))
-    same_device = all(record.get(tag.column) == hardware.get(tag.short) for tag in ALIKE)
-    return same_code and same_device and record.get(Tag.RANKS.column) in (None, "1")
+        same_code = all(record.get(tag.column) == code_tags()[tag] for tag in (Tag.VERSIONS, Tag.NUMERICS))
+        same_device = all(record.get(tag.column) == hardware.get(tag.short) for tag in ALIKE)
+        alone = record.get(Tag.RANKS.column) in (None, "1")
+        yield Retrained(trial, same_code and same_device and alone, agreement, written)
 
 
 def _train(

@@ -17,12 +17,10 @@ from runner.driver.repeated import remember
 from runner.driver.result import Failure, SweepSurvey, Tally, summary
 from runner.durability.checkpoints import Checkpoints
 from runner.durability.claims import claims_of, looking_at
-from runner.durability.store_paths import check_folder
 from runner.events import Listener
 from runner.execution.contract import ExecutionOptions, Steering
-from runner.faults import Policy
 from runner.machine import resources as machine
-from runner.machine import scratch
+from runner.machine.folders import check_folder, temporary_place
 from runner.machine.resources import Resources
 from runner.planning.budget import Deadline
 from runner.planning.plan import SCHEMA, Job, Searched, Surveyed, make_plan, survey
@@ -31,7 +29,6 @@ from runner.timing.forecast import Forecast, Machine, forecast
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.tracking.database import check_store
 from sweeps.addresses import resolve
-from sweeps.collapse import StopRule
 from sweeps.errors import UserError
 from sweeps.file import AshaSettings
 from sweeps.loading import find
@@ -45,8 +42,7 @@ if TYPE_CHECKING:
 # Optuna, Ray, MLflow and pandas take seconds to import: each is imported where it is first needed, so that a plan, a
 # sweep without a search, or one with nothing to run, does without.
 
-AT_STOP_SECONDS = 10
-"""How long a stopped sweep waits for the tracking store."""
+AT_STOP_SECONDS = 10  # How long a stopped sweep waits for the tracking store.
 
 AGAIN = "run the same command again to do what is missing"
 
@@ -60,8 +56,8 @@ class SweepRun:
 
     def __init__(self, options: SweepOptions, observer: Observer | None = None) -> None:
         self.options, self.observer = options, observer or Observer()
-        self.policy, self.deadline = Policy(options.retries, options.stop_after), Deadline(options.budget)
-        scratch.place()
+        self.deadline = Deadline(options.budget)
+        temporary_place()
         sweep = read_sweep(find(options.sweep), SCHEMA, options.overrides, options.seeds, options.scale)
         if sweep.tables:  # Not only when all has been run.
             from reports.tables import spec
@@ -91,14 +87,8 @@ class SweepRun:
             reached = {} if self.options.force else self.checkpoints.epochs(keys)
             trials = self._states(self.plan.jobs, reached)
             jobs = [trial.job for trial in trials if trial.is_left and trial.job.key in wanted] + examples
-            expected = forecast(
-                self.plan,
-                jobs,
-                _machine(self.resources),
-                functools.partial(store.timed_runs, self.uri),
-                reached=reached,
-                budgeted=self.deadline.seconds is not None,
-            )
+            history, budgeted = functools.partial(store.timed_runs, self.uri), self.deadline.seconds is not None
+            expected = forecast(self.plan, jobs, _machine(self.resources), history, reached=reached, budgeted=budgeted)
         return SweepSurvey(self.plan, trials, wanted, searched, expected)
 
     def run(self) -> None:
@@ -110,23 +100,23 @@ class SweepRun:
         from runner.tracking.tracker import make_experiment
 
         self.observer.doing("Looking for finished trials")
-        found = self.survey()
-        self.observer.say(str(found))
-        self.reused = len(found.of_state("reused"))
-        self._give_up(found.of_state("diverged"))
-        self.estimate = ProgressEstimate(found.forecast.timings, found.forecast.machine.slots)
+        surveyed = self.survey()
+        self.observer.say(str(surveyed))
+        self.reused = len(surveyed.of_state("reused"))
+        self._give_up(surveyed.of_state("diverged"))
+        self.estimate = ProgressEstimate(surveyed.forecast.timings, surveyed.forecast.machine.slots)
 
         def learn(timed: Forecast) -> None:
             self.estimate.learn(timed.timings)
             self.observer.say(str(timed))
 
-        calibration = found.forecast.start_calibration(self.options.data_root, learn)
+        calibration = surveyed.forecast.start_calibration(self.options.data_root, learn)
         try:
             make_experiment(self.uri)
             with claims_of(store.identity(self.uri)) as self.claims:
                 # Of trials that finished just before their driver was killed.
-                self._discard({trial.job.key for trial in found.of_state("reused", "diverged")})
-                self.complete = self._run_unclaimed(found)
+                self._discard({trial.job.key for trial in surveyed.of_state("reused", "diverged")})
+                self.complete = self._run_unclaimed(surveyed)
         finally:
             if calibration:
                 calibration.stop()
@@ -178,41 +168,50 @@ class SweepRun:
             examples += study.examples(plan.sweep.search.trials - searched[-1].asked)
         return searched, wanted, examples
 
-    def _give_up(self, diverged: Iterable[Surveyed]) -> None:
+    def _give_up(self, trials: Iterable[Surveyed]) -> None:
         """Count trials as failed that have diverged before, and would again."""
-        self.failures += [Failure(trial.job, trial.detail, "diverged") for trial in diverged]
+        self.failures += [Failure(trial.job, trial.detail, "diverged") for trial in trials if trial.state == "diverged"]
 
     def _discard(self, keys: Collection[str]) -> None:
         # A file that stays does no harm: a finished trial is not run again.
         with suppress(InputError, UserError):
             self.checkpoints.discard(set(keys))
 
-    def _run_unclaimed(self, found: SweepSurvey) -> bool:
+    def _claim(self, key: str) -> bool:
+        """Whether no other driver has a trial; one that is to run anew then has no checkpoints any more."""
+        is_mine = self.claims.take(key)
+        if is_mine and self.options.force:
+            self.checkpoints.discard({key})
+        return is_mine
+
+    def _run_unclaimed(self, surveyed: SweepSurvey) -> bool:
         """Run what no other driver is at work on, and wait for what one is; returns whether all trials have ended."""
-        claims, todo, first = self.claims, found.todo, True
+        todo, first = surveyed.todo, True
         while True:
-            search = self._search(anew=self.options.force and first) if found.searched else None
-            mine = [job for job in todo if claims.take(job.key)]
-            others = [job for job in todo if job.key not in claims.held]
+            search = self._search(anew=self.options.force and first) if surveyed.searched else None
+            mine = [job for job in todo if self._claim(job.key)]
+            others = [job for job in todo if job.key not in self.claims.held]
             # Another driver may have finished some since they were looked up.
-            with claims.alone():
+            with self.claims.alone():
                 states = self._states(mine, {})
-            self._give_up(trial for trial in states if trial.state == "diverged")
+            self._give_up(states)
             mine = [trial.job for trial in states if trial.is_left]
             through = True
             if mine or first or (search and search.to_come):
-                if self.options.force:
-                    self.checkpoints.discard({job.key for job in mine})
                 through = self._run_claimed(mine, search)
-            # Release all claims before waiting: two drivers that each hold some would wait for each other for ever.
-            claims.release()
             others += search.elsewhere if search else []
             if not others or not through:
                 return through
-            self.observer.say(f"{len(others)} trials are being run by another sweep; waiting for it.")
-            with self._stoppable(f"Not waited for; {AGAIN}."):
-                claims.wait({job.key for job in others})
+            self._wait(f"{len(others)} trials are being run by another sweep", {job.key for job in others})
             todo, first = [job for job in others if job in todo], False
+
+    def _wait(self, what: str, keys: Collection[str]) -> None:
+        """Wait for another driver. All claims are released before: two drivers that each hold some would wait for each
+        other for ever."""
+        self.claims.release()
+        self.observer.say(f"{what}; waiting for it.")
+        with self._stoppable(f"Not waited for; {AGAIN}."):
+            self.claims.wait(keys)
 
     def _search(self, anew: bool) -> Search:
         """The sweep's search; waits until no other driver is at work on one of its studies."""
@@ -220,26 +219,15 @@ class SweepRun:
         from runner.search.search import Search
 
         assert self.plan.sweep.search is not None
-        claims, address = self.claims, studies.beside(store.identity(self.uri))
+        address = studies.beside(store.identity(self.uri))
         keys = sorted(study.key for study in studies.find(self.plan, address))
-        while not all(claims.take(key) for key in keys):
-            # Release all claims before waiting, as above.
-            claims.release()
-            self.observer.say("Another driver is at work on this search; waiting for it.")
-            with self._stoppable(f"Not waited for; {AGAIN}."):
-                claims.wait(keys)
+        while not all(map(self.claims.take, keys)):
+            self._wait("Another driver is at work on this search", keys)
         recall = functools.partial(store.trial_records, self.uri, metrics=list(self.plan.sweep.search.objectives))
-        with claims.alone():
-            search = Search(self.plan, address, recall, anew=anew, say=self.observer.note)
-        self._discard(search.finished_keys)
-
-        def claim(key: str) -> bool:
-            is_mine = claims.take(key)
-            if is_mine and self.options.force:
-                self.checkpoints.discard({key})
-            return is_mine
-
-        search.claim = claim
+        with self.claims.alone():
+            search = Search(self.plan, address, recall, anew=anew, claim=self._claim, say=self.observer.note)
+        # Trials whose results the studies have, or will have with those of other seeds.
+        self._discard({key for key, end in search.ended.items() if isinstance(end, list)})
         return search
 
     def _run_claimed(self, jobs: list[Job], search: Search | None) -> bool:
@@ -260,14 +248,16 @@ class SweepRun:
             )
         if search:
             search.announce = tracker.extended
+        asked = self.options
         options = ExecutionOptions(
-            self.resources,
-            str(cplearn.data.data_root(self.options.data_root)),
-            self.options.compile,
-            self.checkpoints.place,
-            self.options.checkpoint_every,
-            self.policy,
-            tuple(self.plan.modules),
+            resources=self.resources,
+            data_root=str(cplearn.data.data_root(asked.data_root)),
+            compile=asked.compile,
+            checkpoints=self.checkpoints.place,
+            checkpoint_every=asked.checkpoint_every,
+            retries=asked.retries,
+            stop_after=asked.stop_after,
+            modules=tuple(self.plan.modules),
         )
         repeated: str | None = None
         try:
@@ -298,9 +288,8 @@ class SweepRun:
             raise
         else:
             self._remark(tracker, search)
-            with self._stoppable(
-                "The store is not waited for; run the same command again to make up for what it lacks."
-            ):
+            away = "The store is not waited for; run the same command again to make up for what it lacks."
+            with self._stoppable(away):
                 tracker.close("FAILED" if tally.failures or repeated else "FINISHED")
         self.failures += tally.failures
         if repeated:
@@ -336,7 +325,7 @@ class SweepSteering(Steering):
         self.run, self.search = run, search
         settings = run.plan.sweep.scheduler
         if isinstance(settings, AshaSettings):
-            from runner.execution.scheduler import Asha
+            from runner.execution.tune_callbacks import Asha
 
             self.asha = Asha(settings)
             keys = set() if run.options.force else {job.key for job in run.plan.jobs}
@@ -350,11 +339,6 @@ class SweepSteering(Steering):
 
     def next_job(self) -> Job | None:
         return self.search.more() if self.search else None
-
-    def stop_rule(self, job: Job) -> StopRule | None:
-        from runner.execution.scheduler import stop_rule
-
-        return stop_rule(self.run.plan.sweep.scheduler, job)
 
     def keep_alive(self) -> None:
         self.run.claims.keep()

@@ -17,8 +17,7 @@ from cplearn.errors import InputError
 
 MAGIC = b"cplearn checkpoint 1\n"
 DIGEST = 32
-KEPT = 2
-"""Checkpoints kept of a trial: should the newest be damaged, the one before serves."""
+KEPT = 2  # Checkpoints kept of a trial: should the newest be damaged, the one before serves.
 
 State = dict[str, Any]
 

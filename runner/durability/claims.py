@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cplearn.errors import InputError
-from runner.durability.store_paths import companion
+from runner.machine.folders import companion
 from sweeps.addresses import store_file, without_secrets
 
-POLL_SECONDS = 1.0
-"""How often a driver that waits for another one looks whether it has ended."""
-GRACE = 3.0
-"""Seconds in which a PostgreSQL server must have noticed that a lost connection has ended."""
-STORE = 0
-"""The number of the lock that lets one driver at a time set up the store; trials have the others."""
+POLL_SECONDS = 1.0  # How often a driver that waits for another one looks whether it has ended.
+GRACE = 3.0  # Seconds in which a PostgreSQL server must have noticed that a lost connection has ended.
+STORE = 0  # The number of the lock that lets one driver at a time set up the store; trials have the others.
 
 
 class Claims:
@@ -97,8 +94,7 @@ class SharedClaims(Claims):
     def __init__(self, address: str) -> None:
         self.address, self.shown = re.sub(r"^postgresql\+\w+:", "postgresql:", address), without_secrets(address)
         self.held: set[str] = set()
-        self.session: tuple[Any, ...] | None = None
-        """Pid and start of the server's process for the newest connection."""
+        self.session: tuple[Any, ...] | None = None  # Pid and start of the server's process for the newest connection.
 
     def __enter__(self) -> SharedClaims:
         try:
@@ -178,8 +174,7 @@ class SharedClaims(Claims):
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as cursor:
             cursor.execute(query, values)
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
+            return list(cursor.fetchall())
 
 
 def claims_of(uri: str) -> Claims:

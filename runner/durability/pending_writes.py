@@ -11,10 +11,8 @@ from cplearn.errors import InputError
 from runner.machine.environment import WHOLE
 from sweeps.secrets import hide_secrets
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between two attempts; each pause is twice the one before."""
-PATIENCE = 30 * 60.0
-"""Seconds without success after which a receiver is given up."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # Seconds between two attempts; each pause is twice the one before.
+PATIENCE = 30 * 60.0  # Seconds without success after which a receiver is given up.
 
 
 class PendingWrites:

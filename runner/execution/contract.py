@@ -12,11 +12,10 @@ that trains one trial after the other; with several processes a trial it is the 
    is one. Each `step` trains one epoch, or evaluates after the last one; or after the epoch at which the request's
    `StopRule` finds that the trial has collapsed.
 4. After each step the worker sends a `StepReport` under `REPORT` in Tune's result. The first one has the history of the
-   epochs that were trained before. The last one has either a
-   `runner.events.TrialResult` or a `Problem`. A report is an object, not a
-   dict: Tune would flatten a dict and keep its numbers for ever.
-5. In the driver Tune first asks `tune_callbacks.EarlyStopper` whether the trial stops here, then gives the report to
-   `TuneCallbacks`. This takes it out of Tune's result, and tells the listeners (`runner.events`).
+   epochs that were trained before. The last one has either a `runner.events.TrialResult` or a `Problem`. A report is an
+   object, not a dict: Tune would flatten a dict and keep its numbers for ever.
+5. In the driver Tune first asks `tune_callbacks.TuneCallbacks` whether the trial stops here, then gives it the report,
+   which it takes out of Tune's result to tell the listeners (`runner.events`).
 6. The worker takes up the next request in the same process (`reset_config`), so that torch and data stay in memory.
 
 | fault | who notices | what follows |
@@ -34,7 +33,7 @@ that trains one trial after the other; with several processes a trial it is the 
 | a checkpoint cannot be used | worker: a note | the one before is used, else training starts anew |
 | a checkpoint cannot be written | worker: a note | training goes on; the checkpoint before stays |
 
-"Tries again" means up to `Policy.retries` times a job; then it has failed as "lost" or "memory".
+"Tries again" means up to `retries` times a job; then it has failed as "lost" or "memory".
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.faults import FailureKind, Policy
+from runner.events import FailureKind
 from runner.machine.resources import Resources
 from sweeps.collapse import StopRule, Verdict
 
 if TYPE_CHECKING:
     from runner.events import History, TrialResult
-    from runner.execution.scheduler import Asha
+    from runner.execution.tune_callbacks import Asha
     from runner.planning.plan import Job
 
 REQUEST, REPORT = "request", "report"
@@ -62,8 +61,9 @@ class ExecutionOptions:
 
     `data_root` should be absolute, because workers do not run in the driver's directory. `checkpoints` is a folder or
     an address (see `durability.checkpoints`); `checkpoint_every` is the least seconds between two of a trial, 0 asks
-    for one after every epoch. `compile` turns on `torch.compile`. `modules` are paths of packages and modules from
-    outside, which workers are sent.
+    for one after every epoch. `compile` turns on `torch.compile`. A trial is tried again `retries` times after lost
+    workers and lack of memory; the sweep stops after `stop_after` equal failures (0: never). `modules` are paths of
+    packages and modules from outside, which workers are sent.
     """
 
     resources: Resources = Resources()  # noqa: RUF009 (it is frozen)
@@ -71,7 +71,8 @@ class ExecutionOptions:
     compile: bool = False
     checkpoints: str | None = None
     checkpoint_every: float = 60
-    policy: Policy = Policy()  # noqa: RUF009 (it is frozen)
+    retries: int = 3
+    stop_after: int = 3
     modules: tuple[str, ...] = ()
 
 
@@ -91,10 +92,6 @@ class Steering:
         """A further job, asked for when a slot is free and no job waits; None if there is none at present."""
         return None
 
-    def stop_rule(self, job: Job) -> StopRule | None:
-        """When a job is stopped on collapse; None: never."""
-        return None
-
     def keep_alive(self) -> None:
         """Called every few seconds; an error ends the sweep."""
 
@@ -103,20 +100,15 @@ class Steering:
 class TrialRequest:
     """What the driver sends a worker: one trial, and how to run it."""
 
-    key: str
-    """The job's key, which also names its checkpoints."""
-    settings: Mapping[str, Any]
-    """The trial's settings, `TrialSettings.canonical()`."""
+    key: str  # The job's key, which also names its checkpoints.
+    settings: Mapping[str, Any]  # The trial's settings, `TrialSettings.canonical()`.
     data: Sequence[tuple[str, str]]
     """Name and fingerprint of each data set that the trial uses; the worker's must be the same."""
     code: Mapping[str, str]
     """The versions of the code from outside that the trial uses (`TrialSettings.code_from_outside`)."""
-    options: ExecutionOptions
-    """With the number of GPUs settled."""
-    rungs: Sequence[int]
-    """Epochs that end with a checkpoint in any case, because the trial may be stopped there."""
-    stop_rule: StopRule | None
-    """When the worker itself stops the trial, and evaluates it as it stands; None: never."""
+    options: ExecutionOptions  # With the number of GPUs settled.
+    rungs: Sequence[int]  # Epochs that end with a checkpoint in any case, because the trial may be stopped there.
+    stop_rule: StopRule | None  # When the worker itself stops the trial, and evaluates it as it stands; None: never.
     driver: Mapping[str, str]
     """The driver's code and libraries (`nodes.facts`), which a node must have too; empty on the driver's machine."""
 
@@ -137,11 +129,9 @@ class StepReport:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the epoch; empty if none was trained in this step, or if the loss is no longer finite."""
-    history: History = ()
-    """In the first report: the epochs before, which an earlier worker has trained."""
+    history: History = ()  # In the first report: the epochs before, which an earlier worker has trained.
     result: TrialResult | None = None
     verdict: Verdict | None = None
     """Why the trial was stopped before its last epoch, where the result is that of a stopped one."""
     problem: Problem | None = None
-    notes: list[str] = field(default_factory=list)
-    """Sentences for the user."""
+    notes: list[str] = field(default_factory=list)  # Sentences for the user.

@@ -16,7 +16,7 @@ from runner.execution.contract import ExecutionOptions, Steering
 from runner.execution.nodes import Nodes
 from runner.execution.session import connected, start_ray, stop_ray
 from runner.execution.trainable import TrialTrainable
-from runner.execution.tune_callbacks import Dispatcher, EarlyStopper, RayLost, TuneCallbacks
+from runner.execution.tune_callbacks import Dispatcher, RayLost, TuneCallbacks
 from runner.machine.resources import Resources
 from runner.planning.plan import Job
 
@@ -26,8 +26,8 @@ def execute(
 ) -> str | None:
     """Run every job in its order, and those that `steering` has to add, one in each slot at a time.
 
-    A trial that fails does not stop the others. Returns the failure that was repeated too often by `options.policy`, at
-    which the sweep was stopped; None normally.
+    A trial that fails does not stop the others. Returns the failure that came `options.stop_after` times, at which the
+    sweep was stopped; None normally.
 
     Raises InputError if no node can hold a trial, or none is left that can train (see `nodes`); what a listener or the
     steering has raised; KeyboardInterrupt if the user stops the sweep. Workers are gone then.
@@ -47,7 +47,7 @@ def execute(
             _tune(dispatcher, callbacks, scratch)
             if audience.error:
                 raise audience.error
-            if callbacks.repeats.reached or not callbacks.interrupted:
+            if callbacks.repeated or not callbacks.interrupted:
                 break
             if callbacks.ray_lost:
                 stop_ray()
@@ -57,7 +57,7 @@ def execute(
             callbacks.resume()
             for job in () if dispatcher.waiting else _further(steering):
                 dispatcher.add(job)
-        return callbacks.repeats.reached
+        return callbacks.repeated
 
 
 def cluster(resources: Resources) -> tuple[Resources, int]:
@@ -85,7 +85,6 @@ def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> No
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
             search_alg=dispatcher,
-            scheduler=EarlyStopper(dispatcher),
             num_samples=-1,  # The dispatcher says itself when it has no more.
         ),
         run_config=tune.RunConfig(

@@ -19,15 +19,13 @@ from cplearn.errors import InputError
 from runner.machine.environment import WORKER_ENVIRONMENT
 from runner.machine.resources import Resources
 
-CODE = ("cplearn", "sweeps", "runner")
-"""The packages that workers are sent; what else a node needs is installed there."""
+CODE = ("cplearn", "sweeps", "runner")  # The packages that workers are sent; what else a node needs is installed there.
 EQUAL = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow")
 """Libraries that have a part in the numbers: a node must have the driver's versions. Their builds (+cpu, +cu128) may
 differ, as a driver without a GPU may well use nodes that have some."""
 PRESENT = ("pyarrow", "pydantic", "filelock", "joblib", "threadpoolctl")
 """Libraries that workers import but that change no number: a node must have some version of them."""
-PATIENCE = 180.0
-"""Seconds in which a node must have unpacked the code and answered."""
+PATIENCE = 180.0  # Seconds in which a node must have unpacked the code and answered.
 
 
 class Unfit(Exception):
@@ -63,7 +61,7 @@ def differences(driver: Mapping[str, str], here: Mapping[str, str], folder: Path
     >>> differences({"code": "1", "torch": "2.9.0"}, {"code": "1", "torch": "2.8.0"}, Path("/x")).partition(";")[0]
     "torch there is 2.8.0, the driver's is 2.9.0"
     """
-    lacking = [library for library in (*EQUAL, *PRESENT) if library in driver and library not in here]
+    lacking = [library for library in driver if library not in here]
     reasons = [f"{', '.join(lacking)} cannot be found there"] if lacking else []
     if here["code"] != driver["code"]:
         reasons.append(f"the code in {folder} there is not the driver's")
@@ -124,14 +122,13 @@ class Nodes:
         for node_id, call in calls.items():
             self.asked.add(node_id)
             try:
-                why = ray.get(call, timeout=0)
+                if why := ray.get(call, timeout=0):
+                    self.leave_out(node_id, why)
             except GetTimeoutError:
-                why = f"it has not answered for {PATIENCE:.0f} seconds"
+                self.leave_out(node_id, f"it has not answered for {PATIENCE:.0f} seconds")
             except RayError as error:
                 last_line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-                why = f"it cannot run the code ({last_line})"
-            if why:
-                self.leave_out(node_id, why)
+                self.leave_out(node_id, f"it cannot run the code ({last_line})")
         return self._slots(resources)
 
     def leave_out(self, node_id: str, why: str) -> None:
@@ -163,10 +160,9 @@ def _answer(driver: dict[str, str]) -> str:
 @functools.cache
 def name_of(node_id: str) -> str:
     """What people call a node: the name it was started with, else its host's."""
-    for node in ray.nodes():
-        if node["NodeID"] == node_id:
-            named = node["NodeName"] not in ("", node["NodeManagerAddress"])
-            return str(node["NodeName"] if named else node["NodeManagerHostname"])
+    for node in (node for node in ray.nodes() if node["NodeID"] == node_id):
+        named = node["NodeName"] not in ("", node["NodeManagerAddress"])
+        return str(node["NodeName"] if named else node["NodeManagerHostname"])
     return node_id
 
 

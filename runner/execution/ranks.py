@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -29,8 +31,7 @@ PATIENCE = datetime.timedelta(seconds=int(os.environ.get("CPLEARN_RANK_TIMEOUT")
 """How long a process waits for another one that hangs in a step; what fails is noticed at once (see `Team`)."""
 JOINING = datetime.timedelta(minutes=5)
 """How long the processes wait for each other to form a group, once all of them have started."""
-GRACE = 5.0
-"""Seconds in which the cause of a failure may show, after the first process has failed for want of another."""
+GRACE = 5.0  # Seconds in which the cause of a failure may show, after the first process has failed for want of another.
 
 T = TypeVar("T")
 
@@ -45,26 +46,26 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
     Raises Unfit where this node has not the driver's code, libraries or data.
     """
     nodes.check(request.driver)
-    try:
-        trial = TrialSettings.read(dict(request.settings))
-        code = trial.code_from_outside()
-    except InputError as error:
-        raise nodes.Unfit(str(error), nodes.node_id()) from None
-    if code != request.code:
-        changed = ", ".join(name.rpartition(" ")[2] for name in request.code if request.code[name] != code.get(name))
-        raise nodes.Unfit(f"the code of {changed} there is not what the driver has; install the same", nodes.node_id())
     # On a cluster the folder that CPLEARN_DATA named when the node's Ray was started, else the driver's.
     folder = (os.environ.get("CPLEARN_DATA") if request.driver else None) or request.options.data_root
     root = Path(folder) if folder else None
     try:
+        trial = TrialSettings.read(dict(request.settings))
+        code = trial.code_from_outside()
+        if code != request.code:
+            changed = ", ".join(
+                name.rpartition(" ")[2] for name in request.code if request.code[name] != code.get(name)
+            )
+            raise InputError(f"the code of {changed} there is not what the driver has; install the same")
         dataset = cplearn.data.load(**trial.data_request(), root=root)
         others = protocol.load_transfer(trial, dataset.image_size, root)
+        for (name, fingerprint), data in zip(request.data, [dataset, *others], strict=True):
+            if data.fingerprint != fingerprint:
+                raise InputError(
+                    f"the images or labels of {name} there differ from the driver's; copy the same files there"
+                )
     except InputError as error:
         raise nodes.Unfit(str(error), nodes.node_id()) from None
-    for (name, fingerprint), data in zip(request.data, [dataset, *others], strict=True):
-        if data.fingerprint != fingerprint:
-            why = f"the images or labels of {name} there differ from the driver's; copy the same files there"
-            raise nodes.Unfit(why, nodes.node_id())
     return TrialTraining(trial, dataset, device, compile=request.options.compile, data_root=root, ranks=ranks)
 
 
@@ -89,11 +90,9 @@ class Team:
         resources, group = request.options.resources, get_current_placement_group()
         size = resources.processes
         try:
+            room = {"num_cpus": resources.cpus, "num_gpus": resources.each.get("GPU", 0.0)}
             for rank in range(1, size):
-                place = (
-                    PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) if group else "DEFAULT"
-                )
-                room = {"num_cpus": resources.cpus, "num_gpus": resources.each.get("GPU", 0.0)}
+                place = PlacementGroupSchedulingStrategy(group, rank) if group else "DEFAULT"
                 actor = ray.remote(_Rank).options(**room, scheduling_strategy=place).remote(request, rank, size)
                 self.others.append(actor)
             # Who waits in a group cannot be told that another process does not even start.
@@ -163,20 +162,41 @@ class Team:
             ray.kill(actor)
 
 
+def _readable(method: Callable[..., None]) -> Callable[..., None]:
+    """What a method raises can be read elsewhere: of an error that cannot be pickled its kind and text are raised. The
+    first process would else take this one for lost."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any) -> None:
+        try:
+            method(*arguments)
+        except Exception as error:
+            try:
+                copy.deepcopy(error)
+            except Exception:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise
+
+    return call
+
+
 class _Rank:
     """One of the other processes."""
 
     def __init__(self, request: TrialRequest, rank: int, size: int) -> None:
         self.request, self.rank, self.size = request, rank, size
 
+    @_readable
     def join(self, host: str, port: int) -> None:
         self.device = prepare(self.request)
         store = dist.TCPStore(host, port, is_master=False, timeout=JOINING)
         _join(self.rank, self.size, store, self.device)
 
+    @_readable
     def build(self) -> None:
         self.training = build(self.request, self.device, Ranks(self.rank, self.size))
 
+    @_readable
     def call(self, method: str, *arguments: Any) -> None:
         """Call a method of the training; what it returns is the first process's affair."""
         getattr(self.training, method)(*arguments)

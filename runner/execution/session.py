@@ -25,8 +25,8 @@ from ray.tune.execution import class_cache
 from cplearn.errors import InputError
 from runner.execution.nodes import environment, program_folder
 from runner.machine.environment import WORKER_ENVIRONMENT, without_drivers_variables
+from runner.machine.folders import scratch_folder
 from runner.machine.resources import usable_cpus
-from runner.machine.scratch import scratch_folder
 
 # Tune hands AWS credentials on to its workers by a way that Ray writes to its logs in clear. Workers need none: the
 # driver alone talks to the store.
@@ -34,8 +34,7 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 )
 
-PROCESSES = ("gcs_server", "raylet")
-"""The processes without which a Ray does nothing, as Ray calls them."""
+PROCESSES = ("gcs_server", "raylet")  # The processes without which a Ray does nothing, as Ray calls them.
 PATIENCE = 40.0
 """Seconds after which a driver that waits for a Ray which has died ends itself; Ray's own limit is 60 s."""
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 from ray import tune
 
-from runner.events import TrialResult
+from runner.events import FailureKind, TrialResult
 from runner.execution import nodes
 from runner.execution.contract import REPORT, REQUEST, Problem, StepReport, TrialRequest
-from runner.faults import FailureKind
 from runner.machine.resources import describe
 from sweeps.collapse import Verdict
 
@@ -81,8 +80,14 @@ class TrialTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process, which has torch and the data in memory already."""
-        if not _usable():
-            # Tune counts the worker as lost and starts the trial in another.
+        import torch
+
+        try:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+        except RuntimeError:
+            # Some exceptions leave a GPU unusable for the rest of the process. Tune counts the worker as lost and
+            # starts the trial in another.
             os._exit(1)
         self.cleanup()
         self.setup(new_config)
@@ -99,11 +104,9 @@ class TrialTrainable(tune.Trainable):
         if not self.report.problem:
             self._guarded(self._advance)
         report, self.report = self.report, StepReport()
-        if report.problem and report.problem.kind == "lost":
-            raise RuntimeError(report.problem.text)
-        if report.problem and report.problem.kind == "memory":
-            # In another worker, as what else filled the memory may be gone then.
-            raise MemoryError(report.problem.text)
+        if report.problem and report.problem.kind in ("lost", "memory"):
+            # Tune tries again in another worker, as what else filled the memory may be gone then.
+            raise (RuntimeError if report.problem.kind == "lost" else MemoryError)(report.problem.text)
         return {REPORT: report, "done": bool(report.result or report.problem)}
 
     def _advance(self) -> None:
@@ -183,15 +186,3 @@ def _kind(error: Exception) -> FailureKind:
     # On the CPU, torch reports a lack of memory as a plain RuntimeError.
     lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     return "memory" if lacking else "exception"
-
-
-def _usable() -> bool:
-    """Whether the device still works; some exceptions leave a GPU unusable for the rest of the process."""
-    import torch
-
-    try:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from runner.events import Audience
+from cplearn.errors import InputError
+from runner.events import Audience, FailureKind, normalise
 from runner.execution.contract import REPORT, REQUEST, ExecutionOptions, Steering, StepReport, TrialRequest
 from runner.execution.nodes import Nodes
 from runner.execution.session import is_stopped, processes
-from runner.faults import FailureKind, Repeats
 from runner.planning.plan import Job
+from sweeps.file import AshaSettings
 
 LOOK_SECONDS = 5.0
 """How often a driver makes sure that its own Ray is alive, and calls `Steering.keep_alive`. Ray ends a driver 60 s
@@ -57,8 +59,8 @@ class Dispatcher(_Stateless, tune.search.Searcher):
         self.slots, self.options, self.nodes, self.audience, self.steering = slots, options, nodes, audience, steering
         self.jobs = {job.key: job for job in jobs}
         self.waiting = list(jobs)
-        self.running: set[str] = set()
-        """Ids of the Tune trials that have been handed out and have not ended."""
+        self.running: dict[str, Job] = {}
+        """The jobs that have been handed out and have not ended, by the ids of their Tune trials."""
 
     def add(self, job: Job) -> None:
         """Let a job wait, after those that wait already."""
@@ -69,8 +71,7 @@ class Dispatcher(_Stateless, tune.search.Searcher):
         """Let jobs that have been handed out and have not ended wait again, ahead of the others; returns them."""
         elsewhere = self.audience.ended | {job.key for job in self.waiting}
         back = [job for key, job in self.jobs.items() if key not in elsewhere]
-        self.waiting = back + self.waiting
-        self.running.clear()
+        self.waiting, self.running = back + self.waiting, {}
         return back
 
     def job(self, trial: TuneTrial) -> Job:
@@ -91,42 +92,19 @@ class Dispatcher(_Stateless, tune.search.Searcher):
         for job in self.waiting:
             if self.audience.guarded(lambda job=job: self.steering.admits(job)):  # type: ignore[misc]
                 self.waiting.remove(job)
-                self.running.add(trial_id)
-                return {REQUEST: self._request(job)}
+                self.running[trial_id] = job
+                data = [(job.trial.dataset, job.fingerprint), *job.transfer]
+                rungs = self.steering.asha.rungs(job) if self.steering.asha else []
+                settings, code, driver = job.trial.canonical(), job.trial.code_from_outside(), self.nodes.driver
+                request = TrialRequest(job.key, settings, data, code, self.options, rungs, job.stop_rule, driver)
+                return {REQUEST: request}
         return None if self.running else self.FINISHED
 
-    def _request(self, job: Job) -> TrialRequest:
-        data = [(job.trial.dataset, job.fingerprint), *job.transfer]
-        rungs = self.steering.asha.rungs(job) if self.steering.asha else []
-        stop_rule = self.steering.stop_rule(job)
-        code, driver = job.trial.code_from_outside(), self.nodes.driver
-        return TrialRequest(job.key, job.trial.canonical(), data, code, self.options, rungs, stop_rule, driver)
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.running.discard(trial_id)
+        self.running.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         pass
-
-
-class EarlyStopper(_Stateless, FIFOScheduler):
-    """Tune's way to ask whether a trial stops after an epoch; the sweep's `Asha` decides, if there is one."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__()
-        self.dispatcher = dispatcher
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        stops = self.dispatcher.audience.guarded(lambda: self._stops(self.dispatcher.job(trial), result.get(REPORT)))
-        return self.STOP if stops else self.CONTINUE
-
-    def _stops(self, job: Job, report: StepReport | None) -> bool:
-        asha = self.dispatcher.steering.asha
-        if asha is None or report is None:
-            return False
-        name = asha.settings.metric
-        asha.remember(job, {epoch: metrics[name] for epoch, _, metrics in report.history if name in metrics})
-        return bool(report.metrics) and asha.stops(job, report.epoch, report.metrics)
 
 
 class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
@@ -141,8 +119,8 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher, self.nodes = dispatcher, dispatcher.nodes
         self.audience, self.steering = dispatcher.audience, dispatcher.steering
-        policy = dispatcher.options.policy
-        self.retries, self.repeats = policy.retries, Repeats(policy.stop_after)
+        self.retries, self.failures = dispatcher.options.retries, Counter[str]()
+        self.repeated: str | None = None  # The failure, as it was last seen, that has come too often.
         self.node_left_out, self.ray_lost = False, ""
         self.stopped: set[str] = set()
         """The processes of the driver's own Ray that were stopped by a signal at the last look."""
@@ -151,7 +129,16 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         self.looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        """Whether a trial stops after an epoch; the sweep's `Asha` decides, if there is one."""
+        return bool(self.audience.guarded(lambda: self._stops(trial_id, result.get(REPORT))))
+
+    def _stops(self, trial_id: str, report: StepReport | None) -> bool:
+        asha, job = self.steering.asha, self.dispatcher.running.get(trial_id)
+        if asha is None or job is None or report is None:
+            return False
+        name = asha.settings.metric
+        asha.remember(job, {epoch: metrics[name] for epoch, _, metrics in report.history if name in metrics})
+        return bool(report.metrics) and asha.stops(job, report.epoch, report.metrics)
 
     def stop_all(self) -> bool:
         """Whether all trials end now."""
@@ -161,7 +148,7 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
             if not self.nodes.driver and (lost := self._look()):
                 self.ray_lost = lost
                 raise RayLost
-        return self.repeats.reached is not None or self.audience.error is not None or self.interrupted
+        return self.repeated is not None or self.audience.error is not None or self.interrupted
 
     def _look(self) -> str:
         """What has become of the driver's own Ray; empty if it is alive. A process that is stopped at two looks is
@@ -251,7 +238,12 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
             self._fail(job, reason, _lost_kind(reason))
 
     def _fail(self, job: Job, reason: str, kind: FailureKind) -> None:
-        self.repeats.add(kind, reason)
+        """Count failures that are the same but for numbers, addresses and folders; not diverged trials, because a
+        learning rate that is too high says nothing about the others."""
+        if kind != "diverged":
+            self.failures[normalise(reason)] += 1
+            if self.failures[normalise(reason)] == self.dispatcher.options.stop_after:
+                self.repeated = reason
         self.audience.tell("failed", job, reason, kind)
 
 
@@ -271,3 +263,69 @@ def _tidy(text: str) -> str:
     # Terminal colours and squiggles under the source lines do not belong into a tracking store.
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return "\n".join(line for line in lines if line.strip(" ^~"))
+
+
+class Asha:
+    """Stops jobs that are not among the best of those that have reached the same rung before; never baselines.
+
+    Tune's own ASHA decides. It compares all trials that it is told of, and forgets them when the process ends. So there
+    is one for each data set and seed, and `remember` tells it of epochs that were trained before. `stopped` has the
+    epoch after which each job was stopped, by key.
+    """
+
+    def __init__(self, settings: AshaSettings) -> None:
+        self.settings = settings
+        self.groups: dict[tuple[str, int], ASHAScheduler] = {}
+        self.stopped: dict[str, int] = {}
+
+    def rungs(self, job: Job) -> list[int]:
+        """The epochs after which a job can be stopped."""
+        return [] if job.role == "baseline" else self.settings.rungs(job.trial.epochs)
+
+    def remember(self, job: Job, history: Mapping[int, float]) -> None:
+        """Enter what a job has reached before, metric by epoch; nothing is decided anew."""
+        for epoch, value in sorted(history.items()):
+            self._enter(job, epoch, value)
+
+    def stops(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a job is to stop after this epoch, with these metrics.
+
+        Raises InputError if the one that counts is not among them.
+        """
+        if not self.rungs(job):
+            return False
+        value = metrics.get(self.settings.metric)
+        if value is None:
+            raise InputError(
+                f"scheduler.metric {self.settings.metric!r} is not logged by method {job.trial.method.name!r}; after "
+                f"each epoch there are: {', '.join(sorted(metrics))}"
+            )
+        if self._enter(job, epoch, value):
+            self.stopped[job.key] = epoch
+        return job.key in self.stopped
+
+    def why(self, job: Job) -> str:
+        """A sentence on a job that was stopped; tables give it once for all jobs of which it holds."""
+        return f"stopped early by {self.settings.name} after epoch {self.stopped[job.key]} of {job.trial.epochs}"
+
+    def _enter(self, job: Job, epoch: int, value: float) -> bool:
+        """Whether ASHA would stop a job with this value after an epoch; the last one is not worth stopping at."""
+        if not self.rungs(job) or epoch >= job.trial.epochs:
+            return False
+        settings, group = self.settings, (job.dataset, job.trial.seed)
+        if group not in self.groups:
+            self.groups[group] = ASHAScheduler(
+                time_attr="epoch",
+                metric=settings.metric,
+                mode=settings.mode,
+                # Trials end by themselves; this only bounds the rungs, of which one that is too many does no harm.
+                max_t=10**6,
+                grace_period=settings.grace,
+                reduction_factor=settings.reduction,
+                stop_last_trials=False,
+            )
+        # All that ASHA looks at. The id is the job's key, so that a trial that starts again is the same.
+        trial: Any = SimpleNamespace(trial_id=job.key)
+        self.groups[group].on_trial_add(None, trial)
+        decision = self.groups[group].on_trial_result(None, trial, {"epoch": epoch, settings.metric: value})
+        return bool(decision == TrialScheduler.STOP)

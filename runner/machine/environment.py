@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
+import inspect
+import io
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from sweeps.secrets import is_secret
 
 T = TypeVar("T")
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""What glibc's header malloc.h calls these settings."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # What glibc's header malloc.h calls these settings.
 
 WHOLE = threading.RLock()
 """Held by whoever needs the environment as the user has set it, and by whoever takes something out of it."""
@@ -27,6 +29,12 @@ KEPT_BYTES = 2**30
 WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES)}
 """glibc returns freed memory to the system at once, and every training step then waits for page faults; keeping it
 makes a step on a CPU a sixth faster, and of wide networks a third."""
+
+_PATH = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+PROCESS = [
+    *(sys.executable, "-P", "-c"),
+    f"{_PATH} from runner.machine.environment import carry_out_request; carry_out_request()",
+]
 
 
 def keep_memory() -> None:
@@ -65,48 +73,63 @@ class WorkerLost(RuntimeError):
     """A process ended without a result; the message says how."""
 
 
-def in_worker(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a module's function in a fresh process with the environment of a sweep's worker, and return its result.
+def start_worker(*, quiet: bool = False) -> subprocess.Popen[bytes]:
+    """A fresh process, with the environment of a sweep's worker, that carries out the one `request` it is sent.
 
-    What is measured there is what a trial would take, and leaves no threads, memory or random state behind. An
-    interrupt ends the process at once. Raises what the function raises, WorkerLost if the process dies.
+    What is measured there is what a trial would take, and leaves no threads, memory or random state behind. Other than
+    multiprocessing's, it does not import the caller's main module again. An interrupt from the keyboard does not reach
+    it. With `quiet` nobody sees what libraries print there.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_answer, args=(sender, function, arguments))
-    # Set while the process starts, because glibc reads its variables before any Python runs.
-    with WHOLE:
-        before, inherited = dict(os.environ), worker_environment()
-        os.environ.clear()
-        os.environ.update(inherited | {"KINETO_LOG_LEVEL": "99"})  # Torch's profiler keeps quiet.
-        try:
-            worker.start()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-    sender.close()
-    try:
-        result, error = receiver.recv()
-        worker.join()
-    except EOFError:
-        worker.join()
-        code = worker.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
-        raise WorkerLost(f"the process of {function.__name__} {how}{hint}") from None
-    except KeyboardInterrupt:
-        # The terminal interrupts both processes, and the worker ignores it.
-        worker.kill()
-        raise
-    if error:
-        raise error
-    return result
+    environment = worker_environment() | {"KINETO_LOG_LEVEL": "99"}  # Torch's profiler keeps quiet.
+    errors = subprocess.DEVNULL if quiet else None
+    pipe = subprocess.PIPE
+    return subprocess.Popen(PROCESS, stdin=pipe, stdout=pipe, stderr=errors, env=environment, start_new_session=True)
 
 
-def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def request(function: Callable[..., Any], *arguments: Any) -> bytes:
+    """What asks a worker to call a module's function."""
+    return pickle.dumps(sys.path) + pickle.dumps((function, arguments))
+
+
+def carry_out_request() -> None:
+    """What a worker does: each answer (of a generator each item) or error goes out pickled."""
+    function, arguments = pickle.load(sys.stdin.buffer)
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What libraries print is no answer.
     try:
-        sender.send((function(*arguments), None))
+        result = function(*arguments)
+        for answer in result if inspect.isgenerator(result) else (result,):
+            out.write(pickle.dumps((answer, None)))
     except Exception as error:
         error.add_note(traceback.format_exc())
-        sender.send((None, error))
+        out.write(pickle.dumps((None, error)))
+        sys.exit(1)
+
+
+def answers(output: bytes) -> Iterator[tuple[Any, Exception | None]]:
+    """Each whole answer in what a worker has written, and the error; a killed one may leave half an answer."""
+    stream = io.BytesIO(output)
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            yield pickle.load(stream)
+
+
+def in_worker(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a module's function in a worker, and return its result; an interrupt ends the worker at once.
+
+    Raises what the function raises, WorkerLost if the process dies.
+    """
+    worker = start_worker()
+    try:
+        output, _ = worker.communicate(request(function, *arguments))
+    except BaseException:
+        worker.kill()
+        raise
+    for result, error in answers(output):
+        if error:
+            raise error
+        return result
+    code = worker.returncode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    hint = "; the system kills so where memory is short" if code == -signal.SIGKILL else ""
+    raise WorkerLost(f"the process of {function.__name__} {how}{hint}")

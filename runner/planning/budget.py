@@ -6,7 +6,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,8 +19,8 @@ LONGEST = 366 * UNITS["d"]
 
 def parse(text: str) -> float:
     """Seconds of `4h`, `90m`, `1h30m` or `2d`, units in falling order. Raises InputError for anything else."""
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text)
-    seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), UNITS.values(), strict=True)) if found else 0
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+    seconds = sum(float(n or 0) * unit for n, unit in zip(parts.groups(), UNITS.values(), strict=True)) if parts else 0
     if not 0 < seconds <= LONGEST:
         raise InputError(f"--budget {text!r}: write a time such as 90m, 4h, 1h30m or 2d, at most a year")
     return seconds
@@ -58,12 +58,10 @@ class Deadline:
 
 
 def order(
-    jobs: Sequence[Job],
-    seeds: Sequence[int],
-    axes: Mapping[str, Sequence[Any]],
-    seconds: Callable[[Job], float | None],
+    jobs: Sequence[Job], seeds: Sequence[int], axes: Mapping[str, Sequence[Any]], seconds: Mapping[str, float]
 ) -> list[Job]:
-    """Jobs in the order in which a table cut short is as complete as it can be (docs/budgets.md says which)."""
+    """Jobs in the order in which a table cut short is as complete as it can be (docs/budgets.md says which); `seconds`
+    has those of known time, by key."""
     rank = {seed: i for i, seed in enumerate(seeds)}
     levels = {
         (axis, repr(v)): level for axis, vs in axes.items() for v, level in zip(vs, _levels(len(vs)), strict=True)
@@ -72,7 +70,7 @@ def order(
     def place(job: Job) -> tuple[int, bool, int, float]:
         # The finest of its coordinates decides, so that each level completes a whole, finer grid.
         level = max((levels.get((axis, repr(value)), 0) for axis, value in job.point.items()), default=0)
-        return rank.get(job.trial.seed, len(rank)), job.role != "baseline", level, seconds(job) or 0.0
+        return rank.get(job.trial.seed, len(rank)), job.role != "baseline", level, seconds.get(job.key, 0.0)
 
     return sorted(jobs, key=place)
 

@@ -51,7 +51,19 @@ def check_scheduler(scheduler: SchedulerSettings, trials: Collection[TrialSettin
     """Raise InputError unless such trials log after their epochs what the scheduler looks at, and one is long enough to
     be stopped."""
     if isinstance(scheduler, CollapseSettings):
-        _check_collapse(scheduler, trials)
+        watched = [trial for trial in trials if trial.method.trains and not trial.method.supervised]
+        if any(not trial.evaluation.watch_images for trial in watched):
+            raise InputError(
+                "scheduler collapse looks at what is measured while a trial trains; set evaluation.watch_images above "
+                "0",
+                key="evaluation.watch_images",
+            )
+        grace, patience = scheduler.grace, scheduler.patience
+        if all(max(grace, patience * trial.evaluation.watch_every) >= trial.epochs for trial in watched):
+            raise InputError(
+                f"scheduler collapse with grace {grace} and patience {patience}: no trial has epochs after the first "
+                "at which it could stop, so there is nothing to stop early"
+            )
         return
     for trial in trials:
         if trial.method.trains:
@@ -59,21 +71,6 @@ def check_scheduler(scheduler: SchedulerSettings, trials: Collection[TrialSettin
     if not scheduler.rungs(max((trial.epochs for trial in trials), default=0)):
         raise InputError(
             f"scheduler.grace {scheduler.grace}: no trial has more epochs than that, so there is nothing to stop early"
-        )
-
-
-def _check_collapse(scheduler: CollapseSettings, trials: Collection[TrialSettings]) -> None:
-    asked = [(trial, trial.evaluation) for trial in trials if trial.method.trains and not trial.method.supervised]
-    if any(not evaluation.watch_images for _, evaluation in asked):
-        raise InputError(
-            "scheduler collapse looks at what is measured while a trial trains; set evaluation.watch_images above 0",
-            key="evaluation.watch_images",
-        )
-    first = [max(scheduler.grace, scheduler.patience * evaluation.watch_every) for _, evaluation in asked]
-    if all(epoch >= trial.epochs for epoch, (trial, _) in zip(first, asked, strict=True)):
-        raise InputError(
-            f"scheduler collapse with grace {scheduler.grace} and patience {scheduler.patience}: no trial has epochs "
-            "after the first at which it could stop, so there is nothing to stop early"
         )
 
 
@@ -94,30 +91,29 @@ def check_epochs(name: str, trial: TrialSettings, where: str) -> None:
 
 def _final(trial: TrialSettings, transfer: Collection[tuple[str, str]]) -> Mapping[str, str]:
     """Every metric that a trial can end with, and the setting that it lacks for it (empty: none)."""
-    asked = trial.evaluation
-    found: dict[str, str] = {}
-
-    def add(kind: str, names: str, setting: str = "") -> None:
-        found.update({f"{kind}/{name}": setting for name in names.split()})
-
+    asked, clusters = trial.evaluation, "nmi nmi_chance ami ari accuracy clusters"
+    collapse = "codes_used code_perplexity intra_cluster_variance effective_rank alpha_req offdiag_covariance"
+    groups = [
+        ("knn", "accuracy", True, ""),
+        ("codes", clusters, True, ""),
+        ("kmeans", clusters, True, ""),
+        ("collapse", f"{collapse} embedding_std", True, ""),
+        ("validation", "accuracy knn_accuracy", asked.validation, "evaluation.validation above 0"),
+        ("select", "view_information view_ami", asked.view_images, "evaluation.view_images above 0"),
+        ("select", "rankme alpha_req", True, ""),
+        ("select", "lidar", asked.lidar, "evaluation.lidar: true"),
+        ("time", "train_s evaluation_s", True, ""),
+    ]
     for solver, kind in (("lbfgs", "probe"), ("sgd", "probe_sgd"), ("adam", "probe_adam")):
-        add(
-            kind, "accuracy train_accuracy top5", "" if solver in asked.probe else f"evaluation.probe that has {solver}"
-        )
-    add("knn", "accuracy")
-    for kind in ("codes", "kmeans"):
-        add(kind, "nmi nmi_chance ami ari accuracy clusters")
-    add("collapse", "codes_used code_perplexity intra_cluster_variance effective_rank alpha_req offdiag_covariance")
-    add("collapse", "embedding_std")
-    for components in {10, 20, 50, 100, 200, *asked.gmm_components}:
-        lacking = "" if components in asked.gmm_components else f"evaluation.gmm_components that has {components}"
-        for kind in ("collapse", "paper"):
-            add(kind, f"entropy_{components}", lacking)
-    add("validation", "accuracy knn_accuracy", "" if asked.validation else "evaluation.validation above 0")
-    add("select", "view_information view_ami", "" if asked.view_images else "evaluation.view_images above 0")
-    add("select", "rankme alpha_req")
-    add("select", "lidar", "" if asked.lidar else "evaluation.lidar: true")
+        setting = f"evaluation.probe that has {solver}"
+        groups.append((kind, "accuracy train_accuracy top5", solver in asked.probe, setting))
+    for n in {10, 20, 50, 100, 200, *asked.gmm_components}:
+        setting = f"evaluation.gmm_components that has {n}"
+        groups += [(kind, f"entropy_{n}", n in asked.gmm_components, setting) for kind in ("collapse", "paper")]
     for other in transfer:
-        add(f"transfer/{catalogue.slug(*other)}", "accuracy train_accuracy top5 knn_accuracy")
-    add("time", "train_s evaluation_s")
-    return found
+        groups.append((f"transfer/{catalogue.slug(*other)}", "accuracy train_accuracy top5 knn_accuracy", True, ""))
+    return {
+        f"{kind}/{name}": "" if measured else setting
+        for kind, names, measured, setting in groups
+        for name in names.split()
+    }

@@ -20,8 +20,9 @@ from cplearn.errors import InputError
 from cplearn.evaluate import protocol
 from runner.planning import criteria
 from sweeps import spec
-from sweeps.collapse import Sizes
+from sweeps.collapse import Sizes, StopRule
 from sweeps.errors import UserError
+from sweeps.file import CollapseSettings, SchedulerSettings
 from sweeps.loading import parse
 from sweeps.record import BASELINE, LEFT_ALONE, DatasetUse, Manifest, ManifestTrial, TrialRecord, TrialState, state_of
 from sweeps.settings import sweep_key, trial_key
@@ -38,11 +39,9 @@ class Job:
     role: str
     label: str
     point: dict[str, Any]
-    transfer: tuple[tuple[str, str], ...] = ()
-    """Name and fingerprint of each data set of `evaluation.transfer`."""
-    sizes: Sizes | None = None
-    """What the rules of collapse need to know of an epoch's diagnostics; None where the trial has none, or learns from
-    labels."""
+    transfer: tuple[tuple[str, str], ...] = ()  # Name and fingerprint of each data set of `evaluation.transfer`.
+    stop_rule: StopRule | None = None
+    """When it is stopped on collapse; None: never, as baselines, what learns from labels and what is not watched."""
 
     @property
     def name(self) -> str:
@@ -58,16 +57,15 @@ class Plan:
     key: str
     datasets: list[DatasetUse]
     jobs: list[Job]
-    modules: list[str]
-    """The code from outside that trials name by a module, as paths: other machines do not have it."""
+    modules: list[str]  # The code from outside that trials name by a module, as paths: other machines do not have it.
     make: Callable[[spec.SweepTrial], Job] = field(repr=False)
     """The job of a further trial, one that a search suggests; raises InputError where the trial does not fit its
     data."""
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Take up trials that a search has suggested; one that is there already stays where it is."""
-        known = {job.key for job in self.jobs}
-        self.jobs.extend(job for job in jobs if job.key not in known)
+        keys = {job.key for job in self.jobs}
+        self.jobs.extend(job for job in jobs if job.key not in keys)
 
     def use_of(self, job: Job) -> DatasetUse:
         """The data set of a job."""
@@ -90,18 +88,16 @@ class Plan:
         """The values of each axis in their order; those of a search are the ones it has suggested."""
         if self.sweep.space is None:
             return self.sweep.axes
-        found: dict[str, list[Any]] = {}
+        axes: dict[str, list[Any]] = {}
         for key in self.sweep.space.axes:
             values = dict.fromkeys(job.point[key] for job in self.jobs if key in job.point)
-            found[key] = sorted(values, key=lambda value: (isinstance(value, str), value is None, value))
-        return found
+            axes[key] = sorted(values, key=lambda value: (isinstance(value, str), value is None, value))
+        return axes
 
     def manifest(self) -> Manifest:
         """What a report needs to know about the sweep beyond the runs: axes, seeds, and the keys of its trials."""
         sweep = self.sweep
-        trials = [
-            ManifestTrial(job.key, job.dataset, job.role, job.label, job.point, job.trial.seed) for job in self.jobs
-        ]
+        trials = [ManifestTrial(j.key, j.dataset, j.role, j.label, j.point, j.trial.seed) for j in self.jobs]
         return Manifest(
             sweep=sweep.name,
             description=sweep.description,
@@ -140,11 +136,11 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
                 criteria.check_without_labels(sweep, datasets[use].name)
         training.check(trial, datasets[use], ranks)
         others = protocol.load_transfer(trial, datasets[use].image_size, data_root)
-        own = trial.identity() | trial.code_from_outside()
+        identity = trial.identity() | trial.code_from_outside()
         if others:
-            own["evaluation.transfer"] = sorted([_name_in_keys(other.name), other.fingerprint] for other in others)
+            identity["evaluation.transfer"] = sorted([_name_in_keys(other.name), other.fingerprint] for other in others)
         return Job(
-            key=trial_key(own, datasets[use].fingerprint, config.NUMERICS),
+            key=trial_key(identity, datasets[use].fingerprint, config.NUMERICS),
             trial=trial,
             dataset=datasets[use].slug,
             fingerprint=datasets[use].fingerprint,
@@ -152,7 +148,7 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
             label=declared.label,
             point=declared.point,
             transfer=tuple((other.name, other.fingerprint) for other in others),
-            sizes=_sizes(trial, datasets[use]),
+            stop_rule=_stop_rule(sweep.scheduler, declared, datasets[use]),
         )
 
     jobs: dict[str, Job] = {}
@@ -167,9 +163,14 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
                 criteria.check_objectives(sweep.search.objectives, job.trial, job.transfer)
     if sweep.scheduler:
         criteria.check_scheduler(sweep.scheduler, checked)
-    _refuse_twins(datasets)
     uses = {}
+    names: dict[str, str] = {}
     for (name, *_), data in datasets.items():
+        for mark in (data.fingerprint, data.slug):
+            if names.setdefault(mark, name) != name:
+                raise InputError(
+                    f"{names[mark]} and {name} hold the same images, so they are one data set twice; leave one out"
+                )
         size = (len(data.train.images), len(data.test.images), data.channels, data.image_size)
         uses[data.fingerprint] = DatasetUse(name, data.slug, data.fingerprint, data.source, *size, data.n_classes)
     shared = json.loads(json.dumps(sweep.shared))
@@ -179,26 +180,19 @@ def make_plan(sweep: spec.Sweep, data_root: Path | None = None, ranks: int = 1) 
     return Plan(sweep, key, list(uses.values()), list(jobs.values()), outside.paths(named), make)
 
 
-def _sizes(trial: config.TrialSettings, dataset: cplearn.data.Dataset) -> Sizes | None:
-    """The sizes of what `evaluation.watch_images` measures after the epochs of a trial; None where nothing is."""
+def _stop_rule(
+    scheduler: SchedulerSettings | None, declared: spec.SweepTrial, dataset: cplearn.data.Dataset
+) -> StopRule | None:
+    trial: config.TrialSettings = declared.settings
     method, images = trial.method, trial.evaluation.watch_images
-    if not images or not method.trains or method.supervised:
+    watched = images and method.trains and not method.supervised and declared.role != BASELINE
+    if not isinstance(scheduler, CollapseSettings) or not watched:
         return None
     # Where a method has no such setting (GEDI), its embedding is the projector's hidden layer.
     dimensions = getattr(method, "embedding_dim", getattr(method, "hidden_dim", math.nan))
     images = min(images, len(dataset.train.images))
-    return Sizes(dataset.n_classes, getattr(method, "codes", math.nan), dimensions, images)
-
-
-def _refuse_twins(datasets: Mapping[tuple[Any, ...], cplearn.data.Dataset]) -> None:
-    """Raise InputError if folders of different names hold the same images."""
-    names: dict[str, str] = {}
-    for (name, *_), data in datasets.items():
-        for mark in (data.fingerprint, data.slug):
-            if names.setdefault(mark, name) != name:
-                raise InputError(
-                    f"{names[mark]} and {name} hold the same images, so they are one data set twice; leave one out"
-                )
+    sizes = Sizes(dataset.n_classes, getattr(method, "codes", math.nan), dimensions, images)
+    return StopRule(scheduler.kinds, scheduler.patience, scheduler.grace, trial.epochs, sizes)
 
 
 def _name_in_keys(name: str) -> str:
@@ -213,13 +207,13 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     def absolute(name: Any) -> Any:
         return catalogue.absolute(name) if isinstance(name, str) else name
 
-    found = dict(settings)
-    if "dataset" in found:
-        found["dataset"] = absolute(found["dataset"])
-    evaluation = found.get("evaluation")
+    resolved = dict(settings)
+    if "dataset" in resolved:
+        resolved["dataset"] = absolute(resolved["dataset"])
+    evaluation = resolved.get("evaluation")
     if isinstance(evaluation, Mapping) and isinstance(evaluation.get("transfer"), list):
-        found["evaluation"] = {**evaluation, "transfer": [absolute(name) for name in evaluation["transfer"]]}
-    return found
+        resolved["evaluation"] = {**evaluation, "transfer": [absolute(name) for name in evaluation["transfer"]]}
+    return resolved
 
 
 def command(trial: config.TrialSettings) -> str:
@@ -265,10 +259,10 @@ class Searched:
     done: int
 
     def __str__(self) -> str:
-        known = f"study {self.study}: {self.done} done" if self.study else "no study yet"
+        state = f"study {self.study}: {self.done} done" if self.study else "no study yet"
         begun = f", {self.asked - self.done} begun" if self.asked > self.done else ""
         return (
-            f"Search on {self.dataset}: {self.trials} trials in all ({known}{begun}); "
+            f"Search on {self.dataset}: {self.trials} trials in all ({state}{begun}); "
             f"{max(0, self.trials - self.asked)} are still to be suggested."
         )
 
@@ -287,19 +281,12 @@ def survey(
     for job in jobs:
         record, epoch = records.get(job.key), reached.get(job.key)
         state = state_of(record, force=force, retry_failed=retry_failed, stopper=stopper, reached=epoch)
-        surveyed.append(Surveyed(job, state, _detail(job, state, record, epoch)))
+        details = {"resumable": f"at epoch {epoch} of {job.trial.epochs}"}
+        if record:
+            details["stopped"] = "early, by this sweep's scheduler"
+            details["reused"] = f"from {record.sweep}"
+            details["running"] = f"in {record.sweep} since {record.started}, or lost"
+            details["failed"] = (record.error.strip().splitlines() or ["without a message"])[-1]
+            details["diverged"] = details["failed"]
+        surveyed.append(Surveyed(job, state, details.get(state, "")))
     return surveyed
-
-
-def _detail(job: Job, state: TrialState, record: TrialRecord | None, epoch: int | None) -> str:
-    if state == "resumable":
-        return f"at epoch {epoch} of {job.trial.epochs}"
-    if record is None or state == "new":
-        return ""
-    if state == "reused":
-        return f"from {record.sweep}"
-    if state == "stopped":
-        return "early, by this sweep's scheduler"
-    if state == "running":
-        return f"in {record.sweep} since {record.started}, or lost"
-    return (record.error.strip().splitlines() or ["without a message"])[-1]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-LOG_RANGE = 10
-"""Positive numbers that span such a factor or more count by their logarithm."""
+LOG_RANGE = 10  # Positive numbers that span such a factor or more count by their logarithm.
 
 
 def importances(points: Sequence[Mapping[str, Any]], values: Sequence[float]) -> dict[str, float]:
@@ -24,21 +23,17 @@ def importances(points: Sequence[Mapping[str, Any]], values: Sequence[float]) ->
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     columns = {name: [point[name] for point in points] for name in points[0]}
-    words = [name for name, column in columns.items() if not all(map(_is_number, column))]
-    for name in words:
-        columns[name] = [repr(item) for item in columns[name]]
+    for name, column in columns.items():
+        if any(isinstance(item, bool) or not isinstance(item, int | float) for item in column):
+            columns[name] = [repr(item) for item in column]
     space = {name: _distribution(column) for name, column in columns.items()}
     study = optuna.create_study()
-    for point, value in zip(points, values, strict=True):
-        params = {name: repr(item) if name in words else item for name, item in point.items()}
+    for row, value in zip(zip(*columns.values(), strict=True), values, strict=True):
+        params = dict(zip(columns, row, strict=True))
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _distribution(values: Sequence[Any]) -> BaseDistribution:

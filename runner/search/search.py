@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from optuna.trial import TrialState
 
 from cplearn.errors import InputError
-from runner.events import Listener, TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, Listener, TrialResult
 from runner.planning.plan import Job, Plan
 from runner.search import studies
 from runner.search.studies import Suggestion
@@ -44,27 +43,22 @@ class Search(Listener):
         recall: Recall,
         *,
         anew: bool = False,
+        claim: Callable[[str], bool] = lambda key: True,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         assert plan.sweep.search is not None
-        self.plan, self.settings, self.say = plan, plan.sweep.search, say
+        self.plan, self.settings, self.claim, self.say = plan, plan.sweep.search, claim, say
         self.recall: Recall = (lambda keys: {}) if anew else recall
-        self.claim: Callable[[str], bool] = lambda key: True
         self.announce: Callable[[], None] = lambda: None
         self.objectives = list(self.settings.objectives)
-        self.asked: dict[str, int] = {}
-        """How many suggestions each study has."""
-        self.waiting: dict[str, list[Suggestion]] = {}
-        """The suggestions that wait for the end of a trial, by its key."""
+        self.asked: dict[str, int] = {}  # How many suggestions each study has.
+        self.waiting: dict[str, list[Suggestion]] = {}  # The suggestions that wait for the end of a trial, by its key.
         self.ended: dict[str, list[float] | TrialState] = {}
         """The objectives of trials that have finished, and how others have ended for good."""
         self.queue: deque[Job] = deque()
-        self.elsewhere: list[Job] = []
-        """Jobs that another driver runs."""
-        self.given: set[str] = set()
-        """Jobs that are queued, here or elsewhere, or handed out."""
-        self.mending: set[str] = set()
-        """Jobs that the store has lost, of suggestions that have ended already."""
+        self.elsewhere: list[Job] = []  # Jobs that another driver runs.
+        self.given: set[str] = set()  # Jobs that are queued, here or elsewhere, or handed out.
+        self.mending: set[str] = set()  # Jobs that the store has lost, of suggestions that have ended already.
         self.studies = studies.find(plan, address)
         with studies.reachable():
             for study in self.studies:
@@ -82,7 +76,11 @@ class Search(Listener):
     @studies.reachable()
     def more(self) -> Job | None:
         """The next job to run; None if there is none now."""
-        self._look_elsewhere()
+        # Take back the jobs that other drivers no longer run.
+        mine = [job for job in self.elsewhere if self.claim(job.key)]
+        self.elsewhere = [job for job in self.elsewhere if job not in mine]
+        records = self.recall({job.key for job in mine}) if mine else {}
+        self.queue.extend(job for job in mine if not self._settle(job, records.get(job.key)))
         while self.queue or self._suggest():
             if not self.queue:
                 continue  # All that was suggested is known already.
@@ -105,11 +103,6 @@ class Search(Listener):
     def tags(self) -> dict[str, str]:
         """What the sweep's run says of its studies."""
         return {Tag.STUDY: ", ".join(study.opened.study_name for study in self.studies)}
-
-    @property
-    def finished_keys(self) -> set[str]:
-        """Trials whose results the studies have, or will have with those of other seeds."""
-        return {key for key, end in self.ended.items() if isinstance(end, list)}
 
     def summary(self) -> str:
         """The best suggestions of each study in words (markdown), and whether they were chosen by the test split."""
@@ -140,10 +133,10 @@ class Search(Listener):
 
     def _go_on(self) -> None:
         """Take up what was suggested before: what has no value first, then what the store has lost."""
-        known = [suggestion for study in self.studies for suggestion in study.suggestions()]
-        self.asked = {study.key: sum(s.study is study for s in known) for study in self.studies}
-        records = self.recall({job.key for suggestion in known for job in suggestion.jobs})
-        for suggestion in sorted(known, key=lambda s: not s.open):
+        suggestions = [suggestion for study in self.studies for suggestion in study.suggestions()]
+        self.asked = {study.key: sum(s.study is study for s in suggestions) for study in self.studies}
+        records = self.recall({job.key for suggestion in suggestions for job in suggestion.jobs})
+        for suggestion in sorted(suggestions, key=lambda s: not s.open):
             if suggestion.open:
                 self._take_up(suggestion, records)
             elif suggestion.is_wanted:
@@ -240,10 +233,3 @@ class Search(Listener):
 
     def _is_wanted(self, key: str) -> bool:
         return key in self.mending or any(suggestion.open for suggestion in self.waiting.get(key, ()))
-
-    def _look_elsewhere(self) -> None:
-        """Take back the jobs that other drivers no longer run."""
-        mine = [job for job in self.elsewhere if self.claim(job.key)]
-        self.elsewhere = [job for job in self.elsewhere if job not in mine]
-        records = self.recall({job.key for job in mine}) if mine else {}
-        self.queue.extend(job for job in mine if not self._settle(job, records.get(job.key)))

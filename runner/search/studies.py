@@ -23,7 +23,7 @@ from sqlalchemy.schema import CreateSchema
 
 from cplearn.config import trial as config
 from cplearn.errors import InputError
-from runner.durability.store_paths import companion
+from runner.machine.folders import companion
 from runner.planning.plan import Job, Plan, Searched
 from sweeps.errors import UserError
 from sweeps.file import Range, Scalar
@@ -32,8 +32,7 @@ from sweeps.settings import trial_key
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-MOST_BEST = 10
-"""Most suggestions of a Pareto front that are named."""
+MOST_BEST = 10  # Most suggestions of a Pareto front that are named.
 DATABASE_SCHEMA = "cplearn_studies"
 """The schema of studies in a PostgreSQL database; MLflow and Optuna each keep their version in a table of one name."""
 
@@ -59,10 +58,9 @@ class Suggestion:
     def close(self, state: TrialState, values: Sequence[float] = ()) -> None:
         """Tell the study how the suggestion has ended; values that are not finite count as a failure."""
         if self.open:
-            failed = state == TrialState.COMPLETE and not all(map(math.isfinite, values))
-            self.state = TrialState.FAIL if failed else state
-            complete = self.state == TrialState.COMPLETE
-            self.study.opened.tell(self.number, list(values) if complete else None, self.state)
+            is_finite = all(map(math.isfinite, values))
+            self.state = state if is_finite else TrialState.FAIL
+            self.study.opened.tell(self.number, list(values) or None if is_finite else None, self.state)
 
 
 class DatasetStudy:
@@ -115,8 +113,8 @@ class DatasetStudy:
 
     def begin(self) -> bool:
         """Make a new study; returns whether another of the same sweep and data set was there before."""
-        known = names(self.address)
-        family, count = self.name.removesuffix(self.key[:8]), len(of_name(self.name, known))
+        existing = names(self.address)
+        family, count = self.name.removesuffix(self.key[:8]), len(of_name(self.name, existing))
         self.study = optuna.create_study(
             storage=opened_storage(self.address),
             study_name=f"{self.name} #{count + 1}" if count else self.name,
@@ -124,7 +122,7 @@ class DatasetStudy:
         )
         with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
             self.study.set_metric_names(list(self.settings.objectives))
-        return any(name.startswith(family) for name in known)
+        return any(name.startswith(family) for name in existing)
 
     def close_unasked(self) -> None:
         """End the suggestions that a killed driver had not finished asking for."""
@@ -162,8 +160,7 @@ class DatasetStudy:
         best, title = sorted(self.opened.best_trials, key=lambda trial: trial.number), "Pareto front"
         if len(self.settings.objectives) == 1:
             best, title = best[:1], "Best"
-        head = f"{title} of {len(complete)} complete suggestions on {self.slug} ({self.opened.study_name}{over}):"
-        lines = []
+        lines = [f"{title} of {len(complete)} complete suggestions on {self.slug} ({self.opened.study_name}{over}):"]
         for trial in best[:MOST_BEST]:
             numbers = zip(self.settings.objectives, trial.values, strict=True)
             values = ", ".join(f"{name} {value:.4f}" for name, value in numbers)
@@ -172,9 +169,8 @@ class DatasetStudy:
                 for key, value in trial.params.items()
             )
             lines.append(f"- {point}: {values} (suggestion {trial.number})")
-        if len(best) > MOST_BEST:
-            lines.append(f"- and {len(best) - MOST_BEST} more")
-        return "\n".join([head, *lines])
+        lines += [f"- and {len(best) - MOST_BEST} more"] if len(best) > MOST_BEST else []
+        return "\n".join(lines)
 
     def _is_whole(self, trial: FrozenTrial) -> bool:
         return trial.params.keys() == self.space.axes.keys()

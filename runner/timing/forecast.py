@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,9 +18,18 @@ from cplearn.model import Model
 from runner.machine.resources import Resources
 from runner.planning import budget
 from runner.planning.plan import Job, Plan
-from runner.planning.quantities import duration, size
-from runner.timing.calibrate import Calibration
-from runner.timing.timings import TimedTrial, Timing, TimingKey, timed_trials, timing_key, timing_of
+from runner.planning.quantities import size
+from runner.timing.timings import (
+    Calibration,
+    Interval,
+    TimedTrial,
+    Timing,
+    TimingKey,
+    last_end,
+    timed_trials,
+    timing_key,
+    timing_of,
+)
 from sweeps.record import DatasetUse
 
 START = 8.0
@@ -47,18 +56,6 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A middle value and the range in which most values lie."""
-
-    low: float
-    middle: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{duration(self.middle)} ({duration(self.low)} to {duration(self.high)})"
-
-
-@dataclass(frozen=True)
 class Forecast:
     """The missing jobs in the order in which they would run, and what is known of their time and size.
 
@@ -76,12 +73,10 @@ class Forecast:
     timings: Mapping[TimingKey, Timing] = field(default_factory=dict)
     reason: str = ""
 
-    def seconds(self, job: Job, end: Literal["low", "middle", "high"] = "middle") -> float | None:
-        """Expected seconds of a job, or an end of their range; None if unknown."""
+    def seconds(self, job: Job) -> Interval | None:
+        """Expected seconds of a job; None if unknown."""
         timing = self.timings.get(self.keys[job.key])
-        if timing is None:
-            return None
-        return timing.seconds(job.trial.epochs - self.reached.get(job.key, 0)) * getattr(timing, end, 1.0)
+        return timing.seconds(job.trial.epochs - self.reached.get(job.key, 0)) if timing else None
 
     @property
     def unknown(self) -> int:
@@ -91,24 +86,24 @@ class Forecast:
     @property
     def wall(self) -> Interval:
         """Seconds from start to end on the slots, each of which takes the next job whenever it is free."""
-
-        def last_end(jobs: Sequence[float]) -> float:
-            ends = [START] * self.machine.slots
-            for seconds in jobs:
-                heapq.heapreplace(ends, ends[0] + seconds)
-            return max(ends) if jobs else 0.0
-
-        return self._interval(last_end)
+        return self._total(lambda seconds: last_end([START] * self.machine.slots, seconds))
 
     @property
     def busy(self) -> Interval:
         """Seconds of all jobs together."""
-        return self._interval(sum)
+        return self._total(sum)
 
-    def _interval(self, total: Callable[[list[float]], float]) -> Interval:
-        """What `total` makes of the low, middle and high seconds of all jobs of known time."""
-        columns = ([self.seconds(job, end) for job in self.jobs] for end in ("low", "middle", "high"))
-        return Interval(*(total([seconds for seconds in column if seconds is not None]) for column in columns))
+    @property
+    def device_hours(self) -> tuple[str, Interval | None]:
+        """What trials occupy and for how many hours together; None where the time of no job is known."""
+        unit, each = self.machine.devices
+        known = self.unknown < len(self.jobs)
+        return unit, Interval(*(seconds * each / 3600 for seconds in self.busy)) if known else None
+
+    def _total(self, total: Callable[[Sequence[float]], float]) -> Interval:
+        """What `total` makes of the low, middle and high seconds of all jobs of known time; zeros if there are none."""
+        known = [seconds for job in self.jobs if (seconds := self.seconds(job))]
+        return Interval(*map(total, zip(*known, strict=True))) if known else Interval(0, 0, 0)
 
     def within(self, seconds: float) -> list[Job]:
         """The jobs that end within so many seconds, each in its middle time; a shorter one may follow one too long."""
@@ -116,8 +111,8 @@ class Forecast:
         done: list[Job] = []
         for job in self.jobs:
             needed = self.seconds(job)
-            if needed is not None and ends[0] + needed <= seconds:
-                heapq.heapreplace(ends, ends[0] + needed)
+            if needed and ends[0] + needed.middle <= seconds:
+                heapq.heapreplace(ends, ends[0] + needed.middle)
                 done.append(job)
         return done
 
@@ -136,15 +131,15 @@ class Forecast:
 
         def tell(measured: Mapping[TimingKey, Timing], reason: str) -> None:
             """Kinds that have not been measured are scaled from those that have."""
-            timed = []
+            trials = []
             for key, timing in measured.items():
                 data = self.plan.use_of(examples[key]).profile()
-                timed.append(TimedTrial(key, examples[key].trial, data, timing.epoch, timing.evaluation))
+                trials.append(TimedTrial(key, examples[key].trial, data, timing.epoch, timing.evaluation))
             timings = {**self.timings, **measured}
             for job in jobs:
-                scaled = timing_of(job, self.plan.use_of(job), timed) if self.keys[job.key] not in timings else None
-                if scaled:
-                    timings[self.keys[job.key]] = scaled
+                key = self.keys[job.key]
+                if key not in timings and (scaled := timing_of(job, self.plan.use_of(job), trials)):
+                    timings[key] = scaled
             done(self._with(timings, reason))
 
         return Calibration(jobs, self.machine.hardware, data_root, CAREFUL if careful else QUICK, tell)
@@ -161,9 +156,11 @@ class Forecast:
 
     def _with(self, timings: Mapping[TimingKey, Timing], reason: str = "") -> Forecast:
         """This forecast with other timings, and so with its jobs in another order if there is a budget."""
-        known, sweep = replace(self, timings=timings, reason=reason), self.plan.sweep
-        ordered = budget.order(self.jobs, sweep.seeds, sweep.axes, known.seconds) if self.budgeted else self.jobs
-        return replace(known, jobs=ordered)
+        forecast, sweep = replace(self, timings=timings, reason=reason), self.plan.sweep
+        if not self.budgeted:
+            return forecast
+        seconds = {job.key: interval.middle for job in self.jobs if (interval := forecast.seconds(job))}
+        return replace(forecast, jobs=budget.order(self.jobs, sweep.seeds, sweep.axes, seconds))
 
     def __str__(self) -> str:
         """One line: `Expected: 12 min 05 s (10 min 00 s to 15 min 20 s) on 2 slots, about 33 MB on disk.`"""
@@ -201,11 +198,8 @@ def forecast(
         method, use = job.trial.method.name, plan.use_of(job)
         if timing := timing_of(job, use, timed(method, job.fingerprint)) or timing_of(job, use, timed(method, None)):
             timings[key] = timing
-    sizes: dict[tuple[TimingKey, int], int] = {}
-    for job in jobs:
-        kind = (keys[job.key], job.trial.epochs)
-        if kind not in sizes:
-            sizes[kind] = run_bytes(job, plan.use_of(job), machine.memory)
+    alike = {(keys[job.key], job.trial.epochs): job for job in reversed(jobs)}
+    sizes = {kind: run_bytes(job, plan.use_of(job), machine.memory) for kind, job in alike.items()}
     disk = sum(sizes[keys[job.key], job.trial.epochs] for job in jobs)
     return Forecast(plan, machine, list(jobs), keys, disk, reached or {}, budgeted)._with(timings)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from runner.planning.plan import Job
-from runner.timing.forecast import START, Interval
-from runner.timing.timings import Timing, TimingKey, timing_key
+from runner.timing.forecast import START
+from runner.timing.timings import Interval, Timing, TimingKey, last_end, timing_key
 
 UNKNOWN, STEADY = 2.0, 1.2
 """Factors by which a trial's time may be off where its kind has no timing, and where many epochs of it have been seen:
@@ -19,6 +20,8 @@ machines are shared, and the last trial has one for itself."""
 
 RECENT = 40
 """Epochs whose mean counts, roughly: on a machine that slows down the first ones say little about the next ones."""
+
+PHASES = ("epoch", "evaluation")  # The parts of a trial that are followed apart, as the fields of `Timing` are called.
 
 
 @dataclass
@@ -56,17 +59,8 @@ class _Seen:
             self.seconds, self.count, self.rough = kept * self.seconds + seconds, kept * self.count + count, rough
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Seconds of an epoch or of an evaluation, and the factors by which most are off."""
-
-    seconds: float
-    low: float
-    high: float
-
-
-_Kinds = Mapping[TimingKey, tuple[_Part, _Part]]
-"""Epoch and evaluation of each kind of trial."""
+_Kinds = Mapping[TimingKey, Sequence[np.ndarray]]
+"""Low, middle and high seconds, [3], of an epoch and of the evaluation of each kind of trial."""
 
 
 class ProgressEstimate:
@@ -85,8 +79,7 @@ class ProgressEstimate:
         self.states: dict[str, _State] = {}
         self.keys: set[TimingKey] = set()
         self.running: dict[str, _State] = {}
-        self.epochs: dict[TimingKey, _Seen] = defaultdict(_Seen)
-        self.evaluations: dict[TimingKey, _Seen] = defaultdict(_Seen)
+        self.seen: dict[tuple[TimingKey, str], _Seen] = defaultdict(_Seen)
         self.has_begun, self.planned_at = False, 0.0
 
     def planned(self, jobs: Sequence[Job]) -> None:
@@ -119,22 +112,23 @@ class ProgressEstimate:
         state = self.states[job.key]
         before, state.trained = state.trained, max(0, epoch - state.skipped)
         if state.trained > before:
-            self.epochs[state.key].add(self.clock() - state.heard, state.trained - before, rough=not before)
+            passed = self.clock() - state.heard
+            self.seen[state.key, "epoch"].add(passed, state.trained - before, rough=not before)
         state.heard = self.clock()
 
     def ended(self, job: Job, *, failed: bool = False) -> None:
         state = self.states[job.key]
         self.running.pop(job.key, None)
         if not failed and state.begun is not None and not state.epochs_left:
-            self.evaluations[state.key].add(self.clock() - state.heard, 1)
+            self.seen[state.key, "evaluation"].add(self.clock() - state.heard, 1)
         state.ended = True
 
     def ends_in(self, job: Job) -> float | None:
         """Seconds until a trial would end if it took the next free slot; None as long as nothing is known."""
         if not (kinds := self._kinds()):
             return None
-        ends = [self._left(state, kinds).middle for state in self.running.values()]
-        return (min(ends) if len(ends) >= self.slots else 0.0) + self._left(self.states[job.key], kinds).middle
+        ends = [self._left(state, kinds)[1] for state in self.running.values()]
+        return float((min(ends) if len(ends) >= self.slots else 0.0) + self._left(self.states[job.key], kinds)[1])
 
     def remaining(self, left: int = 0) -> Interval | None:
         """Seconds until the last trial ends, on slots that take the next one when they are free; None if unknown. Of
@@ -143,78 +137,56 @@ class ProgressEstimate:
             return None
         # Copies, since the display asks from a thread of its own.
         states, running = list(self.states.values()), list(self.running.values())
-        waiting = [state for state in states if state.begun is None and not state.ended]
-        now = [self._left(state, kinds) for state in running]
-        later = [self._left(state, kinds) for state in waiting]
-        wholes = [_sum(kinds[state.key], state.epochs) for state in states]
-        unplanned = max(0, left - sum(not state.ended for state in states))
+        later = [self._left(state, kinds) for state in states if state.begun is None and not state.ended]
+        if unplanned := max(0, left - sum(not state.ended for state in states)):
+            wholes = [state.epochs * kinds[state.key][0] + kinds[state.key][1] for state in states]
+            later += [np.mean(wholes, axis=0)] * unplanned
         # Before the first trial begins, workers start.
-        free = 0.0 if self.has_begun else max(0.0, START - (self.clock() - self.planned_at))
+        start = 0.0 if self.has_begun else max(0.0, START - (self.clock() - self.planned_at))
+        free = [self._left(state, kinds) for state in running] + [np.full(3, start)] * (self.slots - len(running))
+        return Interval(*map(last_end, np.transpose(free), np.reshape(later, (-1, 3)).T))
 
-        def last_end(end: Callable[[Interval], float]) -> float:
-            ends = [*map(end, now), *[free] * (self.slots - len(now))]
-            heapq.heapify(ends)
-            for seconds in (*map(end, later), *[statistics.fmean(map(end, wholes))] * unplanned):
-                heapq.heapreplace(ends, ends[0] + seconds)
-            return max(ends)
-
-        return Interval(*(last_end(end) for end in (lambda i: i.low, lambda i: i.middle, lambda i: i.high)))
-
-    def _left(self, state: _State, kinds: _Kinds) -> Interval:
-        """Seconds that a trial still needs."""
-        whole = _sum(kinds[state.key], state.epochs_left)
-        if state.begun is None:
-            return whole
-        passed = self.clock() - state.heard
-        return Interval(*(max(0.0, seconds - passed) for seconds in (whole.low, whole.middle, whole.high)))
+    def _left(self, state: _State, kinds: _Kinds) -> np.ndarray:
+        """Low, middle and high seconds, [3], that a trial still needs."""
+        epoch, evaluation = kinds[state.key]
+        passed = 0.0 if state.begun is None else self.clock() - state.heard
+        return np.maximum(0.0, state.epochs_left * epoch + evaluation - passed)
 
     def _kinds(self) -> _Kinds:
         """What is known of each kind of trial; empty as long as nothing is."""
-        timed = [self.timings[key] for key in self.keys if key in self.timings]
-        if not timed and not any(seen.count for seen in (*self.epochs.values(), *self.evaluations.values())):
+        keys = list(self.keys)
+        timed = [self.timings[key] for key in keys if key in self.timings]
+        if not timed and not any(seen.count for seen in list(self.seen.values())):
             return {}
-        epoch, evaluation = (
-            statistics.fmean(getattr(timing, part) for timing in timed) if timed else 1.0
-            for part in ("epoch", "evaluation")
-        )
-        usual = Timing(epoch, evaluation, 1 / UNKNOWN, UNKNOWN, "similar runs", 0)
-        said = {key: self.timings.get(key, usual) for key in self.keys}
-        epoch_pace = _pace(self.epochs, {key: timing.epoch for key, timing in said.items()}, usual.epoch, bool(timed))
-        pace = epoch_pace
-        if any(seen.count for seen in self.evaluations.values()):
-            evaluations = {key: timing.evaluation for key, timing in said.items()}
-            pace = _pace(self.evaluations, evaluations, usual.evaluation, bool(timed))
-        waited: dict[tuple[TimingKey, bool], float] = {}
+        waited: dict[tuple[TimingKey, str], float] = defaultdict(float)
         for state in list(self.running.values()):
-            phase = (state.key, state.epochs_left > 0)
-            waited[phase] = max(waited.get(phase, 0.0), self.clock() - state.heard)
-        return {
-            key: (
-                _part(timing, timing.epoch * epoch_pace, self.epochs[key], waited.get((key, True), 0.0)),
-                _part(timing, timing.evaluation * pace, self.evaluations[key], waited.get((key, False), 0.0)),
-            )
-            for key, timing in said.items()
+            now = (state.key, "epoch" if state.epochs_left else "evaluation")
+            waited[now] = max(waited[now], self.clock() - state.heard)
+        usual = {
+            phase: statistics.fmean(getattr(timing, phase) for timing in timed) if timed else 1.0 for phase in PHASES
         }
+        unknown = Timing(**usual, low=1 / UNKNOWN, high=UNKNOWN, source="similar runs", runs=0)
+        kinds: dict[TimingKey, list[np.ndarray]] = {key: [] for key in keys}
+        pace = 1.0
+        for phase in PHASES:
+            said = {key: getattr(self.timings.get(key, unknown), phase) for key in keys}
+            seen = {key: self.seen[key, phase] for key in keys}
+            if any(part.count for part in seen.values()):
+                # Seconds that have passed for each that timings have said, of all kinds; these count as one more.
+                weight = usual[phase] if timed else 0.0
+                expected = weight + sum(seen[key].count * said[key] for key in keys)
+                pace = (weight + sum(part.seconds for part in seen.values())) / expected if expected else 1.0
+            for key in keys:
+                timing = self.timings.get(key, unknown)
+                kinds[key].append(_part(timing, pace * said[key], seen[key], waited[key, phase]))
+        return kinds
 
 
-def _pace(seen: Mapping[TimingKey, _Seen], said: Mapping[TimingKey, float], usual: float, is_timed: bool) -> float:
-    """Seconds that have passed for each that timings have said, of all kinds; what they say counts as one more."""
-    weight = usual if is_timed else 0.0
-    passed = weight + sum(seen.seconds for seen in seen.values())
-    expected = weight + sum(seen.count * said[key] for key, seen in seen.items())
-    return passed / expected if expected else 1.0
-
-
-def _part(timing: Timing, expected: float, seen: _Seen, waited: float) -> _Part:
-    """An epoch or evaluation: what was seen of it, or `expected`, but not less than what one has been `waited` for."""
+def _part(timing: Timing, expected: float, seen: _Seen, waited: float) -> np.ndarray:
+    """Low, middle and high seconds, [3], of an epoch or evaluation: what was seen of it, or `expected`, but not less
+    than what one has been `waited` for."""
     weight = 1 if timing.source == "finished runs" or not seen.count else 0
     seconds = (weight * expected + seen.seconds) / (weight + seen.count)
     low, high = 1 - (1 - timing.low) / (1 + seen.count), 1 + (timing.high - 1) / (1 + seen.count)
-    return _Part(seconds if seen.count else max(seconds, waited), min(low, 1 / STEADY), max(high, STEADY))
-
-
-def _sum(kind: tuple[_Part, _Part], epochs: int) -> Interval:
-    """Seconds of so many epochs and the evaluation."""
-    parts = [(epochs * kind[0].seconds, kind[0]), (kind[1].seconds, kind[1])]
-    ends = ((seconds * part.low, seconds, seconds * part.high) for seconds, part in parts)
-    return Interval(*map(sum, zip(*ends, strict=True)))
+    seconds = seconds if seen.count else max(seconds, waited)
+    return seconds * np.array([min(low, 1 / STEADY), 1.0, max(high, STEADY)])

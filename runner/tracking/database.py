@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cplearn.errors import InputError
-from runner.durability.store_paths import cache_folder
+from runner.machine.folders import cache_folder
 from sweeps.addresses import beside_store, folder_meant, local_folder, store_file, without_secrets
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -75,7 +75,13 @@ def make_store(uri: str) -> None:
     mlflow.MlflowClient(f"{scheme}:///{draft}{options}").search_experiments(max_results=1)
     if not is_whole:
         with suppress(OSError, sqlite3.Error):
-            _keep(draft, empty)
+            empty.parent.mkdir(parents=True, exist_ok=True)
+            part = empty.with_name(f"{empty.name}.{os.getpid()}")
+            shutil.copyfile(draft, part)
+            with closing(sqlite3.connect(part)) as connection, connection:
+                # The default experiment names the folder of artifacts; MLflow makes it anew.
+                connection.execute("DELETE FROM experiments")
+            part.replace(empty)
     update_artifact_addresses(f"sqlite:///{draft}")
     draft.replace(path)
 
@@ -102,13 +108,3 @@ def _update(connection: sqlite3.Connection, table: str, column: str, place: Call
         folder = local_folder(location)
         if folder and (now := place(folder)) != folder:
             connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (now.as_uri(), location))
-
-
-def _keep(store: Path, copy: Path) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    part = copy.with_name(f"{copy.name}.{os.getpid()}")
-    shutil.copyfile(store, part)
-    with closing(sqlite3.connect(part)) as connection, connection:
-        # The default experiment names the folder of artifacts; MLflow makes it anew.
-        connection.execute("DELETE FROM experiments")
-    part.replace(copy)

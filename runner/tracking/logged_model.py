@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from cplearn.model import Model
 
 MODEL_TYPE = "backbone"
-LONGEST_PARAM = 500
-"""Characters of a parameter, in MLflow's databases."""
+LONGEST_PARAM = 500  # Characters of a parameter, in MLflow's databases.
 
 
 def open_model(

@@ -23,8 +23,7 @@ from mlflow.utils import get_results_from_paginated_fn
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from runner.durability.pending_writes import PendingWrites
-from runner.events import History, Listener, TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, History, Listener, TrialResult
 from runner.planning.plan import Job, Plan
 from runner.tracking.database import make_store
 from runner.tracking.trial_run import TrialRun, code_tags, create_run
@@ -70,8 +69,7 @@ class Tracker(Listener):
         if anew:
             self.interrupted.clear()
         self.runs: dict[str, TrialRun] = {}
-        self.remark = ""
-        """What the sweep's note says beside its description."""
+        self.remark = ""  # What the sweep's note says beside its description.
         self.writes = PendingWrites(is_transient, say)
 
     def _begin(self, about: Mapping[str, str]) -> None:
@@ -122,7 +120,10 @@ class Tracker(Listener):
                     continue
                 if status == "RUNNING":
                     self.client.set_terminated(run.info.run_id, "KILLED")
-                    _remove_parts(run)
+                    folder = local_folder(run.info.artifact_uri)
+                    # Of files that MLflow was copying for the run when its driver was killed.
+                    for part in folder.rglob(".artifact.uploading.*") if folder else ():
+                        part.unlink(missing_ok=True)
                 if self._is_in_place(run) and (key not in newest or run.info.start_time > newest[key].info.start_time):
                     newest[key] = run
         return newest
@@ -156,29 +157,19 @@ class Tracker(Listener):
         self.writes.put(functools.partial(self.runs[job.key].log_epoch, epoch, metrics, when or _now()))
 
     def finished(self, job: Job, result: TrialResult) -> None:
-        run, when = self.runs[job.key], _now()
-
-        def write() -> None:
-            run.finish(result, when)
-            self.forget(job.key)
-
-        self.writes.put(write)
+        self.writes.put(functools.partial(self.runs[job.key].finish, result, _now()))
+        self.writes.put(functools.partial(self.forget, job.key))
 
     def failed(self, job: Job, reason: str, kind: FailureKind) -> None:
         self.started(job)
-        run = self.runs[job.key]
-
-        def write() -> None:
-            run.fail(reason, kind)
-            if kind == "diverged":  # It would do so again; after another failure its checkpoints serve.
-                self.forget(job.key)
-
-        self.writes.put(write)
+        self.writes.put(functools.partial(self.runs[job.key].fail, reason, kind))
+        if kind == "diverged":  # It would do so again; after another failure its checkpoints serve.
+            self.writes.put(functools.partial(self.forget, job.key))
 
     def stopped(self, job: Job, epoch: int, reason: str, collapse: str = "", result: TrialResult | None = None) -> None:
         """The checkpoint of a trial that was stopped early stays: under another rule it may go on."""
-        run, when = self.runs[job.key], _now()
-        self.writes.put(lambda: run.stop(self.plan.stopper, epoch, reason, collapse, result, when))
+        details = (self.plan.stopper, epoch, reason, collapse, result, _now())
+        self.writes.put(functools.partial(self.runs[job.key].stop, *details))
 
     def close(self, status: str, patience: float | None = None) -> None:
         """End the sweep's run and what still counts as running, when all is written; status FINISHED, FAILED or KILLED.
@@ -196,18 +187,15 @@ class Tracker(Listener):
                     self.client.delete_run(run.info.run_id)  # Made twice, the second time late.
                 else:
                     other_driver |= run.data.tags.get(Tag.PARENT) == self.parent
-            self.client.set_tag(self.parent, Tag.NOTE, self._note())
+            compare = f"[Compare its trials]({addresses(self.experiment, self.plan.key)['charts']})"
+            note = "\n\n".join(filter(None, [self.plan.sweep.description, self.remark, compare]))
+            self.client.set_tag(self.parent, Tag.NOTE, note)
             # Another driver that is still at work on this sweep will end it.
             if not other_driver:
                 self.client.set_terminated(self.parent, status)
 
         self.writes.put(write)
         self.writes.close(patience)
-
-    def _note(self) -> str:
-        """The sweep's description, and a link to the charts that compare its trials."""
-        charts = addresses(self.experiment, self.plan.key)["charts"]
-        return "\n\n".join(filter(None, [self.plan.sweep.description, self.remark, f"[Compare its trials]({charts})"]))
 
 
 def open_experiment(client: MlflowClient) -> Experiment:
@@ -251,20 +239,13 @@ def log_summary(
     """Add to a sweep's run the settings that its trials share, metrics of all of them and tags. MLflow changes no
     setting of a run: one that the run has already stays."""
     client: MlflowClient = Repeated(MlflowClient(uri), "the tracking store")
-    known = client.get_run(sweep_run).data.params
+    params = client.get_run(sweep_run).data.params
     client.log_batch(
         sweep_run,
         [Metric(name, value, _now(), 0) for name, value in metrics.items()],
-        [Param(key, param_text(value)) for key, value in settings.items() if key not in known],
+        [Param(key, param_text(value)) for key, value in settings.items() if key not in params],
         [RunTag(str(tag), text) for tag, text in tags.items()],
     )
-
-
-def _remove_parts(run: Run) -> None:
-    """Remove what is left of files that MLflow was copying for a run when its driver was killed."""
-    if folder := local_folder(run.info.artifact_uri):
-        for part in folder.rglob(".artifact.uploading.*"):
-            part.unlink(missing_ok=True)
 
 
 def _now() -> int:

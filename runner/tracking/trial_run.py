@@ -20,24 +20,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 import cplearn
 from cplearn.config.trial import NUMERICS
-from runner.events import TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, TrialResult
 from runner.machine.environment import worker_environment
 from runner.planning.plan import Job, Plan, command
 from runner.tracking.logged_model import close_model, open_model
-from sweeps.record import (
-    END_TAGS,
-    EVALUATION_SECONDS,
-    HARDWARE,
-    LOSS,
-    MODEL_FOLDER,
-    TRAIN_SECONDS,
-    TRIAL,
-    WALL_SECONDS,
-    Tag,
-    param_text,
-    tag_is,
-)
+from sweeps import record
+from sweeps.record import MODEL_FOLDER, WALL_SECONDS, Tag, param_text, tag_is
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "scikit-learn", "numpy", "cplearn-sweeps")
 ERROR_LINES = 20
@@ -58,7 +46,7 @@ class TrialRun:
         self.client, self.experiment, self.before = client, experiment, before
         self.name, self.epochs = job.name[:LONGEST_NAME], job.trial.epochs
         self.tags = {
-            Tag.KIND: TRIAL,
+            Tag.KIND: record.TRIAL,
             Tag.PARENT: parent,
             Tag.KEY: job.key,
             Tag.SWEEP: plan.sweep.name,
@@ -76,13 +64,12 @@ class TrialRun:
         source, profile = json.dumps({"uri": use.source}), json.dumps(use.profile())
         dataset = Dataset(use.slug, use.fingerprint, "local", source, profile=profile)
         self.dataset = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
-        self.outdated_tags = [tag for tag in END_TAGS if before and tag in before.data.tags]
+        self.outdated_tags = [tag for tag in record.END_TAGS if before and tag in before.data.tags]
         self.is_complete = before is not None and WALL_SECONDS in before.data.metrics
         self.tried, self.model_tried = False, False
         self.own_settings, self.model_id = job.trial.identity(), ""
         self.logged_epochs: set[int] = set()
-        self.run_id = ""
-        """The run's id in MLflow, as soon as it is open."""
+        self.run_id = ""  # The run's id in MLflow, as soon as it is open.
 
     def open(self) -> None:
         """Go on with the interrupted run, or begin one."""
@@ -92,10 +79,14 @@ class TrialRun:
             self.client.update_run(run.info.run_id, status="RUNNING", name=self.name)
             self._log_tags(run.info.run_id, self.tags)
             for tag in self.outdated_tags:
-                self._delete_tag(run.info.run_id, tag)
+                try:
+                    self.client.delete_tag(run.info.run_id, tag)
+                except MlflowException as error:
+                    if error.get_http_status_code() != HTTPStatus.NOT_FOUND:  # Gone already, where an answer was lost.
+                        raise
         self.run_id, self.start = run.info.run_id, run.info.start_time
         # An epoch is one write, so one of its metrics tells of all.
-        history = self.client.get_metric_history(self.run_id, LOSS) if self.before else []
+        history = self.client.get_metric_history(self.run_id, record.LOSS) if self.before else []
         self.logged_epochs = {metric.step for metric in history}
         self.client.log_batch(self.run_id, params=self.params)
         self.client.log_inputs(self.run_id, datasets=[self.dataset])
@@ -116,11 +107,10 @@ class TrialRun:
                 return
         if has_model := any(name.startswith(f"{MODEL_FOLDER}/") for name in result.files):
             again, self.model_tried = self.model_tried, True
-            self.model_id = open_model(
-                self.client, self.experiment, self.run_id, self.name, self.own_settings, again=again
-            )
+            place = (self.client, self.experiment, self.run_id, self.name)
+            self.model_id = open_model(*place, self.own_settings, again=again)
         if not self.is_complete:
-            wall = result.metrics.get(TRAIN_SECONDS, 0.0) + result.metrics.get(EVALUATION_SECONDS, 0.0)
+            wall = sum(result.metrics.get(name, 0.0) for name in (record.TRAIN_SECONDS, record.EVALUATION_SECONDS))
             self._log_metrics({**result.metrics, WALL_SECONDS: wall}, self.epochs, when)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in result.files.items():
@@ -137,15 +127,7 @@ class TrialRun:
         last_lines = "\n".join(reason.splitlines()[-ERROR_LINES:])
         self._end("FAILED", {Tag.ERROR: last_lines[-ERROR_CHARACTERS:], Tag.FAILURE: kind})
 
-    def stop(
-        self,
-        stopper: str,
-        epoch: int,
-        reason: str,
-        collapse: str = "",
-        result: TrialResult | None = None,
-        when: int = 0,
-    ) -> None:
+    def stop(self, stopper: str, epoch: int, reason: str, collapse: str, result: TrialResult | None, when: int) -> None:
         """End the run as KILLED, tagged by whom and when: it is no result. One that was stopped on a collapse gets the
         metrics of the evaluation at that epoch, and a tag by which they are known to be of no whole training."""
         tags = {Tag.STOPPED_BY: stopper, Tag.STOPPED_EPOCH: str(epoch), Tag.ERROR: reason}
@@ -166,20 +148,13 @@ class TrialRun:
         self._log_tags(self.run_id, tags)
         self.client.set_terminated(self.run_id, status)
 
-    def _delete_tag(self, run_id: str, tag: Tag) -> None:
-        try:
-            self.client.delete_tag(run_id, tag)
-        except MlflowException as error:
-            if error.get_http_status_code() != HTTPStatus.NOT_FOUND:  # Gone already, where an answer was lost.
-                raise
-
     def _log_tags(self, run_id: str, tags: Mapping[Tag, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(str(tag), text) for tag, text in tags.items()])
 
 
 def _hardware(result: TrialResult) -> dict[Tag, str]:
     """The tags of what a trial ran on."""
-    return {tag: result.hardware[tag.short] for tag in HARDWARE if tag.short in result.hardware}
+    return {tag: result.hardware[tag.short] for tag in record.HARDWARE if tag.short in result.hardware}
 
 
 def create_run(

@@ -35,10 +35,8 @@ SECTION = "cplearn-comparison"
 FIXED_COLUMNS = {"attributes.`Run Name`": 140, "runDateAndNestInfo": 100}
 """Columns that every table of MLflow has, and their widths; the second shows the status as a mark."""
 COLUMN_WIDTH = 80
-MOST_AXES = 3
-"""Axes with a column of their own."""
-MOST_SWEEPS = 1000
-"""Sweeps, the newest first, among which one is found by its name."""
+MOST_AXES = 3  # Axes with a column of their own.
+MOST_SWEEPS = 1000  # Sweeps, the newest first, among which one is found by its name.
 
 
 def view(axes: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cplearn", "sweeps", "runner", "reports")
 # What comes through these was written by this program's own parent or child process, as with multiprocessing.
-OWN_PIPES = ("runner/timing/calibrate.py:",)
+OWN_PIPES = ("runner/machine/environment.py:",)
 SECRETS = {
     name: f"sesame-{uuid.uuid4().hex[:12]}"
     for name in ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "HF_TOKEN", "DATABASE_PASSWORD", "the store's password")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.events import Listener, TrialResult
-from runner.faults import FailureKind
+from runner.events import FailureKind, Listener, TrialResult
 from runner.planning.plan import Job
 
 

@@ -1,8 +1,6 @@
 """Images decoded on demand: which pixels, how far ahead, and what becomes of a file that cannot be read."""
 
-import pickle
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,9 +157,3 @@ def test_a_file_that_changed_is_named_and_no_thread_stays(files, tmp_path, damag
     with pytest.raises(InputError, match=rf"2.png: cannot be read as an image \(.*{message}"):
         list(files.split(2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def test_a_damaged_image_is_told_to_other_processes() -> None:
-    error = image_files.Damaged(Path("cat/8.png"), "its format is not known")
-    told = pickle.loads(pickle.dumps(error))
-    assert (str(told), told.name, told.reason) == (str(error), "cat/8.png", "its format is not known")

@@ -22,7 +22,6 @@ from runner.events import TrialResult
 from runner.planning.plan import Plan, command
 from runner.timing.progress_estimate import ProgressEstimate
 from runner.timing.timings import Timing, timing_key
-from sweeps.collapse import Sizes
 
 BAD = "[/] [bold]x[/] :smile: \\"
 
@@ -125,7 +124,7 @@ def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, shown: Saf
 
 
 def test_without_labels_view_information_stands_for_accuracy(plan: Plan, shown: SafeConsole) -> None:
-    job = replace(plan.jobs[0], sizes=Sizes(0, 2048, 128, 500))
+    job = plan.jobs[0]
     tally = Tally([job], 0, ProgressEstimate({}), lambda: 0)
     display = progress.Progress(tally)
     for listener in (tally, display):

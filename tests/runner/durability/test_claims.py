@@ -11,7 +11,7 @@ import pytest
 
 from cplearn.errors import InputError
 from runner.durability.claims import Claims
-from runner.durability.store_paths import companion
+from runner.machine.folders import companion
 
 KEYS = [f"{number:016x}" for number in (0, 1, 0xFFFFFFFFFFFFFFFF, 0x8000000000000000)]
 HOLD = """

@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 from cplearn.config.trial import TrialSettings
 from listeners import Recorder
 from runner.cli import app
+from runner.events import normalise
 from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute, start_ray, stop_ray
-from runner.faults import Policy, Repeats, normalise
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, command, make_plan
 from support import below, free_port, mlflow_server, processes, working
@@ -274,7 +274,7 @@ def test_retries_have_a_limit(cluster: Cluster, tmp_path: Path) -> None:
             os.kill(worker, signal.SIGKILL)
 
     recorder.epoch = kill  # type: ignore[method-assign]
-    execute(place.jobs(), [recorder], ExecutionOptions(Resources(1, 0), policy=Policy(retries=1)))
+    execute(place.jobs(), [recorder], ExecutionOptions(Resources(1, 0), retries=1))
     assert len(killed) == 2
     assert len(recorder.notes) == 1
     assert recorder.kinds == {"beta=1": "lost"}
@@ -410,17 +410,6 @@ def test_failures_are_the_same_but_for_numbers_addresses_and_folders() -> None:
     assert normalise(one) == normalise(other)
     assert normalise(one) != normalise(one.replace("ValueError", "KeyError"))
     assert normalise(one) != normalise(one.replace("x.py", "y.py"))
-    repeats = Repeats(2)
-    repeats.add("diverged", one)
-    repeats.add("diverged", one)
-    repeats.add("exception", one)
-    assert repeats.reached is None
-    repeats.add("lost", other)
-    assert repeats.reached == other
-    never = Repeats(0)
-    for _ in range(10):
-        never.add("exception", one)
-    assert never.reached is None
 
 
 def test_no_garbage_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:

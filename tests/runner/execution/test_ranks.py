@@ -20,13 +20,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cplearn import streams
+from cplearn.data.image_files import Damaged
 from cplearn.errors import InputError
 from listeners import Recorder
 from runner.cli import app
 from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
-from runner.execution.ranks import PATIENCE
-from runner.faults import Policy
+from runner.execution.ranks import PATIENCE, _readable
 from runner.machine.resources import Resources, describe, hardware, local
 from runner.planning.plan import SCHEMA, Job, make_plan
 from sweeps.errors import UserError
@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_a_lost_worker(cluster: None, tmp_path: Path) -> 
 
     recorder.epoch = kill_the_other  # type: ignore[method-assign]
     text = SWEEP.replace("epochs: 2", "epochs: 2000").replace("[0.1, 1]", "[1]")
-    execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, 0, 2), policy=Policy(retries=1)))
+    execute(jobs(tmp_path, text), [recorder], ExecutionOptions(Resources(1, 0, 2), retries=1))
     assert len(killed) == 2
     (note,) = recorder.notes
     assert "the worker was lost" in note
@@ -175,6 +175,14 @@ def test_the_tag_that_is_looked_for_is_the_one_that_runs_get() -> None:
     for ranks in (1, 2):
         tags = describe("cpu", Resources(1, 0, ranks).processes)
         assert hardware(Resources(1, 0, ranks), remote=True)["ranks"] == tags["ranks"] == str(ranks)
+
+
+def test_an_error_that_cannot_be_pickled_is_told_by_its_kind_and_text() -> None:
+    def fail() -> None:
+        raise Damaged(Path("cat/8.png"), "its format is not known")
+
+    with pytest.raises(RuntimeError, match=r"Damaged: cat/8\.png: cannot be read as an image \(its format"):
+        _readable(fail)()
 
 
 def test_resources_count_processes_and_slots() -> None:

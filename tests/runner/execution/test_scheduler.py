@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cplearn.errors import InputError
 from reports import store
 from runner.cli import app
-from runner.execution.scheduler import Asha
+from runner.execution.tune_callbacks import Asha
 from runner.planning.plan import SCHEMA, Job, make_plan
 from sweeps.file import AshaSettings
 from sweeps.spec import read_sweep

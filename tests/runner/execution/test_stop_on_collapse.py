@@ -16,13 +16,11 @@ from listeners import Recorder
 from reports import store
 from runner.cli import app
 from runner.events import TrialResult
-from runner.execution.contract import ExecutionOptions, Steering
+from runner.execution.contract import ExecutionOptions
 from runner.execution.execute import execute
-from runner.execution.scheduler import stop_rule
 from runner.machine.resources import Resources
 from runner.planning.plan import SCHEMA, Job, make_plan
-from sweeps.collapse import Collapse, Sizes, StopRule
-from sweeps.file import CollapseSettings
+from sweeps.collapse import Sizes
 from sweeps.spec import read_sweep
 
 SWEEP = """
@@ -43,7 +41,6 @@ baselines:
   supervised: {method: supervised}
   collapsing too: {method.beta: 21.0}
 """
-RULE = CollapseSettings(kinds=[Collapse.CLUSTER], patience=3, grace=1)
 
 
 def planned(folder: Path, text: str = SWEEP) -> list[Job]:
@@ -52,16 +49,18 @@ def planned(folder: Path, text: str = SWEEP) -> list[Job]:
 
 
 def test_baselines_and_what_learns_from_labels_are_never_stopped(tmp_path: Path) -> None:
-    rules = {job.label: stop_rule(RULE, job) for job in planned(tmp_path, SWEEP + BASELINES)}
+    rules = {job.label: job.stop_rule for job in planned(tmp_path, SWEEP + BASELINES)}
     assert [label for label, rule in rules.items() if rule is None] == ["supervised", "collapsing too"]
     rule = rules["beta=20"]
     assert rule is not None
     assert (rule.epochs, rule.sizes) == (8, Sizes(classes=10, codes=2048, dimensions=128, images=128))
-    with_labels = SWEEP.partition("axes:")[0] + "arms: {labels: {settings: {method: supervised}}}\n"
-    (job,) = planned(tmp_path, with_labels)
-    assert job.role == "trial"
-    assert stop_rule(RULE, job) is None
-    assert stop_rule(None, planned(tmp_path)[0]) is None
+    start, _, scheduler = SWEEP.partition("axes: {method.beta: [0.25, 20.0]}\n")
+    jobs = planned(tmp_path, start + "arms: {labels: {settings: {method: supervised}}, codes: {}}\n" + scheduler)
+    assert [(job.role, job.label, job.stop_rule is None) for job in jobs] == [
+        ("trial", "labels", True),
+        ("trial", "codes", False),
+    ]
+    assert planned(tmp_path, SWEEP.replace("scheduler:", "# "))[0].stop_rule is None
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +69,6 @@ def cluster() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-class Stopping(Steering):
-    """Stops on collapse."""
-
-    def stop_rule(self, job: Job) -> StopRule | None:
-        return stop_rule(RULE, job)
 
 
 class Interrupted(RuntimeError):
@@ -105,9 +97,9 @@ class Ends(Recorder):
 
 def stop(folder: Path, ranks: int) -> tuple[list[Job], Ends]:
     """The job that collapses, and what has become of it in so many processes."""
-    jobs = [job for job in planned(folder) if job.label == "beta=20"]
+    jobs = [job for job in planned(folder, SWEEP.replace("patience: 2", "patience: 3")) if job.label == "beta=20"]
     through = Ends()
-    execute(jobs, [through], ExecutionOptions(Resources(1, 0, ranks)), Stopping())
+    execute(jobs, [through], ExecutionOptions(Resources(1, 0, ranks)))
     ((epoch, reason, kind, metrics),) = through.stops.values()
     assert 3 <= epoch < 8
     assert kind == "cluster"
@@ -124,9 +116,9 @@ def test_a_trial_that_goes_on_is_stopped_where_it_would_have_been(cluster: None,
     jobs, through = stop(tmp_path, 1)
     options = ExecutionOptions(Resources(1, 0), checkpoints=str(tmp_path / "checkpoints"), checkpoint_every=0)
     with pytest.raises(Interrupted):
-        execute(jobs, [Ends(interrupt_after=2)], options, Stopping())
+        execute(jobs, [Ends(interrupt_after=2)], options)
     again = Ends()
-    execute(jobs, [again], options, Stopping())
+    execute(jobs, [again], options)
     assert again.stops == through.stops
     # The worker may have been ahead of the driver; what it had trained is not trained again.
     assert len(again.logged) < len(through.logged) - 1

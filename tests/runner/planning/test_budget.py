@@ -37,7 +37,7 @@ def jobs(tmp_path: Path, axes: str) -> tuple[list[Job], list[int], dict[str, lis
 
 def test_one_seed_everywhere_then_baselines_then_from_coarse_to_fine(tmp_path: Path) -> None:
     planned, seeds, axes = jobs(tmp_path, "{method.beta: [1, 2, 3, 4, 5, 6, 7, 8, 9]}")
-    placed = order(planned, seeds, axes, lambda job: None)
+    placed = order(planned, seeds, axes, {})
     assert [job.trial.seed for job in placed] == [0] * 10 + [1] * 10
     assert placed[0].role == placed[10].role == "baseline"
     assert [job.point["method.beta"] for job in placed[1:10]] == [1, 9, 5, 3, 7, 2, 4, 6, 8]
@@ -46,15 +46,14 @@ def test_one_seed_everywhere_then_baselines_then_from_coarse_to_fine(tmp_path: P
 
 def test_a_grid_of_two_axes_grows_by_whole_grids(tmp_path: Path) -> None:
     planned, seeds, axes = jobs(tmp_path, "{method.beta: [1, 2, 3], optimizer.lr: [0.1, 0.2, 0.3]}")
-    first = [tuple(job.point.values()) for job in order(planned, seeds, axes, lambda job: None) if job.role == "trial"][
-        :9
-    ]
+    first = [tuple(job.point.values()) for job in order(planned, seeds, axes, {}) if job.role == "trial"][:9]
     assert set(first[:4]) == {(1, 0.1), (1, 0.3), (3, 0.1), (3, 0.3)}
 
 
 def test_within_a_level_the_cheapest_come_first(tmp_path: Path) -> None:
     planned, seeds, axes = jobs(tmp_path, "{method.codes: [512, 64, 128, 32]}")
-    placed = order(planned, seeds, axes, lambda job: float(getattr(job.trial.method, "codes", 0)))
+    seconds = {job.key: float(getattr(job.trial.method, "codes", 0)) for job in planned}
+    placed = order(planned, seeds, axes, seconds)
     assert [job.point["method.codes"] for job in placed[1:5]] == [32, 512, 64, 128]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from cplearn.errors import InputError
-from runner.machine.scratch import LONGEST, place, scratch_folder
+from runner.machine.folders import LONGEST, scratch_folder, temporary_place
 from support import ROOT
 
 HOLD = """
-from runner.machine.scratch import scratch_folder
+from runner.machine.folders import scratch_folder
 with scratch_folder() as folder:
     (folder / "ray").mkdir()
     print(folder, flush=True)
@@ -77,11 +77,11 @@ def test_only_what_a_killed_driver_has_left_is_removed(temporary: Path) -> None:
 def test_a_long_tmpdir_is_left_for_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert len(str(tmp_path)) > LONGEST
-    assert place() == Path("/tmp")
+    assert temporary_place() == Path("/tmp")
 
 
 def test_nowhere_to_write_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     with pytest.raises(InputError, match=r"temporary files cannot be written .* let TMPDIR name a folder"):
-        place()
+        temporary_place()
