@@ -1,35 +1,39 @@
-"""From a sweep's name to its files: tables, runs and figures of each data set; and the files of a paper's table."""
+"""From a sweep's name to its files: tables, runs and figures of each data set; and the files of a paper's table. A
+digest of all that a report is made of is kept beside it, so that it need not be written again."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from reports import checklist, spelling, store
-from reports.kept import inputs_of, keep, kept
 from reports.provenance.verification import Origin
 from reports.render.files import program, render_all
 from reports.store import SweepResult
-from reports.tables import spec, study_points, table_of_runs, table_of_sweep, table_scores
-from reports.tables.choice import Where
+from reports.tables import place_runs, spec, table_of_sweep
 from reports.tables.model import FINISHED, STATES, Table
-from reports.tables.spec import TableSpec
+from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
+from sweeps.program import code_state
 
 if TYPE_CHECKING:
     from reports.figures import Importance, Reader
 
 # Matplotlib takes a second to import: where no figure is drawn, figures and the page that shows them are not needed.
 
-WRITTEN = ".written"
-"""In the folder of figures: a list of the files in it that are ours."""
+RECORD = ".inputs.json"
+LIBRARIES = ("cplearn-sweeps", "jinja2", "matplotlib", "numpy", "optuna", "pandas", "scipy", "scikit-learn")
+"""Those that have a part in tables, figures and pages."""
+WRITTEN = ".written"  # In the folder of figures: a list of the files in it that are ours.
 
 
 @dataclass(frozen=True)
@@ -109,15 +113,11 @@ def build_table(
     if specification.per_sweep:
         raise UserError(f"table {name!r} is that of every sweep; write it with: cplearn report SWEEP")
     origin = Origin.of(uri, specification, sweeps=list(sweeps or ()), where=where or {})
-    runs = store.read_trials(uri, origin.sweeps)
-    table = table_of_runs(runs, specification, where)
+    grid = place_runs(store.read_trials(uri, origin.sweeps), specification, where)
     folder = Path(out) / "tables" / specification.table
     with _drafted(folder) as draft:
-        table = write_table(table, draft, origin)
-        if specification.study:
-            plots = list(figures.study_plots(table, study_points(runs, specification, where)))
-        else:
-            plots = list(figures.across_plots(table_scores(runs, specification, where)))
+        table = write_table(grid.table(), draft, origin)
+        plots = list(figures.table_plots(table, grid))
         has_figures = bool(plots) or (folder / "figures").is_dir()
         if has_figures:
             (draft / "figures").mkdir()
@@ -134,11 +134,11 @@ def build_checklist(uri: str | None, sweeps: Sequence[str], out: str | Path = "r
 
     Raises UserError as `build` does."""
     results = [result for name in sweeps for result in store.read_sweep(uri, name)]
-    items = checklist.checklist(results, store.read_runs(uri))
-    folder, subject = Path(out, *(sweeps if len(sweeps) == 1 else ())), ", ".join(sweeps)
+    texts = checklist.checklist(results, store.read_runs(uri))
+    folder = Path(out, *(sweeps if len(sweeps) == 1 else ()))
     with _drafted(folder) as draft:
-        (draft / "checklist.md").write_text(checklist.to_markdown(items, subject), encoding="utf-8")
-        (draft / "checklist.tex").write_text(checklist.to_latex(items, subject), encoding="utf-8")
+        for name, text in texts.items():
+            (draft / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -210,16 +210,44 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _record_figures(draft: Path, folder: Path) -> None:
-    """Write down which figures of a draft are ours, and remove those of an earlier report that are not drawn now."""
+    """Write down which figures of a draft are ours, and remove those that an earlier report wrote and this one does
+    not; what was not written here stays."""
     pictures = sorted(path.name for path in _files(draft) if path.parent.name == "figures")
-    _forget(folder / "figures", pictures)
+    record = folder / "figures" / WRITTEN
+    for name in record.read_text(encoding="utf-8").split("\n") if record.is_file() else []:
+        # A record that someone has edited must not lead out of the folder.
+        if name and name not in pictures and Path(name).name == name:
+            record.with_name(name).unlink(missing_ok=True)
     (draft / "figures" / WRITTEN).write_text("\n".join(pictures) + "\n", encoding="utf-8")
 
 
-def _forget(folder: Path, written: Collection[str]) -> None:
-    """Remove the figures that an earlier report wrote here and this one does not; what was not written here stays."""
-    record = folder / WRITTEN
-    for name in record.read_text(encoding="utf-8").split("\n") if record.is_file() else []:
-        # A record that someone has edited must not lead out of the folder.
-        if name and name not in written and Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
+def inputs_of(result: SweepResult, origin: dict[str, Any]) -> str:
+    """A digest of all that the report of a sweep on a data set is made of: its runs, the program, and the libraries.
+
+    The artifacts of runs are not read for it: a run that has finished keeps them.
+    """
+    facts = {**vars(result), "runs": spelling.frame_text(result.runs)}
+    state = code_state(("reports", "sweeps"), LIBRARIES)
+    return _digest(json.dumps([facts, origin, state], sort_keys=True, default=str).encode())
+
+
+def kept(folder: Path, inputs: str) -> tuple[Path, ...] | None:
+    """The files of the report in a folder, if it was made of these inputs and none of them has been changed since."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {folder / name: digest for name, digest in record["files"].items()}
+        if record["inputs"] == inputs and all(_digest(path.read_bytes()) == files[path] for path in files):
+            return tuple(files)
+    return None
+
+
+def keep(folder: Path, inputs: str, files: Sequence[Path]) -> None:
+    """Write down what a report was made of, and digests of its files; where that cannot be done, it is made anew."""
+    digests = {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
+    with suppress(OSError):
+        record = json.dumps({"inputs": inputs, "files": digests}, indent=1)
+        (folder / RECORD).write_text(record + "\n", encoding="utf-8")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,7 +1,5 @@
 """How metrics are called, shown and ranked in tables and figures, as data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reports.metrics import Metric
@@ -28,8 +26,31 @@ SYMBOLS = {
     "method.weight": "λ",
     "optimizer.lr": "learning rate",
 }
-REASON_LENGTH = 100
-"""Most characters of an error's last line."""
+SHOWN_AS = {
+    "barlow_twins": "Barlow Twins",
+    "byol": "BYOL",
+    "cplearn": "CPLearn",
+    "dino": "DINO",
+    "gedi": "GEDI",
+    "lejepa": "LeJEPA",
+    "mmcr": "MMCR",
+    "self_classifier": "Self-Classifier",
+    "simclr": "SimCLR",
+    "simdino": "SimDINO",
+    "simsiam": "SimSiam",
+    "supervised": "Supervised",
+    "swav": "SwAV",
+    "vicreg": "VICReg",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "Digits",
+    "imagenet100": "ImageNet-100",
+    "stl10": "STL-10",
+    "svhn": "SVHN",
+    "tiny-imagenet": "Tiny ImageNet",
+}
+"""How methods and data sets are called."""
+REASON_LENGTH = 100  # Most characters of an error's last line.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal or turn the direction of a text, and halves of characters, which no file can hold;
 tabs and line breaks are none of them."""
@@ -45,15 +66,9 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV. Text that a spreadsheet would take for a formula begins with an apostrophe; numbers stay numbers."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
-    return out.getvalue()
-
-
 def frame_text(frame: pd.DataFrame) -> str:
-    """A frame without its index as CSV, its text as in `csv_text`."""
+    """A frame without its index as CSV. Text that a spreadsheet would take for a formula begins with an apostrophe;
+    numbers stay numbers."""
     safe = frame.copy(deep=False)
     for name in frame.select_dtypes(exclude=["number", "bool"]):
         cells = {text: _csv_cell(text) for text in frame[name].dropna().unique() if isinstance(text, str)}
@@ -62,10 +77,8 @@ def frame_text(frame: pd.DataFrame) -> str:
     return safe.to_csv(index=False, lineterminator="\n")
 
 
-def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
+def _csv_cell(text: str) -> str:
+    text = printable(text)
     is_number = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]inf", text)
     return f"'{text}" if re.match(r"\s*[=+\-@]", text) and not is_number else text
 

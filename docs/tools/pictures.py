@@ -8,8 +8,6 @@ The β sweep runs in build/pictures unless its trials have finished there before
 table (pdflatex, and pdftoppm of poppler-utils).
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import base64
@@ -50,10 +48,10 @@ MOST_SECONDS = 240
 
 def environment(folder: Path) -> dict[str, str]:
     """The variables of a command whose store lies in a folder."""
-    own = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
     return {
         **os.environ,
-        **own,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "PYTHONPATH": str(ROOT),
         "CPLEARN_DATA": str(ROOT / "data"),
         "OMP_NUM_THREADS": "1",
         "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
@@ -225,12 +223,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 PARTS: dict[str, Callable[[Path], None]] = {
-    "terminal": terminal,
-    "table": table,
-    "figure": figure,
-    "report": report,
-    "mlflow": mlflow,
-    "notebook": notebook,
+    part.__name__: part for part in (terminal, table, figure, report, mlflow, notebook)
 }
 
 

@@ -4,8 +4,6 @@ In each, functions that compute numbers are apart from functions that draw them,
 those runs that have what it takes; `notes` says what single runs lack. docs/figures.md says what each figure shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from reports.figures import across, canvas, curves, embeddings, images, importance, lines, samples, studies
@@ -14,10 +12,16 @@ from reports.figures.importance import Importance
 from reports.figures.samples import Reader, Sample, notes
 from reports.store import SweepResult
 from reports.tables import number_rows
+from reports.tables.grid import Grid
+from reports.tables.model import Table
+from reports.tables.study import Study
 
-__all__ = ["Importance", "Plot", "Reader", "across_plots", "notes", "plots", "read_samples", "study_plots"]
+__all__ = ["Importance", "Plot", "Reader", "notes", "plots", "read_samples", "table_plots"]
 
-study_plots, across_plots = studies.plots, across.plots
+
+def table_plots(table: Table, grid: Grid) -> Iterator[Plot]:
+    """The figures of a table about grids, or over several data sets; `grid` has the trials behind it."""
+    return studies.plots(table, grid.points()) if isinstance(grid, Study) else across.plots(grid.scores())
 
 
 def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:

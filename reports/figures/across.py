@@ -1,8 +1,5 @@
 """Figures of tables over several data sets: mean ranks with the critical difference, and interquartile means."""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,35 +11,17 @@ from reports.figures.canvas import PAGE_WIDTH, Plot
 from reports.metrics import METRICS
 from reports.statistics import across
 
-LEAST_DATASETS, LEAST_ROWS = 3, 3
-"""With fewer no two mean ranks can differ by the critical difference."""
-ROW_HEIGHT = 0.2
-"""Inches."""
+LEAST_DATASETS, LEAST_ROWS = 3, 3  # With fewer no two mean ranks can differ by the critical difference.
+ROW_HEIGHT = 0.2  # Inches.
 
 
 def plots(scores: pd.DataFrame) -> Iterator[Plot]:
-    """The figures of a table's scores (`tables.table_scores`), if these are on enough data sets."""
+    """The figures of a table's scores (`Grid.scores`), if these are on enough data sets."""
     numbers = rank_numbers(scores)
     if numbers.empty:
         return
-    yield Plot(
-        "ranks",
-        "Ranks over data sets",
-        "Mean rank over the data sets on which every row has a value, 1 is best. Bars on the right join rows that "
-        "Nemenyi's test does not tell apart (level 0.05): their mean ranks differ by less than the critical difference "
-        "CD. p: Friedman's test that all rows are equally good; where it is not small, the bars say nothing.",
-        numbers,
-        functools.partial(draw_ranks, numbers),
-    )
-    means = mean_numbers(scores)
-    yield Plot(
-        "interquartile-means",
-        "Interquartile means over data sets",
-        "Mean of the middle half of the values of all data sets and seeds, and its 95 % interval by a bootstrap that "
-        "draws seeds within each data set. With few seeds the interval is too narrow.",
-        means,
-        functools.partial(draw_means, means),
-    )
+    yield Plot("ranks", numbers, draw_ranks)
+    yield Plot("interquartile-means", mean_numbers(scores), draw_means)
 
 
 def rank_numbers(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,8 @@
 """What all figures share: their files, their style, and how rows become panels, lines and names."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +11,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -25,27 +24,37 @@ T = TypeVar("T")
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 CYCLE = list(matplotlib.rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"])
+CAPTIONS = yaml.safe_load(STYLE.with_name("captions.yaml").read_text(encoding="utf-8"))
 GREY = "0.35"
-PAGE_WIDTH = 6.9
-"""Inches of text on a page; three panels stand side by side."""
+PAGE_WIDTH = 6.9  # Inches of text on a page; three panels stand side by side.
 PANEL_WIDTH, PANEL_HEIGHT = PAGE_WIDTH / 3, 2.1
 MOST_PANELS = 6
-MOST_LETTERS = 40
-"""Of a name in a figure."""
+MOST_LETTERS = 40  # Of a name in a figure.
 DPI = 200
-ARM = "arm"
-"""The axis of a sweep's manifest that holds names of methods instead of a setting's values."""
+ARM = "arm"  # The axis of a sweep's manifest that holds names of methods instead of a setting's values.
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure ready to be drawn: `name` of its files, words for a page, its numbers (the CSV), and how it is drawn."""
+    """A figure ready to be drawn: `name` of its files, its numbers (the CSV), and how these are drawn. Its title and
+    caption are those of its name, or of `entry`, in captions.yaml; `words` fill their braces."""
 
     name: str
-    title: str
-    caption: str
     numbers: pd.DataFrame = field(repr=False)
-    draw: Callable[[], Figure] = field(repr=False)
+    draw_numbers: Callable[[pd.DataFrame], Figure] = field(repr=False)
+    words: Mapping[str, object] = field(default_factory=dict)
+    entry: str = ""
+
+    @property
+    def title(self) -> str:
+        return CAPTIONS[self.entry or self.name]["title"].format_map(self.words)
+
+    @property
+    def caption(self) -> str:
+        return CAPTIONS[self.entry or self.name]["caption"].format_map(self.words)
+
+    def draw(self) -> Figure:
+        return self.draw_numbers(self.numbers)
 
     def write(self, folder: Path) -> list[Path]:
         """Write <name>.png, .pdf and .csv; equal numbers give equal bytes."""

@@ -1,8 +1,5 @@
 """Curves of a sweep: `curve` computes the numbers along one axis, `draw` draws them and computes nothing."""
 
-from __future__ import annotations
-
-import functools
 import itertools
 import math
 import re
@@ -27,15 +24,12 @@ from sweeps.collapse import Collapse
 
 MOST_SERIES = 6
 DICTIONARY = findings.CODES
-LEGEND_LINE = 0.16
-"""Inches."""
+LEGEND_LINE = 0.16  # Inches.
 LEAST_SPAN = 0.05
 MOST_BESIDE, MOST_BELOW = 8, 60
 """Words that stand beside each other on the horizontal axis; more stand below each other, the best so many."""
-ROW_HEIGHT = 0.17
-"""Inches."""
-LEAST_SEEDS = 3
-"""For a band: the interval of two values is so wide that it would hide the figure."""
+ROW_HEIGHT = 0.17  # Inches.
+LEAST_SEEDS = 3  # For a band: the interval of two values is so wide that it would hide the figure.
 
 
 @dataclass(frozen=True)
@@ -96,22 +90,20 @@ def curves(result: SweepResult) -> list[Curve]:
 
 def plots(result: SweepResult) -> list[Plot]:
     """The curves, ready to be drawn."""
-    caption = (
-        f"Means over seeds, a dot for each seed; bands and bars: 95 % interval of the mean, from {LEAST_SEEDS} seeds "
-        "on. Grey lines: baselines. Shaded: cluster collapse (see the findings)."
-    )
-    made = []
-    for curve in curves(result):
-        title = f"Metrics against {curve.heading}" if curve.heading else "Metrics of each row"
-        made.append(Plot(curve.name, title, caption, curve.numbers, functools.partial(draw, curve)))
-    return made
+
+    def plot(curve: Curve) -> Plot:
+        words = {"heading": curve.heading, "least_seeds": LEAST_SEEDS}
+        return Plot(curve.name, curve.numbers, lambda _: draw(curve), words, "curve" if curve.heading else "rows")
+
+    return list(map(plot, curves(result)))
 
 
 def curve(result: SweepResult, axis: str | None) -> Curve:
     """The numbers along `axis`, one line for each point of the other axes; None puts the sweep's rows side by side."""
     runs = number_rows(result)
     panels = PANELS if has_labels(result) else WITHOUT_LABELS
-    metrics = {metric: (panel.title, name) for panel in panels for metric, name in panel.lines.items()}
+    lines = [(panel.title, *line, line[0] == panel.lead) for panel in panels for line in panel.lines.items()]
+    metrics = pd.DataFrame(lines, columns=["panel", "metric", "name", "leads"])
     if DICTIONARY in runs:
         runs[DICTIONARY] = pd.to_numeric(runs[DICTIONARY], errors="coerce")
     rows = runs.drop_duplicates("row").set_index("row").sort_index()
@@ -125,23 +117,17 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
     series = _series(result, rows[is_trial], axis)
     apart = 1 < series.nunique() <= MOST_SERIES
 
-    numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds, list(metrics))
     collapsed = findings.collapsed(findings.row_means(runs), result.about.get("test_images"))[Collapse.CLUSTER]
-    numbers.insert(7, "collapsed", numbers["row"].map(collapsed))
-    trial = numbers["row"].map(is_trial)
-    leading = numbers["metric"].isin([panel.lead for panel in panels])
+    of_rows = rows[["label"]].assign(x=x, series=series, collapsed=collapsed, trial=is_trial)
+    numbers = _statistics(runs[runs["row"].isin(rows.index)], result.seeds, list(metrics["metric"]))
+    numbers = numbers.join(metrics.reset_index(names="place").set_index("metric"), on="metric").join(of_rows, on="row")
+    trial, leads = numbers["trial"].astype(bool), numbers["leads"]
     is_known = numbers["metric"].isin(numbers.loc[trial & (numbers["n"] > 0), "metric"])
-    wanted = (trial & (leading | (not apart))) | (~trial & leading & (numbers["n"] > 0))
-    numbers, trial = numbers[is_known & wanted], trial[is_known & wanted]
-
-    titles, lines = ({metric: texts[part] for metric, texts in metrics.items()} for part in (0, 1))
-    line = numbers["row"].map(series) if apart else numbers["metric"].map(lines)
-    numbers.insert(0, "panel", numbers["metric"].map(titles))
-    numbers.insert(2, "line", line.where(trial, numbers["row"].map(rows["label"])))
-    numbers.insert(3, "x", numbers["row"].map(x))
-    metric_order = numbers["metric"].map({name: place for place, name in enumerate(metrics)})
+    wanted = (trial & (leads | (not apart))) | (~trial & leads & (numbers["n"] > 0))
+    line = (numbers["series"] if apart else numbers["name"]).where(trial, numbers["label"])
     along = (numbers["x"] if has_scale else numbers["row"]).where(trial)
-    numbers = numbers.assign(metric_order=metric_order, along=along).sort_values(["metric_order", "along", "row"])
+    numbers = numbers.assign(line=line, along=along)[is_known & wanted].sort_values(["place", "along", "row"])
+    columns = ["panel", "line", "x", "metric", "n", "mean", "std", "low", "high", "collapsed"]
 
     name, heading = "rows", ""
     if axis:
@@ -155,7 +141,7 @@ def curve(result: SweepResult, axis: str | None) -> Curve:
         log=has_scale and min(values, default=0) > 0 and max(values) >= 10 * min(values),
         joined=has_scale and series.nunique() <= MOST_SERIES,
         apart=apart,
-        numbers=numbers.drop(columns=["row", "metric_order", "along"]).reset_index(drop=True),
+        numbers=numbers[[*columns, *numbers.filter(like="seed ")]].reset_index(drop=True),
     )
 
 

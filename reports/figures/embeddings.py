@@ -1,7 +1,5 @@
 """The paper's Figure 4 (covariance of the embedding's dimensions, adjacency of test images); features in the plane."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +10,9 @@ from matplotlib.figure import Figure
 
 from reports.figures import canvas
 from reports.figures.canvas import Plot
-from reports.figures.samples import Sample
+from reports.figures.samples import Sample, of_each
 
-MOST_PIXELS = 250
-"""About as many as a panel has in print."""
+MOST_PIXELS = 250  # About as many as a panel has in print.
 MOST_CLASSES = 10
 # Tol's muted colours, and black: ten that the colour-blind can tell apart, with the class's number written beside.
 COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
@@ -23,13 +20,17 @@ COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#C
 
 @dataclass(frozen=True)
 class Matrix:
-    """A square matrix of numbers in [-1, 1], at most 250 wide; `words` under it say of what; `bounds` are the places
-    between the classes, in entries of the matrix."""
+    """A square matrix of numbers in [-1, 1], at most 250 wide; `words` under it say of what, `numbers` are those of the
+    CSV; `bounds` are the places between the classes, in entries of the matrix."""
 
     name: str
     words: str
     values: np.ndarray
+    numbers: pd.DataFrame
     bounds: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        self.numbers.insert(0, "row", self.name)
 
 
 def covariance(embeddings: np.ndarray) -> np.ndarray:
@@ -136,50 +137,48 @@ def draw_points(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
 
 def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
     """The matrices of those samples that have embeddings, and the projection of those that have features."""
-    yield from _matrices(samples)
-    yield from _projections(samples)
+    if pairs := of_each(samples, "embeddings", canvas.MOST_PANELS, _matrices):
+        covariances, adjacencies = zip(*pairs, strict=True)
+        yield Plot(
+            "covariance",
+            pd.concat(matrix.numbers for matrix in covariances),
+            lambda _: draw_matrices(covariances, "covariance / mean variance"),
+        )
+        yield Plot(
+            "adjacency",
+            pd.concat(matrix.numbers for matrix in adjacencies),
+            lambda _: draw_matrices(adjacencies, "cosine"),
+            {"most": MOST_PIXELS},
+        )
+    if projections := of_each(samples, "features", canvas.MOST_PANELS, _projection):
+        points = pd.concat(frame for frame, _, _ in projections)
+        meant = (
+            "colours and numbers are classes, the number stands at the class's median"
+            if any(has_labels for _, _, has_labels in projections)
+            else "no image has a label, so colours and numbers stand for the ten most used codes, 0 the most used"
+        )
+        shares = {str(frame["row"].iat[0]): share for frame, share, _ in projections}
+        yield Plot("projection", points, lambda _: draw_points(points, shares), {"meant": meant})
 
 
-def _matrices(samples: Sequence[Sample]) -> Iterator[Plot]:
-    having = canvas.spread([s for s in samples if "embeddings" in s.arrays], canvas.MOST_PANELS)
-    if not having:
-        return
-    covariances, adjacencies, dimensions, similarities = [], [], [], []
-    for sample in having:
-        embeddings, kept = sample.scaled("embeddings"), sample.arrays["kept"]
-        labels = sample.arrays["labels"][kept]
-        codes = sample.arrays["codes"][kept] if "codes" in sample.arrays else np.zeros_like(labels)
-        full = covariance(embeddings)
-        # Means of blocks would mix the diagonal with what is beside it.
-        chosen = canvas.spread(range(len(full)), MOST_PIXELS)
-        words = f"{len(full)} dimensions" if len(chosen) == len(full) else f"{len(chosen)} of {len(full)} dimensions"
-        covariances.append(Matrix(sample.name, words, full[np.ix_(chosen, chosen)]))
-        dimensions.append(dimension_numbers(full).assign(row=sample.name))
-
-        order = np.lexsort((codes, labels))
-        values = adjacency(embeddings, order)
-        starts = np.searchsorted(labels[order], np.unique(labels))[1:]
-        bounds = (starts * len(values) / len(order)).tolist() if len(starts) < 20 else ()
-        total = len(sample.arrays["labels"])
-        words = f"{len(kept):,} images" if len(kept) == total else f"{len(kept):,} of {total:,} images"
-        adjacencies.append(Matrix(sample.name, words, values, bounds))
-        similarities.append(class_similarity(embeddings, labels).assign(row=sample.name))
-    yield Plot(
-        "covariance",
-        "Covariance of the embedding",
-        "Covariance of the embedding's dimensions over test images, divided by their mean variance. At the optimum "
-        "it is diagonal; blocks and stripes: dimensions that repeat each other. One run a panel, its lowest seed.",
-        pd.concat(dimensions)[["row", "dimension", "variance", "covariance"]],
-        lambda: draw_matrices(covariances, "covariance / mean variance"),
-    )
-    yield Plot(
-        "adjacency",
-        "Adjacency of the test images",
-        "Cosine of the embeddings of each pair of test images, sorted by class (lines; -1: no label) and, within a "
-        f"class, by code; means of neighbouring images where there are more than {MOST_PIXELS}. At the optimum it is "
-        "block-diagonal. One run a panel, its lowest seed.",
-        pd.concat(similarities)[["row", "class", "other", "images", "cosine"]],
-        lambda: draw_matrices(adjacencies, "cosine"),
+def _matrices(sample: Sample) -> tuple[Matrix, Matrix]:
+    """Covariance and adjacency."""
+    embeddings, kept = sample.scaled("embeddings"), sample.arrays["kept"]
+    labels = sample.arrays["labels"][kept]
+    codes = sample.arrays["codes"][kept] if "codes" in sample.arrays else np.zeros_like(labels)
+    full = covariance(embeddings)
+    # Means of blocks would mix the diagonal with what is beside it.
+    chosen = canvas.spread(range(len(full)), MOST_PIXELS)
+    words = f"{len(full)} dimensions" if len(chosen) == len(full) else f"{len(chosen)} of {len(full)} dimensions"
+    order = np.lexsort((codes, labels))
+    values = adjacency(embeddings, order)
+    starts = np.searchsorted(labels[order], np.unique(labels))[1:]
+    bounds = (starts * len(values) / len(order)).tolist() if len(starts) < 20 else ()
+    total = len(sample.arrays["labels"])
+    images = f"{len(kept):,} images" if len(kept) == total else f"{len(kept):,} of {total:,} images"
+    return (
+        Matrix(sample.name, words, full[np.ix_(chosen, chosen)], dimension_numbers(full)),
+        Matrix(sample.name, images, values, class_similarity(embeddings, labels), bounds),
     )
 
 
@@ -194,30 +193,14 @@ def _code_ranks(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return ranks
 
 
-def _projections(samples: Sequence[Sample]) -> Iterator[Plot]:
-    """Principal components and no t-SNE: a linear map shows distances as they are, gives the same picture on every
+def _projection(sample: Sample) -> tuple[pd.DataFrame, float, bool]:
+    """The points, their share of the variance, and whether any image has a label.
+
+    Principal components and no t-SNE: a linear map shows distances as they are, gives the same picture on every
     machine and takes no time."""
-    having = canvas.spread([s for s in samples if "features" in s.arrays], canvas.MOST_PANELS)
-    frames, shares = [], {}
-    has_labels = any((sample.arrays["labels"] >= 0).any() for sample in having)
-    for sample in having:
-        kept = sample.arrays["kept"]
-        labels = (sample.arrays["labels"] if has_labels else _code_ranks(sample.arrays))[kept]
-        frame, shares[sample.name] = components(sample.scaled("features"), kept, labels)
-        frames.append(frame.assign(row=sample.name))
-    if not frames:
-        return
-    meant = (
-        "colours and numbers are classes, the number stands at the class's median"
-        if has_labels
-        else "no image has a label, so colours and numbers stand for the ten most used codes, 0 the most used"
-    )
-    points = pd.concat(frames)[["row", "image", "class", "x", "y"]]
-    yield Plot(
-        "projection",
-        "Features in two dimensions",
-        f"First two principal components of the backbone features of test images; {meant}. One run a panel, its lowest "
-        "seed.",
-        points,
-        lambda: draw_points(points, shares),
-    )
+    kept, labels = sample.arrays["kept"], sample.arrays["labels"]
+    has_labels = bool((labels >= 0).any())
+    classes = (labels if has_labels else _code_ranks(sample.arrays))[kept]
+    points, share = components(sample.scaled("features"), kept, classes)
+    points.insert(0, "row", sample.name)
+    return points, share, has_labels

@@ -1,7 +1,5 @@
 """Images: those of the most used codes, and nearest neighbours by the features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from reports.figures import canvas
 from reports.figures.canvas import Plot
-from reports.figures.samples import Sample
+from reports.figures.samples import Sample, of_each
 
 MOST_GRIDS = 3
 FRAME = "#D55E00"
@@ -94,30 +92,13 @@ def draw(grids: Sequence[Grid]) -> Figure:
 
 def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
     """Both figures, of those samples that have thumbnails."""
-    having = [s for s in samples if "thumbnails" in s.arrays]
-    coded = canvas.spread([s for s in having if "top_codes" in s.arrays], MOST_GRIDS)
+    having = [sample for sample in samples if "thumbnails" in sample.arrays]
+    coded = of_each(having, "top_codes", MOST_GRIDS, _code_grid)
+    near = of_each(having, "thumbnails", MOST_GRIDS, _neighbour_grid)
     if coded:
-        yield _plot(
-            "code-images",
-            "Images of the most used codes",
-            "A line for each of the most used codes, with the number of test images that have it: those nearest to "
-            "the mean embedding of the code, nearest first. Framed: of another class than most images of the line. One "
-            "run a panel, its lowest seed.",
-            [_code_grid(s) for s in coded],
-        )
-    if having:
-        yield _plot(
-            "neighbours",
-            "Nearest neighbours",
-            "First column: a test image of each class, or some of them where there are no labels; then the seven test "
-            "images nearest to it by the cosine of the backbone features. Framed: of another class. One run a panel, "
-            "its lowest seed.",
-            [_neighbour_grid(s) for s in canvas.spread(having, MOST_GRIDS)],
-        )
-
-
-def _plot(name: str, title: str, caption: str, grids: list[Grid]) -> Plot:
-    return Plot(name, title, caption, pd.concat([grid.numbers for grid in grids]), lambda: draw(grids))
+        yield Plot("code-images", pd.concat(grid.numbers for grid in coded), lambda _: draw(coded))
+    if near:
+        yield Plot("neighbours", pd.concat(grid.numbers for grid in near), lambda _: draw(near))
 
 
 def _code_grid(sample: Sample) -> Grid:

@@ -1,8 +1,5 @@
 """A figure of which setting of a sweep or a search matters: the share of a metric's variance that each explains."""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,23 +18,14 @@ Importance = Callable[[Sequence[Mapping[str, Any]], Sequence[float]], dict[str, 
 """The importance of each setting, from the settings and the metric of each trial; reports import no library for it."""
 
 SHOWN = ("probe/accuracy", "codes/ami")
-LEAST_TRIALS = 8
-"""Fewer say little of a variance."""
+LEAST_TRIALS = 8  # Fewer say little of a variance.
 
 
 def plots(result: SweepResult, importance: Importance) -> Iterator[Plot]:
     """The figure, if at least two settings differ among enough finished trials."""
     numbers = importance_numbers(result, importance)
     if len(numbers):
-        yield Plot(
-            "importance",
-            "Which setting matters",
-            "Share of the variance over the finished trials that each setting explains alone, of what all of them "
-            "explain alone, by functional analysis of variance (fANOVA). It holds for the values that were tried, and "
-            "says nothing of settings that matter only together.",
-            numbers,
-            functools.partial(draw_importance, numbers),
-        )
+        yield Plot("importance", numbers, draw_importance)
 
 
 def importance_numbers(result: SweepResult, importance: Importance) -> pd.DataFrame:

@@ -1,9 +1,6 @@
 """Figures with a line for each row: singular values of the embeddings' covariance (dimensional collapse), the use of
 codes (cluster collapse), and entropies of mixtures fitted to the embeddings (intra-cluster collapse)."""
 
-from __future__ import annotations
-
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,14 +18,11 @@ MOST_LINES = 12
 ENTROPY = re.compile(r"(collapse|paper)/entropy_(\d+)")
 SCALED = "scaled to [0, 1] by the extremes of the whole matrix"
 MIXTURES = {
-    "collapse": ("mixture-entropy", "", "scaled to length √f"),
-    "paper": ("mixture-entropy-paper", ", as in the paper", f"{SCALED} and padded with zeros to 2,048 dimensions"),
+    "collapse": ("mixture-entropy", "scaled to length √f"),
+    "paper": ("mixture-entropy-paper", f"{SCALED} and padded with zeros to 2,048 dimensions"),
 }
-SPECTRA = {
-    "singular_values": ("spectrum", "", "covariance"),
-    "paper_singular_values": ("spectrum-paper", ", as in the paper", "second moment, which is not centred,"),
-}
-"""The file, the end of the title and the words of each measure: ours, and that of the authors' script."""
+"""The figure of each measure, ours and that of the authors' script, and how it scales the embeddings."""
+SPECTRA = {"singular_values": "spectrum", "paper_singular_values": "spectrum-paper"}
 FLOOR = 1e-10
 """Of the largest singular value: the covariance is computed in double precision, what is smaller is rounding."""
 
@@ -102,20 +96,12 @@ def draw_entropies(numbers: pd.DataFrame) -> Figure:
 
 def entropy_plots(runs: pd.DataFrame, row_names: Mapping[Any, str]) -> Iterator[Plot]:
     """The entropies of mixtures by the number of components, by our measure and by the paper's."""
-    for measure, (file, title, scaled) in MIXTURES.items():
+    for measure, (figure, scaled) in MIXTURES.items():
         entropies = entropy_numbers(runs, row_names, measure)
         shown = canvas.spread(entropies["row"].unique().tolist(), MOST_LINES)
         entropies = entropies[entropies["row"].isin(shown)]
         if len(entropies):
-            yield Plot(
-                file,
-                f"Entropy of Gaussian mixtures{title}",
-                f"Entropy of a Gaussian mixture with diagonal covariances fitted to the test embeddings ({scaled}), by "
-                "Monte Carlo, mean over seeds. Low for many components: little variation within the clusters, "
-                "intra-cluster collapse; but a low value can come from another collapse too.",
-                entropies,
-                functools.partial(draw_entropies, entropies),
-            )
+            yield Plot(figure, entropies, draw_entropies, {"scaled": scaled})
 
 
 def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
@@ -124,27 +110,9 @@ def plots(samples: Sequence[Sample]) -> Iterator[Plot]:
     def shown(key: str) -> list[tuple[str, Sequence[float]]]:
         return canvas.spread([(s.name, s.diagnostics[key]) for s in samples if s.diagnostics.get(key)], MOST_LINES)
 
-    for key, (file, title, matrix) in SPECTRA.items():
+    for key, figure in SPECTRA.items():
         spectra = shown(key)
         if any(any(values) for _, values in spectra):
-            numbers = spectrum_numbers(spectra)
-            yield Plot(
-                file,
-                f"Singular values of the embedding {matrix.partition(',')[0]}{title}",
-                f"Logarithm of the singular values of the {matrix} of the test embeddings, {SCALED} and padded with "
-                "zeros to a common width. A line that falls to the bottom early: dimensional collapse. One run a row, "
-                "its lowest seed.",
-                numbers,
-                functools.partial(draw_spectrum, numbers),
-            )
-    counts = shown("code_counts")
-    if counts:
-        usage = usage_numbers(counts)
-        yield Plot(
-            "code-usage",
-            "Use of the codes",
-            "Share of the test images whose arg-max is a code, codes sorted by it; in brackets the codes in use, "
-            "of those there are. A line that ends early: cluster collapse. One run a row, its lowest seed.",
-            usage,
-            lambda: draw_usage(usage),
-        )
+            yield Plot(figure, spectrum_numbers(spectra), draw_spectrum, {"scaled": SCALED})
+    if counts := shown("code_counts"):
+        yield Plot("code-usage", usage_numbers(counts), draw_usage)

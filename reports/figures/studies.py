@@ -1,8 +1,5 @@
 """Figures of tables about grids: accuracy against the weight of each method, and how criteria order and choose."""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,26 +20,11 @@ def plots(table: Table, points: pd.DataFrame) -> Iterator[Plot]:
     if table.rows and any(row.block for row in table.rows):
         numbers = criterion_numbers(table)
         if len(numbers):
-            yield Plot(
-                "criteria",
-                "Criteria without labels",
-                "A dot for each method, the mean over seeds, a bar for its 95 % interval: rank correlation with "
-                "accuracy and AMI (more is better), and regret (less is better).",
-                numbers,
-                functools.partial(draw_criteria, numbers),
-            )
+            yield Plot("criteria", numbers, draw_criteria)
         return
     numbers = sensitivity_numbers(points)
     if numbers["relative"].gt(0).any():
-        yield Plot(
-            "sensitivity",
-            "Accuracy against the weight relative to its best setting",
-            "Mean linear accuracy over seeds of each setting of a method's weight, by the weight over that of the "
-            "setting with the best mean; bars: 95 % interval, from three seeds on. Open: at least half of the runs "
-            "have collapsed.",
-            numbers,
-            functools.partial(draw_sensitivity, numbers),
-        )
+        yield Plot("sensitivity", numbers, draw_sensitivity)
 
 
 def sensitivity_numbers(points: pd.DataFrame) -> pd.DataFrame:

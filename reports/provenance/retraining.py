@@ -1,7 +1,5 @@
 """Which trials of written tables are trained anew, and how far the new numbers agree with what the tables hold."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping
@@ -36,13 +34,12 @@ def draw(path: str | Path, count: int, generator: random.Random) -> list[Drawn]:
     drawn: dict[str, Drawn] = {}
     for sidecar in sidecars_of(path):
         table = read_sidecar(sidecar).table
-        for row in table.all_rows:
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                for source in cell.sources or row.sources:
-                    if source.status == FINISHED and source.run_id and cell.number:
-                        where = f"{sidecar.parent}: {', '.join(filter(None, (row.block, row.label, column.heading)))}"
-                        trial = Drawn(where, source.key, source.seed, source.run_id, tuple(table.metrics))
-                        drawn.setdefault(source.key, trial)
+        for row, column, cell in table.cells():
+            for source in cell.sources or row.sources:
+                if source.status == FINISHED and source.run_id and cell.number:
+                    where = f"{sidecar.parent}: {row.where(column)}"
+                    trial = Drawn(where, source.key, source.seed, source.run_id, tuple(table.metrics))
+                    drawn.setdefault(source.key, trial)
     if not drawn:
         raise UserError(f"{path}: no cell of its tables has a finished trial to train again")
     return generator.sample(list(drawn.values()), min(count, len(drawn)))

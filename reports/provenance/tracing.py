@@ -1,7 +1,5 @@
 """What is behind a cell of a written table: its runs, their settings, and the commands that repeat them."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -83,17 +81,15 @@ def _matching_cells(table: Table, words: Sequence[str]) -> list[tuple[str, Cell]
     """The cells that match best, each with its name; cells where nothing can stand are left out."""
     scored = []
     labels: dict[str, None] = {}
-    for row in table.all_rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            if not cell.metric:
-                continue
-            names = [row.label, *row.head, row.block, column.heading, column.short, *column.groups]
-            names += [*column.heading.split(", "), cell.metric, table.metrics[cell.metric].heading]
-            labels |= dict.fromkeys(filter(None, names))
-            scores = [max(_likeness(word, name) for name in names) for word in words]
-            if all(scores):
-                where = ", ".join(filter(None, [row.block, row.label, column.heading]))
-                scored.append((sum(scores), where, cell))
+    for row, column, cell in table.cells():
+        if not cell.metric:
+            continue
+        names = [row.label, *row.head, row.block, column.heading, column.short, *column.groups]
+        names += [*column.heading.split(", "), cell.metric, table.metrics[cell.metric].heading]
+        labels |= dict.fromkeys(filter(None, names))
+        scores = [max(_likeness(word, name) for name in names) for word in words]
+        if all(scores):
+            scored.append((sum(scores), row.where(column), cell))
     if not scored:
         strange = [word for word in words if not any(_likeness(word, label) for label in labels)]
         near = difflib.get_close_matches(strange[0], list(labels), 3, cutoff=0.3) if strange else []

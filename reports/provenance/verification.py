@@ -1,13 +1,11 @@
 """What a table is made of, so that it can be made again: does it still say what the tracking store holds?"""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,16 +13,14 @@ from reports import store
 from reports.render.files import from_json, program, render_all
 from reports.statistics.inference import Number
 from reports.store import SweepResult
-from reports.tables import table_of_runs, table_of_sweep
-from reports.tables.choice import Where
+from reports.tables import place_runs, table_of_sweep
 from reports.tables.model import FINISHED, Cell, Source, Table
-from reports.tables.spec import TableSpec
+from reports.tables.spec import TableSpec, Where
 from sweeps.addresses import experiment_name, resolve, without_secrets
 from sweeps.errors import StoreError, UserError, explain
 from sweeps.loading import read_json
 
-TOLERANCE = 1e-9
-"""Relative difference of equal numbers: another NumPy may add the same values in another order."""
+TOLERANCE = 1e-9  # Relative difference of equal numbers: another NumPy may add the same values in another order.
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Origin:
     dataset: str = ""
 
     @classmethod
-    def of(cls, uri: str | None, specification: TableSpec, **asked: Any) -> Origin:
+    def of(cls, uri: str | None, specification: TableSpec, **asked: Any) -> Self:
         address = without_secrets(resolve(uri))
         content = specification.model_dump(mode="json", exclude_defaults=True)
         return cls(address, experiment_name(), store.runs_at(uri), content, **asked)
@@ -68,7 +64,7 @@ def make_table(origin: Origin, uri: str | None, results: dict[str, list[SweepRes
             raise UserError(f"sweep {sweep!r} is no longer one on {origin.dataset!r}")
         table = table_of_sweep(result, specification)
     else:
-        table = table_of_runs(store.read_trials(uri, origin.sweeps), specification, origin.where)
+        table = place_runs(store.read_trials(uri, origin.sweeps), specification, origin.where).table()
     return replace(table, runs_at=origin.runs_at)
 
 
@@ -188,21 +184,20 @@ def _state(source: Source) -> str:
 
 def _changed(then: Table, now: Table) -> Iterator[str]:
     """Rows, columns and cells that are others, though made of the same runs; of other runs `_moved` tells."""
-    old_rows, new_rows = ({(row.block, row.label): row for row in table.all_rows} for table in (then, now))
-    old_places, new_places = ({(c.heading,): place for place, c in enumerate(t.columns)} for t in (then, now))
-    named: list[tuple[Mapping[Any, object], Mapping[Any, object]]] = [(old_rows, new_rows), (old_places, new_places)]
-    for old, new in named:
-        for name in [*(old.keys() - new.keys()), *(new.keys() - old.keys())]:
+    old, new = (
+        {(row.block, row.label, column.heading): (row, column, cell) for row, column, cell in table.cells()}
+        for table in (then, now)
+    )
+    for part in (slice(0, 2), slice(2, 3)):  # Rows, then columns.
+        before, after = ({name[part] for name in cells} for cells in (old, new))
+        for name in [*(before - after), *(after - before)]:
             label = " ".join(filter(None, name))
-            yield f"{label}: {'has no trials any more' if name in old else 'is not in the table'}"
-    for name, heading in itertools.product(old_rows, old_places):
-        if name not in new_rows or heading not in new_places:
-            continue
-        old_row, new_row = old_rows[name], new_rows[name]
-        was, is_now = old_row.cells[old_places[heading]], new_row.cells[new_places[heading]]
+            yield f"{label}: {'has no trials any more' if name in before else 'is not in the table'}"
+    for place in [place for place in old if place in new]:
+        (old_row, column, was), (new_row, _, is_now) = old[place], new[place]
         if {*(was.sources or old_row.sources)} != {*(is_now.sources or new_row.sources)}:
             continue
-        where = ", ".join(filter(None, [*name, *heading]))
+        where = old_row.where(column)
         if not _same(was.number, is_now.number):
             yield f"{where}: the table has {_number(was.number)}, MLflow gives {_number(is_now.number)}"
         elif _printed(was) != _printed(is_now):
@@ -258,5 +253,4 @@ def _number(number: Number | None) -> str:
 
 
 def _printed(cell: Cell) -> str:
-    words = cell.mean + (f" ± {cell.std}" if cell.std else "") + (f" (n={cell.n})" if cell.n else "")
-    return f"{words!r}{' in bold' if cell.bold else ''}"
+    return f"{cell.printed!r}{' in bold' if cell.bold else ''}"

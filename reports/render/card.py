@@ -1,10 +1,8 @@
 """The card of an exported model: how to use it, its numbers, and where both come from."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -29,18 +27,6 @@ PROVENANCE = {
 }
 """What a card says of a run, and the columns of its record."""
 
-TRAINING = {
-    "supervised": "trained with the labels of {dataset}",
-    "untrained": "with its initial weights, not trained; its numbers are measured on {dataset}",
-}
-"""How methods train that are none of self-supervised learning."""
-
-TIMM = """import timm
-backbone = timm.create_model("local-dir:{folder}", pretrained=True)  # hf-hub:USER/NAME once it is uploaded"""
-OWN = """from pathlib import Path
-from cplearn import export
-backbone = export.read(Path("{folder}"))  # normalised images (N, C, H, W) to features (N, F)"""
-
 
 def model_card(config: Mapping[str, Any], run: Mapping[str, Any], settings: Mapping[str, Any], folder: str) -> str:
     """The card in markdown, with front matter as Hugging Face reads it.
@@ -48,7 +34,6 @@ def model_card(config: Mapping[str, Any], run: Mapping[str, Any], settings: Mapp
     `config` is that of the exported files, `run` the record of the run (`store.read_run`), empty where a model comes
     from a folder; `settings` are those of its trial.
     """
-    channels, size, _ = config["pretrained_cfg"]["input_size"]
     method, dataset = str(settings["method.name"]), str(settings["dataset"]).rsplit("/", 1)[-1]
     metrics = [
         (name, f"{value:.4f}")
@@ -57,22 +42,18 @@ def model_card(config: Mapping[str, Any], run: Mapping[str, Any], settings: Mapp
     ]
     title = f"{config['architecture']} by {method} on {dataset}"
     templates = parts.environment()
-    templates.filters.update(md=markdown)
+    templates.filters.update(md=markdown, json=json.dumps, short="{:.4g}".format)
     return templates.get_template("card.md.j2").render(
-        front_matter=_front_matter(config, method, dataset, title, run),
+        config=config,
+        settings=settings,
+        method=method,
+        dataset=dataset,
         title=title,
-        features=f"{config['num_features']:,}",
-        images=f"{channels} x {size} x {size}",
-        training=TRAINING.get(method, "trained without labels by {method} on {dataset}").format(
-            method=method, dataset=dataset
-        ),
-        usage=(TIMM if config["library_name"] == "timm" else OWN).format(folder=spelling.one_line(folder)),
-        mean=_listed(config["pretrained_cfg"]["mean"]),
-        std=_listed(config["pretrained_cfg"]["std"]),
+        front_matter=_front_matter(config, method, dataset, title, run),
+        folder=spelling.one_line(folder),
         metrics=metrics,
         provenance=[("program", program()), *((w, str(run[c])) for w, c in PROVENANCE.items() if run.get(c))],
         command=spelling.one_line(str(run.get(Tag.COMMAND.column) or "")),
-        settings=", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None),
     )
 
 
@@ -80,7 +61,7 @@ def _front_matter(config: Mapping[str, Any], method: str, dataset: str, title: s
     head: dict[str, Any] = {
         "library_name": config["library_name"],
         "pipeline_tag": "image-feature-extraction",
-        "tags": [*([] if method in TRAINING else ["self-supervised-learning"]), method],
+        "tags": [*([] if method in ("supervised", "untrained") else ["self-supervised-learning"]), method],
     }
     shown = {name: run[name] for name in ("probe/accuracy", "knn/accuracy") if math.isfinite(run.get(name, math.nan))}
     if shown:
@@ -92,7 +73,3 @@ def _front_matter(config: Mapping[str, Any], method: str, dataset: str, title: s
         result = {"task": task, "dataset": {"name": dataset, "type": dataset, "split": "test"}, "metrics": measured}
         head["model-index"] = [{"name": title, "results": [result]}]
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)

@@ -1,7 +1,5 @@
 """The files that every table is written to: markdown, HTML, CSV and JSON, with the way back from JSON; and LaTeX."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -9,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,19 +41,18 @@ def program() -> str:
 
 def to_csv(table: Table) -> str:
     """One line for each cell, numbers at full precision in the metric's own unit; lists are separated by spaces."""
-    lines: list[Sequence[Any]] = [CSV_COLUMNS]
-    for row in table.all_rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            if not cell.metric:
-                continue
-            number = cell.number
-            values = (number.mean, number.std, number.n, number.low, number.high, number.method) if number else [""] * 6
-            ours = number.mean - cell.published if number and cell.published is not None else None
-            trials = [(str(s.seed), s.key or "none", s.run_id or "none", s.status) for s in cell.sources]
-            lists = [" ".join(each) for each in zip(*trials, strict=True)] or [""] * 4
-            names = (row.block, row.label, column.heading, cell.metric)
-            lines.append([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
-    return spelling.csv_text(lines)
+    lines: list[Sequence[Any]] = []
+    for row, column, cell in table.cells():
+        if not cell.metric:
+            continue
+        number = cell.number
+        values = (number.mean, number.std, number.n, number.low, number.high, number.method) if number else [""] * 6
+        ours = number.mean - cell.published if number and cell.published is not None else None
+        trials = [(str(s.seed), s.key or "none", s.run_id or "none", s.status) for s in cell.sources]
+        lists = [" ".join(each) for each in zip(*trials, strict=True)] or [""] * 4
+        names = (row.block, row.label, column.heading, cell.metric)
+        lines.append([*names, *values, cell.mean, cell.bold, cell.published, ours, *lists])
+    return spelling.frame_text(pd.DataFrame(lines, columns=list(CSV_COLUMNS), dtype=object))
 
 
 def to_json(table: Table, about: Mapping[str, Any]) -> str:
@@ -131,8 +129,7 @@ def _html(name: str, table: Table, **content: Any) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    mean = f"**{cell.mean}**" if cell.bold else cell.mean
-    return mean + (f" ± {cell.std}" if cell.std else "") + (f" (n={cell.n})" if cell.n else "")
+    return cell.printed.replace(cell.mean, f"**{cell.mean}**", 1) if cell.bold else cell.printed
 
 
 def _markdown_source(source: Source, table: Table) -> str:

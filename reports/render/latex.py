@@ -1,11 +1,10 @@
 """A table in LaTeX, with booktabs and siunitx."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from reports.render import parts
 from reports.spelling import one_line
@@ -87,7 +86,7 @@ class _LatexColumn:
     beside: bool
 
     @classmethod
-    def of(cls, cells: Sequence[Cell], table: Table) -> _LatexColumn:
+    def of(cls, cells: Sequence[Cell], table: Table) -> Self:
         printed = [cell.mean for cell in cells if not cell.empty]
         printed += [parts.published(cell, table).split(" ")[0] for cell in cells if cell.published is not None]
         digits = [number.lstrip("-").partition(".") for number in printed] or [("1", "", "")]

@@ -3,8 +3,6 @@
 A name is made of the sweep (or table), the data set, the row and the metric, in letters alone: `\\BetaDigitsBestBeta`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata
@@ -47,10 +45,10 @@ def macro_name(*parts: str) -> str:
 
 def numbers_of(table: Table) -> dict[str, Number]:
     """Every number of a table by its name, the first of equal names."""
-    found: dict[str, Number] = {}
+    numbers: dict[str, Number] = {}
     for name, number in (*_about(table), *_cells(table), *_best(table)):
-        found.setdefault(macro_name(table.sweep, table.slug, name), number)
-    return found
+        numbers.setdefault(macro_name(table.sweep, table.slug, name), number)
+    return numbers
 
 
 def to_tex(table: Table) -> str:
@@ -87,19 +85,19 @@ def _about(table: Table) -> Iterator[tuple[str, Number]]:
             yield f"{choice.where} chosen", Number(choice.chosen, choice.chosen, about)
 
 
+def _filled(table: Table) -> list[tuple[Row, str, Cell]]:
+    """Row, column without its metric, and cell of each number."""
+    return [
+        (row, column.heading.removesuffix(table.metrics[cell.metric].heading).rstrip(", "), cell)
+        for row, column, cell in table.cells()
+        if cell.number
+    ]
+
+
 def _cells(table: Table) -> Iterator[tuple[str, Number]]:
     for row, place, cell in _filled(table):
         where = ", ".join(filter(None, (row.label, place)))
         yield from _numbers(f"{row.label} {place} {cell.metric}", where, cell, table)
-
-
-def _filled(table: Table) -> Iterator[tuple[Row, str, Cell]]:
-    """Row, column without its metric, and cell of each number."""
-    for row in table.all_rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            if cell.number:
-                heading = table.metrics[cell.metric].heading
-                yield row, column.heading.removesuffix(heading).rstrip(", "), cell
 
 
 def _numbers(name: str, where: str, cell: Cell, table: Table) -> Iterator[tuple[str, Number]]:
@@ -116,7 +114,7 @@ def _best(table: Table) -> Iterator[tuple[str, Number]]:
     """The row with the best mean of the first metric that is ranked, in each column where all rows compete: its place
     along the headings, its numbers, and by how much they exceed those of baselines over as many seeds."""
     lead = next((name for name, metric in table.metrics.items() if metric.better), None)
-    filled = list(_filled(table))
+    filled = _filled(table)
     for place in dict.fromkeys(place for _, place, _ in filled):
         here = {(row.label, cell.metric): (row, cell) for row, at, cell in filled if at == place}
         rivals = [(row, cell) for row, cell in here.values() if cell.metric == lead and cell.contest is not None]

@@ -1,7 +1,5 @@
 """The report of a sweep on one data set as one HTML file that needs nothing beside it."""
 
-from __future__ import annotations
-
 import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +18,8 @@ from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.sweep import commits, has_labels, shared_settings
 from sweeps.record import HARDWARE, WALL_SECONDS, Tag, param_value
 
-MOST_BYTES = 3_500_000
-"""Most bytes of figures within a page; those beyond are named only."""
-SHOWN_DPI = 130
-"""Dots of a figure that a page shows as an inch."""
+MOST_BYTES = 3_500_000  # Most bytes of figures within a page; those beyond are named only.
+SHOWN_DPI = 130  # Dots of a figure that a page shows as an inch.
 
 
 def render(

@@ -1,7 +1,5 @@
 """What all formats of a table share: templates, headings over columns, numbers in words, and the runs behind them."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 from collections.abc import Iterable, Iterator

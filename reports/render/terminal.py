@@ -1,7 +1,5 @@
 """Tables for the terminal."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -14,8 +12,7 @@ from reports import spelling
 from reports.tables import spec
 from reports.tables.model import Cell, Column, Row, Table
 
-WIDEST = 80
-"""Characters of the table of a sweep at most, unless it cannot be narrower."""
+WIDEST = 80  # Characters of the table of a sweep at most, unless it cannot be narrower.
 
 
 def render_sweep(table: Table, width: int = WIDEST) -> RichTable:

@@ -4,8 +4,6 @@ Pure functions of a frame of scores with the columns `row`, `dataset`, `seed` an
 data sets on which every row has a value count, since a rank among fewer rows is another number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -70,19 +68,17 @@ def interquartile_mean(values: Any) -> float:
     >>> interquartile_mean([[1, 2, 3, 4], [5, 6, 7, 100]])
     4.5
     """
-    ordered = np.sort(np.asarray(values, dtype=float), axis=None)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+    from scipy.stats import trim_mean  # It takes a second to import.
+
+    return float(trim_mean(values, 0.25, axis=None))
 
 
 def interquartile_interval(by_dataset: Sequence[Sequence[float]], resamples: int = RESAMPLES) -> tuple[float, float]:
     """The 95 % interval of the interquartile mean of the values of all data sets: percentiles of a bootstrap that draws
     seeds anew within each data set (stratified; Agarwal et al. 2021). With few seeds it is too narrow."""
+    from scipy.stats import trim_mean
+
     generator = np.random.default_rng(0)
-    strata = [np.asarray(values, dtype=float) for values in by_dataset]
-    drawn = [values[generator.integers(0, len(values), (resamples, len(values)))] for values in strata]
-    ordered = np.sort(np.concatenate(drawn, axis=1), axis=1)
-    cut = ordered.shape[1] // 4
-    means = ordered[:, cut : ordered.shape[1] - cut].mean(axis=1)
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
+    drawn = [generator.choice(values, (resamples, len(values))) for values in by_dataset]
+    low, high = np.quantile(trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1), [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

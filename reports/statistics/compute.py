@@ -1,7 +1,5 @@
 """What runs have cost: hours of CPUs and GPUs, from the times and the hardware that each run says of itself."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from sweeps.record import WALL_SECONDS, Tag

@@ -4,20 +4,21 @@ Pure functions of a frame of runs, as `tables.number_rows` gives it; each states
 metric that was not logged. A row is judged by its mean over the seeds that have finished.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from reports import spelling
 from reports.statistics import inference
 from sweeps.collapse import CLASSES_UNKNOWN, LOW_RANK, LOW_SPREAD, LOW_VARIATION, Collapse, Sizes, collapses
 from sweeps.record import BASELINE
 
+TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 AT_CHANCE = 0.1
 VIEWS, MOST_CHOSEN = "select/view_information", 3
 CODES, DIMENSIONS, HIDDEN = (f"params.method.{name}" for name in ("codes", "embedding_dim", "hidden_dim"))
@@ -43,62 +44,29 @@ def findings(runs: pd.DataFrame, names: Mapping[Any, str], test_images: int | No
     means = row_means(runs)
     collapse = collapsed(means, test_images)
 
-    def each(which: pd.Series, sentence: str) -> tuple[str, ...]:
-        """The sentence, with the means of the row in it, for each of some rows."""
+    def each(title: str, which: pd.Series) -> list[str]:
+        """What the finding says, with the means of the row in it, of each of some rows."""
         rows = means[which].rename(columns={DIMENSIONS: "dimensions"})
-        return tuple(f"{names[row]}: {sentence.format_map(mean.to_dict())}" for row, mean in rows.iterrows())
+        return [f"{names[row]}: {TEXTS[title]['item'].format_map(mean.to_dict())}" for row, mean in rows.iterrows()]
 
     classes = means["kmeans/clusters"].max()
     many = f"classes ({classes:.0f})" if np.isfinite(classes) else f"{CLASSES_UNKNOWN}, as no image has a label"
-    every = (
-        Finding(
-            "Representation collapse",
-            each(collapse[Collapse.REPRESENTATION], "the embeddings' spread is {collapse/embedding_std:.3f}"),
-            f"collapse/embedding_std below {LOW_SPREAD:g}: it is 0 where all embeddings are equal and about 1 where "
-            "they fill the space.",
-        ),
-        Finding(
-            "Cluster collapse",
-            tuple(_cluster_collapses(means[collapse[Collapse.CLUSTER]], names)),
-            f"fewer codes in use than {many}, or a perplexity of the codes below half of that, and at most half of the "
-            "codes that could be in use.",
-        ),
-        Finding(
-            "Dimensional collapse",
-            each(
-                collapse[Collapse.DIMENSIONAL],
-                "effective rank {collapse/effective_rank:.1f} of {dimensions:,.0f} dimensions",
-            ),
-            f"an effective rank (RankMe) below {LOW_RANK:.0%} of the embedding's dimensions.",
-        ),
-        Finding(
-            "Intra-cluster collapse",
-            each(
-                collapse[Collapse.INTRA_CLUSTER],
-                "variance within codes is {collapse/intra_cluster_variance:.3f} of all variance",
-            ),
-            f"collapse/intra_cluster_variance below {LOW_VARIATION:g}: embeddings with the same code are nearly equal.",
-        ),
-        Finding(
-            "Codes at chance",
-            each(
-                means["codes/ami"] < AT_CHANCE,
-                "NMI {codes/nmi:.3f}, of which chance gives {codes/nmi_chance:.3f} (AMI {codes/ami:.3f})",
-            ),
-            f"AMI of codes and labels below {AT_CHANCE:g}; the NMI rises with the number of codes by chance alone.",
-        ),
-        Finding(
-            "Below a baseline",
-            tuple(_below_baselines(runs, means["probe/accuracy"], names)),
-            "mean linear accuracy below that of a baseline that learns nothing.",
-        ),
-        Finding(
-            "Probe not converged",
-            tuple(_unfinished_probes(runs, names)),
-            "the solver of the linear probe gave up before its optimum; its accuracy may be too low.",
-        ),
-    )
-    return [finding for finding in every if finding.items]
+    limits = {"LOW_SPREAD": LOW_SPREAD, "LOW_RANK": LOW_RANK, "LOW_VARIATION": LOW_VARIATION, "AT_CHANCE": AT_CHANCE}
+    by_means = {
+        "Representation collapse": collapse[Collapse.REPRESENTATION],
+        "Dimensional collapse": collapse[Collapse.DIMENSIONAL],
+        "Intra-cluster collapse": collapse[Collapse.INTRA_CLUSTER],
+        "Codes at chance": means["codes/ami"] < AT_CHANCE,
+    }
+    items = {title: each(title, which) for title, which in by_means.items()}
+    items["Cluster collapse"] = list(_cluster_collapses(means[collapse[Collapse.CLUSTER]], names))
+    items["Below a baseline"] = list(_below_baselines(runs, means["probe/accuracy"], names))
+    items["Probe not converged"] = list(_unfinished_probes(runs, names))
+    return [
+        Finding(title, tuple(items[title]), text["rule"].format_map({**limits, "many": many}))
+        for title, text in TEXTS.items()
+        if items.get(title)
+    ]
 
 
 def choice_without_labels(runs: pd.DataFrame, names: Mapping[Any, str]) -> list[Finding]:
@@ -109,12 +77,8 @@ def choice_without_labels(runs: pd.DataFrame, names: Mapping[Any, str]) -> list[
         f"{names[row]}: view information {mean[VIEWS]:.3f}, {mean['collapse/codes_used']:,.0f} codes in use"
         for row, mean in best.iterrows()
     )
-    rule = (
-        "no image has a label, so the rows are ordered by the mean of select/view_information: how much the codes of "
-        "two views of a training image say about each other beyond chance, in nats. docs/evaluation.md has how well "
-        "this chooses where labels are known."
-    )
-    return [Finding("Best without labels", items, rule)] if items else []
+    title = "Best without labels"
+    return [Finding(title, items, TEXTS[title]["rule"])] if items else []
 
 
 def row_means(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,8 +5,6 @@ Pure functions of a frame with a row for each setting, in their order, and the m
 has collapsed stands in columns `collapsed/<kind>`. What is not defined is a sentence that says why.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +16,7 @@ from sweeps.record import Tag
 ACCURACY, AMI = "probe/accuracy", "codes/ami"
 BY_CRITERION = {"regret": (ACCURACY,), "rank_accuracy": (ACCURACY,), "rank_ami": (ACCURACY, AMI)}
 """Quantities that a criterion has, with the metrics that each needs beside the criterion."""
-LEAST_SETTINGS = 3
-"""For a rank correlation: of two settings it is 1 or -1, whatever they are."""
+LEAST_SETTINGS = 3  # For a rank correlation: of two settings it is 1 or -1, whatever they are.
 NAMES = {"probe/accuracy": "linear accuracy", "codes/ami": "AMI of the codes"}
 
 T = TypeVar("T", float, pd.Series)

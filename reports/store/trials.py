@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOKUPS = 50
-"""Up to so many keys are asked for one by one; for more, reading every trial of the experiment is quicker."""
+LOOKUPS = 50  # Up to so many keys are asked for one by one; for more, reading every trial of the experiment is quicker.
 
 TRIAL_RUNS = tag_is(Tag.KIND, TRIAL)
 RECORD_TAGS = (Tag.KEY, Tag.SWEEP, Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY)

@@ -1,7 +1,5 @@
 """From the runs behind a table's cells to its numbers, marks and statistics."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from reports import spelling
 from reports.metrics import Metric
 from reports.statistics import grids, inference
 from reports.statistics.inference import Contest
-from reports.tables.choice import Selection
 from reports.tables.model import (
     FINISHED,
     STATES,
@@ -27,6 +24,7 @@ from reports.tables.model import (
     Trial,
     Values,
 )
+from reports.tables.spec import Selection
 from sweeps.record import VALIDATION
 
 

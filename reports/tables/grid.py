@@ -1,21 +1,19 @@
 """From trials and a specification to a table: places the trials where rows and columns cross, chooses, and lays out."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json
 import math
 import shlex
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from reports.metrics import Metric
+from reports.statistics.compute import device_hours
 from reports.tables import fill, spec, words
-from reports.tables.choice import Selection
-from reports.tables.model import UNDEFINED, Cell, Choice, Column, Row, Source, Table, Trial, Values
-from reports.tables.spec import AXES, METRIC, Dimension, TableSpec, matches
+from reports.tables.model import FINISHED, UNDEFINED, Cell, Choice, Column, Row, Source, Table, Trial, Values
+from reports.tables.spec import AXES, METRIC, Dimension, Selection, TableSpec, matches
 from reports.tables.words import Subject
 from sweeps.errors import UserError
 
@@ -26,13 +24,19 @@ Place = str | tuple[Hashable, ...]
 class Grid:
     """Trials where the rows and columns of a specification cross.
 
-    `cells` maps the places of a row and of a column to the trials there, `choices` to the choice that was made there;
-    `row_texts` and `column_texts` have the places in order, with the text of each value. `dashed` are metrics that have
-    a column although no run has them.
+    `runs` is the frame that `trials` were read from, `values` their metrics. `cells` maps the places of a row and of a
+    column to the trials there, `choices` to the choice that was made there; `row_texts` and `column_texts` have the
+    places in order, with the text of each value. `shown` are the metrics of the specification that a run has, and
+    `dashed`, which have a column although no run has them; `metrics` are those of all cells.
     """
 
-    def __init__(self, table: TableSpec, trials: Sequence[Trial], dashed: Collection[str] = ()) -> None:
-        self.spec, self.may_differ, self.dashed = table, {"seed"}, dashed
+    def __init__(
+        self, table: TableSpec, runs: pd.DataFrame, trials: Sequence[Trial], values: Values, dashed: Sequence[str] = ()
+    ) -> None:
+        self.spec, self.runs, self.values, self.may_differ = table, runs, values, {"seed"}
+        logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
+        self.shown = {name: metric for name, metric in table.shown.items() if name in logged.union(dashed)}
+        self.metrics = self.shown
         self.published = spec.published(table.published) if table.published else None
         self.rows, self.columns = (
             [dimension for dimension in dimensions if dimension.key not in (METRIC, AXES)]
@@ -48,10 +52,10 @@ class Grid:
         self.row_texts = _texts(self.rows, [row for row, _ in self.cells])
         self.column_texts = _texts(self.columns, [column for _, column in self.cells])
 
-    def choose(self, select: Selection, values: Values) -> None:
+    def choose(self, select: Selection) -> None:
         """Keep in each cell the trials with the best value of the settings that are to be chosen."""
         for place, trials in self.cells.items():
-            if choice := fill.choose(trials, select, self.label(place), values):
+            if choice := fill.choose(trials, select, self.label(place), self.values):
                 self.choices[place] = choice
                 kept = {source for each in choice.candidates if each.value == choice.chosen for source in each.sources}
                 self.cells[place] = [trial for trial in trials if trial.source in kept]
@@ -75,9 +79,9 @@ class Grid:
                     f"({', '.join(texts)}){further}; say which count, for instance {option} or --sweep NAME"
                 )
 
-    def table(self, subject: Subject, values: Values) -> Table:
+    def table(self, subject: Subject | None = None) -> Table:
         """The table with its numbers and sentences. Metrics that no run has are left out."""
-        shown = self._shown(values)
+        subject, shown = subject or self.subject(), self.shown
         if not shown:
             raise UserError(f"table {self.spec.table!r}: no run has any of its metrics, {', '.join(self.spec.shown)}")
         in_blocks = self.spec.rows[0].key == METRIC
@@ -108,16 +112,22 @@ class Grid:
             caption=tuple(words.caption(self.spec, subject, shown, n, cells)),
             notes=(),
             origin=subject.origin,
-            metrics=self._metrics(shown),
+            metrics=self.metrics,
             spec=self.spec.hash,
             choices=tuple(self.choices.values()),
         )
-        table = fill.fill(table, values, lambda cell: self._by_seed(cell, values))
-        table = dataclasses.replace(table, rows=tuple(row for row in table.rows if self._says_something(row)))
-        notes = (*words.notes(table, self.reasons, values), *self._notes(), *subject.notes)
-        return dataclasses.replace(table, notes=notes)
+        table = fill.fill(table, self.values, self._by_seed)
+        if not self.spec.study:
+            # A row of a block whose metric is not defined for it says nothing: raw pixels have no codes.
+            kept = [
+                row for row in table.rows if not row.block or any(c.mean != UNDEFINED for c in row.cells if c.metric)
+            ]
+            table = dataclasses.replace(table, rows=tuple(kept))
+        behind = self.runs[self.runs["key"].isin(table.sources) & self.runs["status"].eq(FINISHED)]
+        notes = (*words.notes(table, self.reasons, self.values), *self._notes(), *subject.notes)
+        return dataclasses.replace(table, notes=notes, compute=device_hours(behind))
 
-    def scores(self, values: Values) -> pd.DataFrame:
+    def scores(self) -> pd.DataFrame:
         """The values of ranked metrics, baselines apart: `metric`, `group` and `row` (the column and the row without
         their data set), `dataset`, `seed`, `value`."""
         records = []
@@ -128,8 +138,8 @@ class Grid:
                 ", ".join(d.labelled(text) for d, text in zip(along, texts, strict=False) if d.key != "dataset")
                 for along, texts in ((self.rows, self.row_texts[row]), (self.columns, self.column_texts[column]))
             )
-            for metric in self._shown(values).values():
-                for seed, value in fill.finite_values(sources_of(trials), metric.name, values).items():
+            for metric in self.shown.values():
+                for seed, value in fill.finite_values(sources_of(trials), metric.name, self.values).items():
                     if metric.better:
                         records.append((metric.name, group, name, trials[0].settings["dataset"], seed, value))
         return pd.DataFrame(records, columns=["metric", "group", "row", "dataset", "seed", "value"])
@@ -138,22 +148,9 @@ class Grid:
         """What the table is about, where no sweep says it."""
         return Subject(name=self.spec.table, title=f"Table {self.spec.table}", about=self.spec.title)
 
-    def _shown(self, values: Values) -> dict[str, Metric]:
-        """The metrics of the specification that a run has, and `dashed`."""
-        logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
-        return {name: metric for name, metric in self.spec.shown.items() if name in logged.union(self.dashed)}
-
-    def _metrics(self, shown: dict[str, Metric]) -> dict[str, Metric]:
-        """The metrics of all cells."""
-        return shown
-
-    def _by_seed(self, cell: Cell, values: Values) -> Mapping[int, float]:
+    def _by_seed(self, cell: Cell) -> Mapping[int, float]:
         """The values of a cell, of which it shows the mean."""
-        return fill.finite_values(cell.sources, cell.metric, values)
-
-    def _says_something(self, row: Row) -> bool:
-        """A row of a block whose metric is not defined for it says nothing: raw pixels have no codes."""
-        return not row.block or any(cell.mean != UNDEFINED for cell in row.cells if cell.metric)
+        return fill.finite_values(cell.sources, cell.metric, self.values)
 
     def _notes(self) -> Iterable[str]:
         """More sentences below the table."""
@@ -175,11 +172,19 @@ class Grid:
 
     def _row(self, place: Place, block: Metric | None, cells: list[Cell]) -> Row:
         full = texts = self.row_texts[place]
-        shared = cells[0].sources if all(cell.sources == cells[0].sources for cell in cells) else ()
+        # In a table about grids the trials stand at the cells, beside what is computed from them.
+        is_shared = not self.spec.study and all(cell.sources == cells[0].sources for cell in cells)
         if not isinstance(place, str):
             full = [dimension.labelled(text) for dimension, text in zip(self.rows, texts, strict=True)]
         heading = block.heading if block else ""
-        return Row(tuple(texts) or (heading,), ", ".join(full) or heading, None, tuple(cells), shared, heading)
+        return Row(
+            tuple(texts) or (heading,),
+            ", ".join(full) or heading,
+            None,
+            tuple(cells),
+            cells[0].sources if is_shared else (),
+            heading,
+        )
 
     def _cell(self, row: Place, column: Place, metric: Metric | None, expected: int) -> Cell:
         assert metric is not None

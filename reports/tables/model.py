@@ -1,9 +1,7 @@
 """A table as data: its trials, where each number stands, which trials are behind it, and how it is printed."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +58,11 @@ class Cell:
     difference: str | None = None
     number: Number | None = None
 
+    @property
+    def printed(self) -> str:
+        """Mean, spread and number of seeds, as far as they are to be said."""
+        return self.mean + (f" ± {self.std}" if self.std else "") + (f" (n={self.n})" if self.n else "")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -89,6 +92,10 @@ class Row:
     @property
     def is_named(self) -> bool:
         return self.head == (self.label,)
+
+    def where(self, column: Column) -> str:
+        """The name of its cell in a column, in full."""
+        return ", ".join(filter(None, [self.block, self.label, column.heading]))
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,12 @@ class Table:
     def all_rows(self) -> tuple[Row, ...]:
         return (*self.baselines, *self.rows)
 
+    def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
+        """Each cell with its row and column, row by row."""
+        for row in self.all_rows:
+            for column, cell in zip(self.columns, row.cells, strict=True):
+                yield row, column, cell
+
     def best(self) -> tuple[str, Row] | None:
         """The first metric by which rows can be ranked, and the row that is best by it; None if there is none. Neither
         baselines compete nor rows that lack seeds."""
@@ -176,8 +189,7 @@ class Table:
 Values = Mapping[str, Mapping[str, float]]
 """Run id to the metrics of the run, see `metric_values`."""
 
-EXTRA = ("data fingerprint", "numerics")
-"""What trials must agree in beside their settings."""
+EXTRA = ("data fingerprint", "numerics")  # What trials must agree in beside their settings.
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,22 @@
 The table of a sweep has one too, which `tables.sweep` makes from the sweep's manifest: its axes are the dimensions.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reports import metrics, spelling
 from reports.metrics import Metric
-from reports.tables.choice import Scalar, Selection, Strict, StudySettings, Where
+from reports.tables.model import EXTRA, Preference
 from sweeps.errors import UserError, explain, nearest
 from sweeps.loading import load
-from sweeps.record import param_text
+from sweeps.record import TRAIN, UNSEEN, param_text
 
 FOLDER = Path(__file__).parent
 PUBLISHED = Path(__file__).parent.parent / "published.yaml"
@@ -30,30 +28,81 @@ OF_GRIDS = ("grid/", "collapsed/", "regret/", "rank_accuracy/", "rank_ami/")
 """So begin metrics that are computed from a grid of settings."""
 EXPLAIN_THEMSELVES = ("method.name", "dataset")
 """Settings whose values a reader understands without the setting's name."""
-SHOWN_AS = {
-    "barlow_twins": "Barlow Twins",
-    "byol": "BYOL",
-    "cplearn": "CPLearn",
-    "dino": "DINO",
-    "gedi": "GEDI",
-    "lejepa": "LeJEPA",
-    "mmcr": "MMCR",
-    "self_classifier": "Self-Classifier",
-    "simclr": "SimCLR",
-    "simdino": "SimDINO",
-    "simsiam": "SimSiam",
-    "supervised": "Supervised",
-    "swav": "SwAV",
-    "vicreg": "VICReg",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "digits": "Digits",
-    "imagenet100": "ImageNet-100",
-    "stl10": "STL-10",
-    "svhn": "SVHN",
-    "tiny-imagenet": "Tiny ImageNet",
-}
-"""How methods and data sets are called."""
+
+Scalar = bool | int | float | str | None
+
+
+def _check_fingerprint(where: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(where.get(EXTRA[0]), float):
+        raise ValueError(f"{EXTRA[0]}: YAML takes it for a number; write it in quotes")
+    return where
+
+
+Where = Annotated[dict[str, Scalar | list[Scalar]], AfterValidator(_check_fingerprint)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Settings = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v), Field(min_length=1)]
+"""Settings under their dotted names; a word alone is short for a list of one."""
+
+
+class Criterion(Strict):
+    """A metric that settings may be chosen by, since it never sees the test split."""
+
+    by: str = Field(description="A metric under validation/, select/ or train/.")
+    better: Preference = Field("higher", description="Which value wins.")
+
+    @model_validator(mode="after")
+    def _is_honest(self) -> Self:
+        if not self.by.startswith(UNSEEN):
+            raise ValueError(
+                f"{self.by!r} is measured on the test split, so choosing by it would flatter the table; choose by "
+                "validation/..., select/... or train/..."
+            )
+        self._check_that_it_compares()
+        for ending, better, where in (("loss", "lower", "lowest"), ("/alpha_req", "nearest 1", "nearest to 1")):
+            if self.by.endswith(ending) and self.better != better:
+                raise ValueError(f"{self.by!r} is best where it is {where}; write better: {better}")
+        return self
+
+    def _check_that_it_compares(self) -> None:
+        """Raise ValueError where its values of different settings mean different things."""
+
+
+class Selection(Criterion):
+    """Settings whose value is chosen for each cell by the mean of a criterion over seeds."""
+
+    over: Settings = Field(description="The setting, method.beta for instance; a list if each method has another.")
+
+    def _check_that_it_compares(self) -> None:
+        is_loss = self.by.startswith(TRAIN) and not self.by.startswith(f"{TRAIN}online_")
+        if is_loss and not all(key.startswith("optimizer.") for key in self.over):
+            raise ValueError(
+                f"{self.by!r} means another thing at each {' and '.join(self.over)}, so its values do not compare; "
+                "choose by validation/... or select/..."
+            )
+
+
+class StudiedCriterion(Criterion):
+    """A criterion whose choices are judged; `where` says of which trials."""
+
+    where: Where = Field(default_factory=dict, description="Only trials with these settings.")
+
+
+class StudySettings(Strict):
+    """A table whose cells hold all settings of a method's weight instead of one: how much do these differ, how many
+    collapse, how well does a criterion choose among them?"""
+
+    over: Settings = Field(description="The weights, of each method another; they span its grid.")
+    criteria: dict[str, StudiedCriterion] = Field(default_factory=dict, description="Name to what chooses a setting.")
+    mean: str | None = Field(None, description="The name of a last row, the mean of the others; default: none.")
+
+    def named(self, by: str) -> StudiedCriterion | None:
+        """The criterion with this metric."""
+        return next((criterion for criterion in self.criteria.values() if criterion.by == by), None)
 
 
 class Shown(Strict):
@@ -68,7 +117,7 @@ class Shown(Strict):
     better: Literal["higher", "lower", "neither"] | None = Field(None, description="Which direction is ranked.")
 
     @model_validator(mode="after")
-    def _known(self) -> Shown:
+    def _known(self) -> Self:
         if self.name not in metrics.METRICS and self.heading is None:
             hint = nearest(self.name, list(metrics.METRICS))
             raise ValueError(f"metric {self.name!r} is not known; {hint} To show it all the same, give it a heading")
@@ -98,7 +147,7 @@ class Dimension(Strict):
     names: dict[str, str] = Field(default_factory=dict, description="Value to how it is printed.")
 
     @model_validator(mode="after")
-    def _is_complete(self) -> Dimension:
+    def _is_complete(self) -> Self:
         if (self.key is None) == (self.cases is None):
             raise ValueError("give either key or cases")
         return self
@@ -140,7 +189,7 @@ class Dimension(Strict):
         if isinstance(value, int) and not isinstance(value, bool):
             return f"{value:,}"
         if isinstance(value, str) and self.key in EXPLAIN_THEMSELVES:
-            return SHOWN_AS.get(value) or (value.removeprefix("folder-") if self.key == "dataset" else value)
+            return spelling.SHOWN_AS.get(value) or (value.removeprefix("folder-") if self.key == "dataset" else value)
         return spelling.values([value])[0]
 
 
@@ -220,7 +269,7 @@ class TableSpec(Strict):
     published: str | None = Field(None, description="A group of published numbers to stand beside ours.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> TableSpec:
+    def _consistent(self) -> Self:
         keys = [dimension.key for dimension in (*self.rows, *self.columns) if dimension.key]
         if self.per_sweep:
             if keys != [AXES, METRIC] or len(self.rows) > 1 or self.select or self.study or self.published:

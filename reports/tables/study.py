@@ -1,7 +1,6 @@
-"""Tables about grids: a cell holds all settings of a method's weight. Its number is computed from them seed by seed and
-then averaged over seeds; `statistics.grids` has the numbers of one seed."""
-
-from __future__ import annotations
+"""The table of a specification from the runs of the store; and tables about grids, a cell of which holds all settings
+of a method's weight. Its number is computed from them seed by seed and then averaged over seeds; `statistics.grids` has
+the numbers of one seed."""
 
 import dataclasses
 import math
@@ -13,12 +12,11 @@ import pandas as pd
 from reports import spelling
 from reports.metrics import Metric
 from reports.statistics import grids
-from reports.tables import spec
-from reports.tables.choice import StudiedCriterion, StudySettings
 from reports.tables.grid import Grid, Place, sources_of
-from reports.tables.model import Cell, Row, Source, Table, Trial, Values, metric_values
-from reports.tables.spec import CRITERION, Dimension, TableSpec, matches
+from reports.tables.model import EXTRA, Cell, Source, Table, Trial, metric_values, read_trials
+from reports.tables.spec import CRITERION, Dimension, StudiedCriterion, StudySettings, TableSpec, Where, matches
 from reports.tables.words import Subject
+from sweeps.errors import UserError
 
 SENTENCES = {
     "grid/": "Accuracies are those of the linear probe on the test split after the last epoch; best, worst and mean "
@@ -33,6 +31,38 @@ SENTENCES = {
 """What the quantities of a table are, by the beginning of their names."""
 
 
+def place_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> Grid:
+    """The trials of runs (`store.read_trials`) in the cells of a table; `where` narrows its specification further.
+
+    A cell holds the trials that agree in everything but the seed, in a table about grids also in the settings that span
+    the grid. Numbers come from finished ones only.
+
+    Raises UserError if no finished trial matches, and if the trials of a cell differ in a setting that no row or
+    column tells, since a mean over different settings would mean nothing.
+    """
+    wanted: Where = {**table.where, **(where or {})}
+    # A trial without any setting has no place.
+    trials = [trial for trial in read_trials(runs) if trial.settings.keys() - {"dataset", *EXTRA}]
+    matching = [trial for trial in trials if matches(trial.settings, wanted)]
+    if table.study:
+        grid: Grid = Study(table, table.study, runs, matching)
+    else:
+        names = [*table.shown, *([table.select.by] if table.select else [])]
+        grid = Grid(table, runs, matching, metric_values(runs, names))
+    if not any(trial.is_finished for trials_there in grid.cells.values() for trial in trials_there):
+        asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        datasets = ", ".join(sorted({str(trial.settings["dataset"]) for trial in trials}))
+        raise UserError(
+            f"table {table.table!r}: none of the {len(trials)} trials found has finished and matches its rows"
+            + (f" and {asked}" if asked else "")
+            + (f"; the data sets are {datasets}" if "dataset" in wanted else "")
+        )
+    if table.select:
+        grid.choose(table.select)
+    grid.check_agreement()
+    return grid
+
+
 def study_values(runs: pd.DataFrame, study: StudySettings) -> dict[str, dict[str, float]]:
     """What the grids of a table are made of, by the run's id: metrics, criteria, and whether the run has collapsed."""
     names = [grids.ACCURACY, grids.AMI, *(criterion.by for criterion in study.criteria.values())]
@@ -42,67 +72,62 @@ def study_values(runs: pd.DataFrame, study: StudySettings) -> dict[str, dict[str
 
 
 class Study(Grid):
-    """Trials where the rows and columns of a table about grids cross; `values` are those of `study_values`.
+    """Trials where the rows and columns of a table about grids cross.
 
     `derived` keeps the numbers of each cell by seed, `undefined` why there is none: reason to places and seeds. `parts`
     are the grids behind the cells of a row of means.
     """
 
-    def __init__(self, table: TableSpec, study: StudySettings, trials: Sequence[Trial], values: Values) -> None:
+    def __init__(self, table: TableSpec, study: StudySettings, runs: pd.DataFrame, trials: Sequence[Trial]) -> None:
+        values = study_values(runs, study)
         logged = {name for run in values.values() for name, value in run.items() if math.isfinite(value)}
-        self.study, self.values, self.logged = study, values, logged
+        self.study = study
         self.criteria = {name: each for name, each in study.criteria.items() if each.by in logged}
-        columns = [self._criteria() if dimension.key == CRITERION else dimension for dimension in table.columns]
-        super().__init__(table.model_copy(update={"columns": columns}), trials)
+        # A trial stands at each criterion that is there for it.
+        cases = {name: criterion.where for name, criterion in self.criteria.items()}
+        criteria = Dimension(cases=cases or {"none": {}}, heading="Criterion")
+        columns = [criteria if dimension.key == CRITERION else dimension for dimension in table.columns]
+        super().__init__(table.model_copy(update={"columns": columns}), runs, trials, values)
+        self.shown = {
+            name: metric
+            for name, metric in table.shown.items()
+            if {*_needs(name)} - {"*"} <= logged and ("*" not in name or self.criteria)
+        }
+        stars = [metric for name, metric in self.shown.items() if name.endswith("/*")]
+        each_criterion = [_of(metric, criterion) for metric in stars for criterion in self.criteria.values()]
+        self.metrics = self.shown | {metric.name: metric for metric in each_criterion}
         self.may_differ |= set(study.over)
         self.seeds = tuple(sorted({trial.source.seed for trials in self.cells.values() for trial in trials}))
         self.derived: dict[tuple[str, tuple[Source, ...]], dict[int, float]] = {}
         self.undefined: dict[str, dict[str, list[int]]] = {}
         self.parts: dict[tuple[Place, Place], list[list[Trial]]] = {}
 
-    def _criteria(self) -> Dimension:
-        """Criteria as a dimension: a trial stands at each that is there for it."""
-        cases = {name: criterion.where for name, criterion in self.criteria.items()}
-        return Dimension(cases=cases or {"none": {}}, heading="Criterion")
-
     def subject(self) -> Subject:
-        told = [words for start, words in SENTENCES.items() if any(name.startswith(start) for name in self.spec.shown)]
-        told.insert(
-            0, "Each number is computed from all settings of a method's weight at one seed, then averaged over seeds."
-        )
-        if self.study.mean:
-            told.append(f"The {self.study.mean} is over those with a number at as many seeds as any of them.")
-        return dataclasses.replace(super().subject(), seeds=self.seeds, chosen=tuple(told))
+        first = "Each number is computed from all settings of a method's weight at one seed, then averaged over seeds."
+        kinds = [words for start, words in SENTENCES.items() if any(name.startswith(start) for name in self.spec.shown)]
+        mean = f"The {self.study.mean} is over those with a number at as many seeds as any of them."
+        chosen = (first, *kinds, *([mean] if self.study.mean else []))
+        return dataclasses.replace(super().subject(), seeds=self.seeds, chosen=chosen)
 
-    def table(self, subject: Subject, values: Values) -> Table:
+    def table(self, subject: Subject | None = None) -> Table:
         if self.study.mean:
             self._add_means(self.study.mean)
-        return super().table(subject, values)
+        return super().table(subject)
 
     def points(self) -> pd.DataFrame:
         """A row for each finished trial of a grid over one number: `dataset`, `method` (the row's name), `setting`, its
         `value`, `seed`, `accuracy` and whether it has `collapsed`."""
-        records: dict[str, dict[str, Any]] = {}
+        records: dict[str, tuple[Any, ...]] = {}
         for (row, _), trials in self.cells.items():
             texts = zip(self.rows, self.row_texts[row], strict=False)
             method = ", ".join(text for dimension, text in texts if dimension.key != "dataset")
             over = self._varying(trials)
             for trial in trials if len(over) == 1 else []:
                 value, run = trial.settings.get(over[0]), self.values.get(trial.source.run_id or "", {})
-                if (
-                    trial.is_finished
-                    and isinstance(value, int | float)
-                    and math.isfinite(run.get(grids.ACCURACY, math.nan))
-                ):
-                    records[trial.source.key] = {
-                        "dataset": spec.SHOWN_AS.get(trial.settings["dataset"], trial.settings["dataset"]),
-                        "method": method,
-                        "setting": spelling.headings(over)[0],
-                        "value": float(value),
-                        "seed": trial.source.seed,
-                        "accuracy": run[grids.ACCURACY],
-                        "collapsed": run["collapsed/any"],
-                    }
+                accuracy, dataset = run.get(grids.ACCURACY, math.nan), trial.settings["dataset"]
+                if trial.is_finished and isinstance(value, int | float) and math.isfinite(accuracy):
+                    place = (spelling.SHOWN_AS.get(dataset, dataset), method, spelling.headings(over)[0], float(value))
+                    records[trial.source.key] = (*place, trial.source.seed, accuracy, run["collapsed/any"])
         columns = ["dataset", "method", "setting", "value", "seed", "accuracy", "collapsed"]
         return pd.DataFrame(list(records.values()), columns=columns)
 
@@ -116,18 +141,6 @@ class Study(Grid):
 
     def _varying(self, trials: Sequence[Trial]) -> list[str]:
         return [key for key in self.study.over if len({trial.spelled(key) for trial in trials}) > 1]
-
-    def _shown(self, values: Values) -> dict[str, Metric]:
-        def is_known(name: str) -> bool:
-            return {*_needs(name)} - {"*"} <= self.logged and ("*" not in name or bool(self.criteria))
-
-        return {name: metric for name, metric in self.spec.shown.items() if is_known(name)}
-
-    def _metrics(self, shown: dict[str, Metric]) -> dict[str, Metric]:
-        """Also those that a star stands for."""
-        stars = [metric for name, metric in shown.items() if name.endswith("/*")]
-        each = [_of(metric, criterion) for metric in stars for criterion in self.criteria.values()]
-        return shown | {metric.name: metric for metric in each}
 
     def _cell(self, row: Place, column: Place, metric: Metric | None, expected: int) -> Cell:
         assert metric is not None
@@ -173,10 +186,6 @@ class Study(Grid):
         common = set.intersection(*(set(values) for values in full))
         return {seed: sum(values[seed] for values in full) / len(full) for seed in sorted(common)}
 
-    def _row(self, place: Place, block: Metric | None, cells: list[Cell]) -> Row:
-        """The trials stand at the cells, beside what is computed from them."""
-        return dataclasses.replace(super()._row(place, block, cells), sources=())
-
     def _applies(self, row: Place, column: Place) -> bool:
         """A criterion that is there for other methods only has no cell in the row."""
         if any(dimension.cases and set(dimension.cases) == set(self.criteria) for dimension in self.columns):
@@ -185,11 +194,8 @@ class Study(Grid):
             )
         return super()._applies(row, column)
 
-    def _by_seed(self, cell: Cell, values: Values) -> Mapping[int, float]:
+    def _by_seed(self, cell: Cell) -> Mapping[int, float]:
         return self.derived.get((cell.metric, cell.sources), {})
-
-    def _says_something(self, row: Row) -> bool:
-        return True
 
     def _notes(self) -> Iterator[str]:
         listed: dict[str, str] = {}

@@ -1,7 +1,5 @@
 """The table of one sweep on one data set: its specification, made from the sweep's manifest, and its rows in order."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -23,14 +21,11 @@ NO_LABELS = (
     "No image has a label, so accuracies, AMI, NMI, ARI and k-means against classes are not known (a dash); compare "
     "rows by view information, which needs none, and see that codes in use and ranks are not low."
 )
-MOST_SUGGESTED = 20
-"""Points of a search in its table, which has the best ones first; all are in runs.csv."""
-MOST_AXES_OF_ARMS = 2
-"""Axes that only some arms have and that have a column each; more share one."""
+MOST_SUGGESTED = 20  # Points of a search in its table, which has the best ones first; all are in runs.csv.
+MOST_AXES_OF_ARMS = 2  # Axes that only some arms have and that have a column each; more share one.
 WITHOUT_LABELS = ("select/view_information", "collapse/codes_used", "select/rankme", "collapse/effective_rank")
 """What the table of a sweep on images without labels shows, before the first of the metrics that need labels."""
-DASHED = ("probe/accuracy", "codes/ami")
-"""These of the metrics that need labels have a column of dashes then."""
+DASHED = ("probe/accuracy", "codes/ami")  # These of the metrics that need labels have a column of dashes then.
 
 
 def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table:
@@ -45,8 +40,9 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
     runs = runs[runs["row"] < runs["row"].nunique() - max(0, suggested - MOST_SUGGESTED)]
     runs = runs.sort_values(["row", "seed"], kind="stable")
     own = specification(result, table)
-    grid = Grid(own, read_trials(runs, list(result.axes)), () if has_labels(result) else DASHED)
-    made = grid.table(_subject(result, suggested), metric_values(runs, list(own.shown)))
+    trials, values = read_trials(runs, list(result.axes)), metric_values(runs, list(own.shown))
+    grid = Grid(own, runs, trials, values, () if has_labels(result) else DASHED)
+    made = grid.table(_subject(result, suggested))
     finished = result.runs[result.runs["status"] == FINISHED]
     return dataclasses.replace(made, spec=table.hash, compute=compute.device_hours(finished))
 

@@ -1,7 +1,5 @@
 """The sentences around a table: its caption, and notes on what was chosen and what is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +9,7 @@ from reports.tables import fill, spec
 from reports.tables.model import FINISHED, STATES, UNDEFINED, Cell, Column, Row, Table, Values
 from reports.tables.spec import TableSpec
 
-MOST_LABELS = 12
-"""Rows that one note names."""
+MOST_LABELS = 12  # Rows that one note names.
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports import store
 from reports.metrics import METRICS
-from reports.statistics import power
+from reports.statistics import inference
 from runner.planning.plan import Plan
 from sweeps.errors import UserError
 from sweeps.record import BASELINE, PARAMS
@@ -38,13 +38,13 @@ class Resolution:
     resolved: float
 
     def __str__(self) -> str:
-        needed = f"{self.seeds} seeds" if self.seeds else f"more than {power.MOST_SEEDS} seeds"
+        needed = f"{self.seeds} seeds" if self.seeds else f"more than {inference.MOST_SEEDS} seeds"
         planned = "One seed tells none"
         if self.planned > 1:
             planned = f"{self.planned} seeds, as planned, tell one of {self.resolved:.2g}"
         return (
             f"{self.dataset}: {needed} tell a difference of {self.difference:g} in {METRIC.heading} between two of "
-            f"{self.rows} rows (paired, corrected over all pairs, power {power.POWER:.0%}). {planned}. Paired "
+            f"{self.rows} rows (paired, corrected over all pairs, power {inference.POWER:.0%}). {planned}. Paired "
             f"differences vary by {self.std:.2g} (standard deviation; {self.pairs} pairs of rows, {self.measured} "
             f"seeds, finished runs of {self.source})."
         )
@@ -71,11 +71,11 @@ def _resolution(plan: Plan, dataset: str, runs: pd.DataFrame, difference: float)
     of_sweep = runs["key"].isin({job.key for job in jobs})
     same = runs["dataset"].eq(dataset) & runs[f"{PARAMS}method.name"].isin(methods)
     for source, similar in (("this sweep", of_sweep), ("its methods on these data", same)):
-        if spread := power.paired_std(_by_row(runs[similar], settings)):
+        if spread := inference.paired_std(_by_row(runs[similar], settings)):
             std, pairs, measured = spread
             seeds = len(plan.sweep.seeds)
-            needed = power.seeds_needed(difference, std, rows)
-            resolved = power.difference_resolved(std, seeds, rows)
+            needed = inference.seeds_needed(difference, std, rows)
+            resolved = inference.difference_resolved(std, seeds, rows)
             return Resolution(dataset, difference, rows, std, pairs, measured, source, needed, seeds, resolved)
     raise UserError(
         f"--resolve: on {dataset} no two rows of finished runs have two seeds in common, so nothing shows how much "

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from reports import build, provenance, store
-from reports.kept import inputs_of, keep, kept
+from reports.build import inputs_of, keep, kept
 from reports.render import terminal
 from reports.store.trials import LOOKUPS
 from stores import AWKWARD, BETAS, Writer, baseline_metrics, declare, empty_store, sqlite, trial_metrics

@@ -29,7 +29,7 @@ from cplearn.errors import InputError
 from cplearn.training import TrialTraining
 from fuzzing import KEYS, ODD, Workplace, count, damage, mutate, one_sentence
 from reports import figures, store
-from reports.tables import choice, spec
+from reports.tables import spec
 from runner.durability.checkpoints import Checkpoints
 from runner.execution.contract import StepReport
 from runner.execution.trainable import TrialTrainable
@@ -84,8 +84,8 @@ def test_a_mutated_table_file_is_written_or_refused(reports: Workplace) -> None:
         *KEYS,
         *spec.TableSpec.model_fields,
         *spec.Dimension.model_fields,
-        *choice.Selection.model_fields,
-        *choice.StudySettings.model_fields,
+        *spec.Selection.model_fields,
+        *spec.StudySettings.model_fields,
     ]
     odd = [*ODD, *keys, "metric", "axes", "probe/accuracy", "validation/accuracy", {"key": "dataset"}, ["metric"]]
     codes = []

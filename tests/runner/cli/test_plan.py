@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports.statistics import power
+from reports.statistics import inference
 from runner.events import TrialResult
 from runner.machine.resources import Resources, hardware
 from runner.planning.plan import SCHEMA, Plan, make_plan
@@ -133,7 +133,7 @@ def test_seeds_that_tell_a_difference_are_counted_from_finished_runs(tmp_path: P
     (found,) = as_json(tmp_path, "--resolve", "0.02")["resolve"]
     assert (found["rows"], found["pairs"], found["measured"], found["planned"]) == (3, 1, 2, 2)
     assert found["std"] == pytest.approx(std)
-    assert found["seeds"] == power.seeds_needed(0.02, std, 3)
+    assert found["seeds"] == inference.seeds_needed(0.02, std, 3)
     assert found["source"] == "this sweep"
     wider = as_json(tmp_path, "--resolve", "0.02", "--set", "method.beta=[0.2, 0.3]")["resolve"]
     assert (wider[0]["source"], wider[0]["std"]) == ("its methods on these data", pytest.approx(std))
