@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from benchmarks import (
     augmentation,
+    convolutions,
     dictionary,
     first_metric,
     gpu,
@@ -32,6 +33,7 @@ from cplearn.errors import InputError
 
 PARTS: dict[str, Callable[[bool], Part]] = {
     "step": step.run,
+    "convolutions": convolutions.run,
     "augment": augmentation.run,
     "sources": sources.run,
     "dictionary": dictionary.run,

@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks import plain
 from benchmarks.commands import BETA, CommandFailed, Workplace, workplace
 from benchmarks.measure import Goal, Pair, Part, alternate
-from benchmarks.plain import PlainTraining
 from benchmarks.step import random_images
 from cplearn import data
 from cplearn.config.trial import TrialSettings
+from cplearn.data import Dataset
 from cplearn.training import TrialTraining
 from runner.machine import resources
 from runner.machine.environment import in_worker
@@ -39,7 +42,8 @@ def run(quick: bool) -> Part:
         "torchvision on PIL images in a DataLoader worker, torch modules in channels_last, each view through the "
         "network by itself, the same loss (tested), the same memory settings, two threads. CPU: processor seconds an "
         "image, workers included. ResNet-18: CIFAR stem with padding 2, batch 64, recipe solo-cifar, tanh, c = 16,384, "
-        "random 32x32 images; digits: ResNet-8 slim, c = 2,048. Sweep: the whole command for nine values of β on the "
+        "random 32x32 images; digits: ResNet-8 slim, c = 2,048. lightly, where it is installed: Barlow Twins with its "
+        "head, loss and transforms in the same loop. Sweep: the whole command for nine values of β on the "
         f"digits, {EPOCHS} epochs, two slots, beside the same trials as Ray Tune's documentation teaches it "
         "(`benchmarks.tune_sweep`); beyond training is what is left of each command's seconds after those of its "
         "trials, divided by the slots.",
@@ -57,24 +61,27 @@ def epochs(repeats: int, images: int) -> list[Pair]:
         "method": {"form": "tanh", "codes": 16384},
     }
     small = {"dataset": "digits", "method": {"form": "tanh", "codes": 2048}}
-    cases = [("ResNet-18, float32", large, random_images(images), LARGE)]
+    twins = {**large, "method": {"name": "barlow_twins", "hidden_dim": 2048, "embedding_dim": 2048}}
+    many, digits = random_images(images), data.load("digits")
+    cases: list[tuple[str, str, dict[str, Any], Dataset, Goal]] = [
+        ("plain loop", "ResNet-18, float32", large, many, LARGE),
+        ("plain loop", "digits, ResNet-8 slim", small, digits, SMALL),
+    ]
     if resources.bfloat16():
-        cases.append(("ResNet-18, bfloat16", {**large, "precision": "bfloat16"}, random_images(images), HALF))
-    cases.append(("digits, ResNet-8 slim", small, data.load("digits"), SMALL))
+        cases.append(("plain loop", "ResNet-18, bfloat16", {**large, "precision": "bfloat16"}, many, HALF))
+    if find_spec("lightly"):
+        cases.append(("lightly", "Barlow Twins, ResNet-18, float32", twins, many, LARGE))
     rows = []
-    for label, settings, dataset, goal in cases:
+    for other, label, settings, dataset, goal in cases:
         trial = TrialSettings.read({**settings, "epochs": repeats + 1, "evaluation": {"watch_images": 0}})
-        precision = getattr(torch, trial.precision)
-        sides = {
-            "this program": TrialTraining(trial, dataset).train_epoch,
-            "plain loop": PlainTraining(trial, dataset, precision).epoch,
-        }
+        theirs = plain.lightly if other == "lightly" else plain.cplearn
+        sides = {"this program": TrialTraining(trial, dataset).train_epoch, other: theirs(trial, dataset).epoch}
         trained = len(dataset.train.images) // trial.batch_size * trial.batch_size
         spent: dict[str, list[float]] = {name: [] for name in sides}
         timed = {name: partial(_rate, call, trained, spent[name]) for name, call in sides.items()}
-        ours, theirs = (values[1:] for values in alternate(timed, repeats + 1).values())
-        names = ("this program", "plain loop")
-        rows.append(Pair(label, "images/s", names, ours, theirs, goal))
+        first, second = (values[1:] for values in alternate(timed, repeats + 1).values())
+        names = ("this program", other)
+        rows.append(Pair(label, "images/s", names, first, second, goal))
         cpu = [[1000 * seconds for seconds in values[1:]] for values in spent.values()]
         rows.append(Pair(f"{label}: CPU", "ms an image", names[::-1], cpu[1], cpu[0]))
     return rows

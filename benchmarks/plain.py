@@ -1,5 +1,7 @@
-"""CPLearn as a plain program would have it: transforms of one PIL image at a time in DataLoader workers, torch modules,
-a loop over batches, each view through the network by itself. This is how solo-learn and lightly are built."""
+"""Training as a plain program would have it: transforms of one PIL image at a time in DataLoader workers, a loop over
+batches, each view through the network by itself. This is how solo-learn and lightly are built.
+
+`cplearn` is CPLearn in such a loop, `lightly` Barlow Twins with head, loss and transforms of the library lightly."""
 
 from __future__ import annotations
 
@@ -58,28 +60,38 @@ def transforms(dataset: Dataset, recipe: str) -> Views:
     return [v2.Compose(view)] * 2
 
 
-class Network(nn.Module):
-    """Backbone, linear map and BatchNorm, and the frozen dictionary."""
+def backbone(trial: TrialSettings, dataset: Dataset) -> tuple[Any, int]:
+    """The trial's backbone and the number of its features; a ResNet-18 is torchvision's with the stem for CIFAR."""
+    if trial.backbone.name != "resnet18":
+        network = backbones.build(
+            trial.backbone, dataset.channels, dataset.image_size, torch.Generator().manual_seed(0)
+        )
+        return network, network.features
+    network = resnet18(num_classes=1)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=trial.backbone.stem_padding, bias=False)
+    network.maxpool, network.fc = nn.Identity(), nn.Identity()
+    return network, 512
+
+
+class CPLearn(nn.Module):
+    """Backbone, linear map with BatchNorm, the frozen dictionary, and the loss of two views."""
 
     dictionary: Tensor
 
     def __init__(self, trial: TrialSettings, dataset: Dataset) -> None:
         super().__init__()
-        if trial.backbone.name == "resnet18":
-            self.backbone: Any = resnet18(num_classes=1)
-            self.backbone.conv1 = nn.Conv2d(3, 64, 3, padding=trial.backbone.stem_padding, bias=False)
-            self.backbone.maxpool, self.backbone.fc, features = nn.Identity(), nn.Identity(), 512
-        else:
-            generator = torch.Generator().manual_seed(0)
-            self.backbone = backbones.build(trial.backbone, dataset.channels, dataset.image_size, generator)
-            features = self.backbone.features
         how: Any = trial.method
+        self.backbone, features = backbone(trial, dataset)
+        self.beta = how.beta
         self.projector = nn.Sequential(nn.Linear(features, how.embedding_dim), nn.BatchNorm1d(how.embedding_dim))
         signs = torch.randint(0, 2, (how.embedding_dim, how.codes), generator=torch.Generator().manual_seed(0))
         self.register_buffer("dictionary", signs * 2.0 - 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.tanh(self.projector(self.backbone(images)))
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        return loss(first, second, self.dictionary, self.beta)
 
 
 def loss(first: Tensor, second: Tensor, dictionary: Tensor, beta: float, epsilon: float = 1e-8) -> Tensor:
@@ -96,27 +108,58 @@ def loss(first: Tensor, second: Tensor, dictionary: Tensor, beta: float, epsilon
 
 
 class PlainTraining:
-    """A training of the trial's settings; `epoch` makes a pass over the images."""
+    """A training of the trial's settings by a network with a method `loss` of the embeddings of two views; `epoch`
+    makes a pass over the images."""
 
-    def __init__(self, trial: TrialSettings, dataset: Dataset, precision: torch.dtype = torch.float32) -> None:
-        self.trial, self.precision = trial, precision
-        self.network = Network(trial, dataset).to(memory_format=torch.channels_last).train()
+    def __init__(self, network: Any, views: Views, trial: TrialSettings, dataset: Dataset) -> None:
+        self.precision = getattr(torch, trial.precision)
+        self.network = network.to(memory_format=torch.channels_last).train()
         parameters = self.network.parameters()
         self.optimizer = torch.optim.Adam(parameters, trial.optimizer.lr, weight_decay=trial.optimizer.weight_decay)
-        pairs = Pairs(dataset, transforms(dataset, trial.augment.recipe))
+        pairs = Pairs(dataset, views)
         self.batches = DataLoader(pairs, trial.batch_size, shuffle=True, drop_last=True, num_workers=WORKERS)
 
     def epoch(self) -> float:
         """The mean loss."""
-        how: Any = self.trial.method
         total = 0.0
         for views in self.batches:
             with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
                 inputs = (view.contiguous(memory_format=torch.channels_last) for view in views)
                 first, second = (self.network(images).float() for images in inputs)
-            value = loss(first, second, self.network.dictionary, how.beta)
+            value = self.network.loss(first, second)
             self.optimizer.zero_grad()
             value.backward()
             self.optimizer.step()
             total += value.item()
         return total / len(self.batches)
+
+
+def cplearn(trial: TrialSettings, dataset: Dataset) -> PlainTraining:
+    """CPLearn with the transforms of the trial's recipe by torchvision."""
+    return PlainTraining(CPLearn(trial, dataset), transforms(dataset, trial.augment.recipe), trial, dataset)
+
+
+def lightly(trial: TrialSettings, dataset: Dataset) -> PlainTraining:
+    """Barlow Twins with head, loss and transforms of lightly, whose transforms are those of solo-cifar less solarising.
+
+    Raises ImportError where lightly is not installed.
+    """
+    from lightly.loss import BarlowTwinsLoss
+    from lightly.models.modules import BarlowTwinsProjectionHead
+    from lightly.transforms import SimCLRTransform
+
+    class BarlowTwins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            how: Any = trial.method
+            self.backbone, features = backbone(trial, dataset)
+            self.projector = BarlowTwinsProjectionHead(features, how.hidden_dim, how.embedding_dim)
+            self.loss = BarlowTwinsLoss(how.off_diagonal)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.projector(self.backbone(images))
+
+    moments = {"mean": [dataset.mean] * dataset.channels, "std": [dataset.std] * dataset.channels}
+    jitter = {"cj_strength": 1.0, "cj_bright": 0.4, "cj_contrast": 0.4, "cj_sat": 0.2, "cj_hue": 0.1}
+    pair = SimCLRTransform(dataset.image_size, **jitter, gaussian_blur=0.0, normalize=moments)
+    return PlainTraining(BarlowTwins(), pair.transforms, trial, dataset)

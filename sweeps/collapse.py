@@ -1,6 +1,6 @@
 """When embeddings count as collapsed: the rules by which reports find collapses and trials in training are stopped.
 
-The measures are those of docs/evaluation.md, by their names without the part before the slash: `collapse/codes_used`
+The measures are those of docs/collapse.md, by their names without the part before the slash: `collapse/codes_used`
 of a finished trial and `train/codes_used` of an epoch are the same measure of other images.
 """
 

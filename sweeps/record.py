@@ -98,7 +98,17 @@ END_TAGS = (Tag.FAILURE, Tag.ERROR, Tag.STOPPED_BY, Tag.STOPPED_EPOCH, Tag.COLLA
 TRAIN, VALIDATION, SELECT, TIME = "train/", "validation/", "select/", "time/"
 UNSEEN = (VALIDATION, SELECT, TRAIN)  # A setting may be chosen by these: none has seen the test data.
 # So begin the metrics that need labels of the data that a trial was trained on.
-NEED_LABELS = ("probe/", "probe_sgd/", "probe_adam/", "knn/", "codes/", "kmeans/", VALIDATION, f"{TRAIN}online_")
+NEED_LABELS = (
+    "probe/",
+    "probe_sgd/",
+    "probe_adam/",
+    "knn/",
+    "codes/",
+    "kmeans/",
+    VALIDATION,
+    f"{TRAIN}online_",
+    f"{TRAIN}knn_",
+)
 LOSS = "train/loss"  # Every epoch of a training has it.
 # Seconds of training, of evaluation and of both; the last is written with the final metrics.
 TRAIN_SECONDS, EVALUATION_SECONDS, WALL_SECONDS = "time/train_s", "time/evaluation_s", "time/wall_s"

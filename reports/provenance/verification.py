@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from reports import store
-from reports.render.files import from_json, program, render_all
+from reports.render.files import LATER_FILES, from_json, program, render_all
 from reports.statistics.inference import Number
 from reports.store import SweepResult
 from reports.tables import place_runs, table_of_sweep
@@ -216,10 +216,13 @@ def _rechosen(then: Table, now: Table) -> Iterator[str]:
 def _misprinted(sidecar: Path, expected: Mapping[str, str], made_by: object) -> Iterator[str]:
     """Lines of the printed files that the numbers in table.json do not give."""
     older = f" (written by {made_by}, this is {program()})" if made_by != program() else ""
+    # A table of an earlier version has none of the files that came later.
+    later = () if any(sidecar.with_name(name).is_file() for name in LATER_FILES) else LATER_FILES
     for name, text in expected.items():
         path = sidecar.with_name(name)
         if not path.is_file():
-            yield f"{name}: is missing"
+            if name not in later:
+                yield f"{name}: is missing"
         elif path != sidecar:
             printed = path.read_text(encoding="utf-8", errors="replace").splitlines()
             lines = itertools.zip_longest(printed, text.splitlines(), fillvalue="")

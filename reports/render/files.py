@@ -17,7 +17,8 @@ from reports.render.latex import to_latex
 from reports.tables.model import FINISHED, Cell, Source, Table
 from sweeps.errors import explain
 
-FILES = ("table.md", "table.tex", "table.html", "table.csv", "table.json", "numbers.tex", "numbers.json")
+LATER_FILES = ("numbers.tex", "numbers.json")
+FILES = ("table.md", "table.tex", "table.html", "table.csv", "table.json", *LATER_FILES)
 JSON_VERSION = 1
 CSV_COLUMNS = (
     *("block", "row", "column", "metric", "mean", "std", "n", "low", "high", "interval", "printed", "bold"),

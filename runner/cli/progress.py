@@ -29,6 +29,7 @@ has a label."""
 
 EPOCH = {
     "accuracy": ("train/online_accuracy", "{:.3f}"),
+    "k-NN": ("train/knn_accuracy", "{:.3f}"),
     "codes": ("train/codes_used", "{:.0f}"),
     "view inf.": ("train/view_information", "{:.3f}"),
 }
@@ -138,14 +139,17 @@ class Progress(Listener):
     def _line(self, word: str, style: str, job: Job, text: str) -> None:
         for kept in (self.epochs, self.losses):
             kept.pop(job.key, None)
-        clock = duration(time.monotonic() - self.start) + self._left(", ")
-        show(
+        parts = [
             (f"{word:6}", style),
             f" {self.tally.ended}/{self.tally.total} ",
             (f"{job.dataset} {job.name}", "bold"),
-            f"  {text}  ",
-            (f"{job.key} ({clock})", "dim"),
-        )
+            f"  {text}",
+        ]
+        # The live table says the time, so lines above it are kept short enough not to break.
+        if not out.is_interactive or out.is_dumb_terminal:
+            clock = duration(time.monotonic() - self.start) + self._left(", ")
+            parts.append((f"  {job.key} ({clock})", "dim"))
+        show(*parts)
 
     def render(self) -> RenderableType:
         """The live table: how far the sweep is, the best trial so far, and a line for each trial that runs."""

@@ -34,6 +34,12 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 )
 
+# Ray starts workers ahead, without variables of their own. For this one, which nothing here reads, Tune would have others
+# started in their place.
+class_cache.DEFAULT_ENV_VARS.clear()
+PRELOADED = ["torch", "cplearn.training", "runner.execution.trainable"]
+"""Modules that the workers of a local Ray import as soon as they start, while the driver still prepares the trials."""
+
 PROCESSES = ("gcs_server", "raylet")  # The processes without which a Ray does nothing, as Ray calls them.
 PATIENCE = 40.0
 """Seconds after which a driver that waits for a Ray which has died ends itself; Ray's own limit is 60 s."""
@@ -78,6 +84,7 @@ def start_ray(scratch: Path, checkpoints: str | None = None, modules: Sequence[s
     else:
         folders = dict.fromkeys([str(program_folder()), *(str(Path(module).parent) for module in modules)])
         options = {"include_dashboard": False, "num_cpus": usable_cpus(), "job_config": _job(list(folders))}
+        options["_system_config"] = {"preload_python_modules": PRELOADED}
         if not os.environ.get("RAY_TMPDIR"):
             options["_temp_dir"] = str(scratch / "ray")
     # Ray puts a handler of its own in the place of the caller's, and dies by it.

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks as bench
 from benchmarks import (
     augmentation,
     commands,
+    convolutions,
     dictionary,
     first_metric,
     gpu,
@@ -40,7 +42,9 @@ from benchmarks.measure import Goal, Growth, Measured, Pair, Part, alternate, ex
 from cplearn import data, methods
 from cplearn.config.trial import TrialSettings
 from cplearn.errors import InputError
+from cplearn.methods import barlow_twins
 from cplearn.methods.base import Batch, MethodInputs, Progress
+from cplearn.training import TrialTraining
 from reports import store
 from runner.machine.environment import WorkerLost, in_worker
 
@@ -195,6 +199,20 @@ def test_training_is_compared_on_digits_and_on_random_images() -> None:
     assert all(len(row.first) == len(row.second) == 1 and min(*row.first, *row.second) > 0 for row in rows)
 
 
+def test_the_convolutions_alone_are_those_of_the_backbone() -> None:
+    """As many operations as forward and backward of the whole backbone, but for the gradient of the first input."""
+    trial = TrialSettings.read({"backbone": {"width": 4}, "epochs": 1})
+    training = TrialTraining(trial, data.load(**trial.data_request()))
+    views, _ = next(training.views.epoch(0))
+    images = training.model.prepare(views[0])
+    with FlopCounterMode(display=False) as whole:
+        training.model.backbone(images).sum().backward()
+    alone = convolutions.convolutions_of(training.model.backbone, images)
+    with FlopCounterMode(display=False) as parts:
+        alone()
+    assert parts.get_total_flops() == whole.get_total_flops() > 0
+
+
 def test_the_plain_loop_has_our_loss() -> None:
     """Value and gradient, over the same embeddings and dictionary."""
     trial = TrialSettings.read({"method": {"form": "tanh", "codes": 300, "beta": 0.3}, "precision": "float64"})
@@ -210,10 +228,22 @@ def test_the_plain_loop_has_our_loss() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-10)
 
 
+def test_lightly_has_our_barlow_twins() -> None:
+    pytest.importorskip("lightly", reason="lightly is not installed")
+    few = {"train_images": 140, "test_images": 10, "backbone": {"width": 2}}
+    trial = TrialSettings.read({"epochs": 1, "method": "barlow_twins", "augment": {"recipe": "solo-cifar"}, **few})
+    loop = plain.lightly(trial, step.random_images(140, size=16))
+    views = torch.randn(2, 64, 12, generator=torch.Generator().manual_seed(0))
+    diagonal, off_diagonal = barlow_twins.redundancy(views)
+    theirs = loop.network.loss(*views)
+    assert theirs.item() == pytest.approx((diagonal + trial.method.off_diagonal * off_diagonal).item(), rel=1e-4)
+    assert math.isfinite(loop.epoch())
+
+
 def test_both_loops_learn_from_the_same_images() -> None:
     settings = {"train_images": 140, "test_images": 10, "backbone": {"width": 2}, "method": {"form": "tanh"}}
     trial = TrialSettings.read({"epochs": 1, **settings})
-    loop = plain.PlainTraining(trial, data.load(**trial.data_request()))
+    loop = plain.cplearn(trial, data.load(**trial.data_request()))
     assert len(loop.batches) == 2
     first = loop.epoch()
     assert math.isfinite(first)

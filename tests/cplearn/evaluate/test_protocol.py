@@ -100,7 +100,7 @@ def test_augmented_probes_see_other_images_and_the_same_ones_twice(
 def test_every_metric_and_setting_is_documented(
     everything: dict[str, float], logged: dict[str, float], root: Path
 ) -> None:
-    text = (root / "docs" / "evaluation.md").read_text()
+    text = "".join((root / "docs" / f"{page}.md").read_text() for page in ("evaluation", "collapse", "choosing"))
     groups = {name.partition("/")[0] for name in everything}
     assert groups == {
         *("probe", "probe_sgd", "probe_adam", "knn", "validation", "kmeans", "codes", "collapse", "paper", "select"),

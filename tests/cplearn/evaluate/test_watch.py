@@ -10,7 +10,8 @@ import torch
 from cplearn import methods
 from cplearn.data import Dataset
 from cplearn.evaluate.collapse import collapse
-from cplearn.evaluate.features import features
+from cplearn.evaluate.features import evenly_spaced, features
+from cplearn.evaluate.probe import knn
 from cplearn.evaluate.watch import MEASURES, watch
 from cplearn.training import TrialTraining
 from sweeps.collapse import WATCHED
@@ -33,15 +34,24 @@ def test_they_are_those_of_the_evaluation_on_the_same_images(digits: Dataset) ->
         name: expected[f"collapse/{name}"] for name in MEASURES
     }
     measured = dict(watch(model, digits.train, 128))
-    assert measured == {name: logs[-1][f"train/{name}"] for name in WATCHED}
+    assert measured == {name: logs[-1][f"train/{name}"] for name in (*WATCHED, "knn_accuracy")}
     assert -0.1 < measured["view_information"] < 3.5
     assert dict(watch(model, digits.train, 200)) != measured
 
 
-def test_labels_are_not_looked_at(digits: Dataset) -> None:
+def test_labels_count_for_the_accuracy_alone(digits: Dataset) -> None:
     model = TrialTraining(trial(), digits).model
     unknown = dataclasses.replace(digits.train, labels=torch.full_like(digits.train.labels, -1))
-    assert dict(watch(model, unknown, 64)) == dict(watch(model, digits.train, 64))
+    measured = dict(watch(model, digits.train, 64))
+    accuracy = measured.pop("knn_accuracy")
+    assert dict(watch(model, unknown, 64)) == measured
+    rows = evenly_spaced(len(digits.train.images), 64)
+    halves = [
+        (features(model, digits.train.images[half]), digits.train.labels[half]) for half in (rows[::2], rows[1::2])
+    ]
+    either = [dict(knn(*voters, *voted))["knn/accuracy"] for voters, voted in (halves, halves[::-1])]
+    assert accuracy == pytest.approx(sum(either) / 2)
+    assert 0.2 < accuracy < 1.0
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -56,7 +66,7 @@ def test_a_training_that_is_watched_is_the_same(digits: Dataset, name: str) -> N
     watched, logs = run(trial(small, evaluation={"watch_images": 40}), few)
     assert torch.equal(torch.get_rng_state(), before)
     alone, plain = run(trial(small, evaluation={"watch_images": 0}), few)
-    named = {f"train/{name}" for name in WATCHED}
+    named = {f"train/{name}" for name in (*WATCHED, "knn_accuracy")}
     assert all(len(named & epoch.keys()) >= 5 for epoch in logs)
     assert [{key: value for key, value in epoch.items() if key not in named} for epoch in logs] == plain
     assert_same_state(watched.state_dict(), alone.state_dict())

@@ -288,6 +288,16 @@ def test_a_file_that_is_gone_is_drift(made: build.Report, written: Writer, tmp_p
     assert checked.drift == ("table.tex: is missing",)
 
 
+def test_tables_of_versions_without_numbers_are_whole(made: build.Report, written: Writer, tmp_path: Path) -> None:
+    shutil.copytree(made.folder, tmp_path / "table1")
+    (tmp_path / "table1" / "numbers.tex").unlink()
+    (checked,) = provenance.verify(written.uri, tmp_path)
+    assert checked.drift == ("numbers.tex: is missing",)
+    (tmp_path / "table1" / "numbers.json").unlink()
+    (checked,) = provenance.verify(written.uri, tmp_path)
+    assert checked.drift == ()
+
+
 @pytest.mark.parametrize("words", [["SVHN", "SwAV", "16384", "linear"], ["svhn", "swaw", "c=16,384", "Linear acc."]])
 def test_a_cell_is_found_by_what_it_is_called(made: build.Report, written: Writer, words: list[str]) -> None:
     (traced,) = provenance.trace(written.uri, made.folder / "table.tex", words)

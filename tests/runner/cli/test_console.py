@@ -120,7 +120,21 @@ def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, shown: Saf
     text = re.sub(r"\x1b\[[0-9;]*m", "", printed(shown))
     assert text.count(BAD) == 5
     assert "done   3/3" in text
-    assert text.rstrip().endswith("s)"), "nothing is left"
+    assert jobs[0].key not in text, "lines above the live table are short"
+
+
+def test_lines_in_a_log_have_key_and_time(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = screen(TERM="dumb", NO_COLOR="1")
+    monkeypatch.setattr(progress, "out", log)
+    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": log})
+    job = plan.jobs[0]
+    tally = Tally([job], 0, ProgressEstimate({}), lambda: 0)
+    display = progress.Progress(tally)
+    for listener in (tally, display):
+        listener.planned([job])
+        listener.started(job)
+        listener.finished(job, TrialResult({"probe/accuracy": 0.5}, {}, {}))
+    assert re.search(rf"^done   1/1 .*  accuracy 0.500  {job.key} \(0 s\)$", printed(log), re.MULTILINE)
 
 
 def test_without_labels_view_information_stands_for_accuracy(plan: Plan, shown: SafeConsole) -> None:
@@ -154,10 +168,11 @@ def test_the_live_table_says_what_goes_on(plan: Plan, shown: SafeConsole) -> Non
         listener.started(jobs[1])
     assert drawn(shown, display).count(" starting ") == 2
     for epoch, loss in enumerate((8.0, 4.0, 1.0), start=1):
-        display.epoch(jobs[0], epoch, {"train/loss": loss, "train/online_accuracy": 0.5, "train/codes_used": 17.0})
+        watched = {"train/knn_accuracy": 0.25, "train/codes_used": 17.0}
+        display.epoch(jobs[0], epoch, {"train/loss": loss, "train/online_accuracy": 0.5, **watched})
     text = drawn(shown, display)
-    assert re.search(rf"{re.escape(jobs[0].name)} +3/9 +1 +█▄▁ +0.500 +17$", text, re.MULTILINE)
-    assert re.search(rf"{re.escape(jobs[1].name)} +starting +- +- +-$", text, re.MULTILINE)
+    assert re.search(rf"{re.escape(jobs[0].name)} +3/9 +1 +█▄▁ +0.500 +0.250 +17$", text, re.MULTILINE)
+    assert re.search(rf"{re.escape(jobs[1].name)} +starting +- +- +- +-$", text, re.MULTILINE)
     assert "view inf." not in text, "no trial measures it"
     assert max(map(len, text.splitlines())) <= 80
     display.epoch(jobs[0], 9, {"train/loss": 1.0})
