@@ -139,7 +139,7 @@ class Progress(Listener):
     def _line(self, word: str, style: str, job: Job, text: str) -> None:
         for kept in (self.epochs, self.losses):
             kept.pop(job.key, None)
-        parts = [
+        parts: list[str | tuple[str, str]] = [
             (f"{word:6}", style),
             f" {self.tally.ended}/{self.tally.total} ",
             (f"{job.dataset} {job.name}", "bold"),

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from threadpoolctl import threadpool_limits
 
 import cplearn.data
 from cplearn.config.trial import TrialSettings
@@ -70,10 +71,12 @@ def build(request: TrialRequest, device: str, ranks: Ranks) -> TrialTraining:
 
 
 def prepare(request: TrialRequest) -> str:
-    """The device of each process of a trial, cpu or cuda; torch gets as many threads as the process has CPUs."""
+    """The device of each process of a trial, cpu or cuda. Torch and NumPy get as many threads as it has CPUs."""
     resources = request.options.resources
     # Without a limit, each of several workers on a machine starts a thread for every core.
-    torch.set_num_threads(max(1, int(resources.cpus)))
+    threads = max(1, int(resources.cpus))
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
     return "cuda" if resources.gpus and torch.cuda.is_available() else "cpu"
 
 

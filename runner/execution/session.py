@@ -34,8 +34,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 )
 
-# Ray starts workers ahead, without variables of their own. For this one, which nothing here reads, Tune would have others
-# started in their place.
+# Ray starts workers ahead, without variables of their own. For the sake of this one, which nothing here reads, Tune
+# would have others started in their place.
 class_cache.DEFAULT_ENV_VARS.clear()
 PRELOADED = ["torch", "cplearn.training", "runner.execution.trainable"]
 """Modules that the workers of a local Ray import as soon as they start, while the driver still prepares the trials."""

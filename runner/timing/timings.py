@@ -8,6 +8,7 @@ import heapq
 import itertools
 import json
 import math
+import os
 import signal
 import statistics
 import subprocess
@@ -245,6 +246,7 @@ def timed_kinds(
     jobs: Sequence[Job], hardware: Mapping[str, str], data_root: Path | None, seconds: float
 ) -> Iterator[tuple[TimingKey, Timing | str]]:
     """The key of each job with its timing, or with a clause that says why it has none."""
+    os.nice(10)  # Ray and the first workers start meanwhile.
     torch.set_num_threads(int(hardware["threads"]))
     if hardware["device"] != "cpu":
         torch.cuda.set_per_process_memory_fraction(GPU_SHARE)
@@ -265,21 +267,28 @@ def _time(job: Job, hardware: Mapping[str, str], data_root: Path | None, seconds
     """The timing of a job from some of its steps and an evaluation on a part of its images, for `seconds` each."""
     dataset = cplearn.data.load(**job.trial.data_request(), root=data_root)
     training = TrialTraining(job.trial, dataset, hardware["device"], data_root=data_root)
-    ends = [time.perf_counter()]
+    clock = _clock(hardware)
+    ends = [clock()]
     has_steps = job.trial.method.trains and job.trial.epochs
     for step, (views, labels) in enumerate(training.views.epoch(0) if has_steps else ()):
         training.training_step(views, labels, step)[0].item()  # It waits for the device.
-        ends.append(time.perf_counter())
+        ends.append(clock())
         if step == STEPS or ends[-1] - ends[0] > seconds:
             break
     taken = [end - begun for begun, end in itertools.pairwise(ends)]
     # Where there is time for more, the first step does not count.
     step_seconds = statistics.median(taken[1:] or taken or [0.0])
     epoch = step_seconds * training.steps_per_epoch / int(hardware["ranks"])
-    return Timing(epoch, _evaluation(training, data_root, seconds), 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
+    return Timing(epoch, _evaluation(training, data_root, seconds, clock), 1 / CALIBRATED, CALIBRATED, "timed steps", 1)
 
 
-def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) -> float:
+def _clock(hardware: Mapping[str, str]) -> Callable[[], float]:
+    """The clock that times steps: on a CPU seconds that this thread computes, since other work of the sweep's start may
+    take turns with it."""
+    return time.thread_time if hardware["device"] == "cpu" else time.perf_counter
+
+
+def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float, clock: Callable[[], float]) -> float:
     """Seconds of an evaluation: of twice as many images each time while there is time, and from there to all images by
     the power of their number that the last two have shown."""
     trial, dataset = whole.trial, whole.dataset
@@ -290,9 +299,9 @@ def _evaluation(whole: TrialTraining, data_root: Path | None, seconds: float) ->
         still = trial.optimizer.model_copy(update={"warmup_epochs": 0.0})
         fitting = {"epochs": 0, "batch_size": min(trial.batch_size, len(part.train.images)), "optimizer": still}
         training = TrialTraining(trial.model_copy(update=fitting), part, whole.device, data_root=data_root)
-        start = time.perf_counter()
+        start = clock()
         training.evaluate()
-        return time.perf_counter() - start
+        return clock() - start
 
     most = max(len(dataset.train.images), len(dataset.test.images))
     images = min(max(10 * dataset.n_classes, *trial.evaluation.gmm_components, 100), most)

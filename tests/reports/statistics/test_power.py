@@ -19,7 +19,7 @@ def test_two_rows_need_the_pairs_of_the_tables(effect: float, pairs: int) -> Non
 
 def test_the_power_is_that_of_the_published_example() -> None:
     """The manual of G*Power, after Cohen (1969, p. 48): 50 pairs that correlate by .55, means apart by .4."""
-    assert power.power(0.4, math.sqrt(2 * (1 - 0.55)), 50, 2) == pytest.approx(0.832114, abs=1e-6)
+    assert inference.power(0.4, math.sqrt(2 * (1 - 0.55)), 50, 2) == pytest.approx(0.832114, abs=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "seeds", "effect"), [(2, 5, 1.5), (2, 9, 1.0), (5, 8, 2.0)])
