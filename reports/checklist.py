@@ -2,7 +2,6 @@
 et al., JMLR 2021) ask of experiments; blanks where the store cannot know. Questions and sentences stand in the template
 checklist.txt.j2."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from reports.render.latex import latex
 from reports.statistics import inference
 from reports.statistics.compute import device_hours
 from reports.store import SweepResult
-from reports.tables.sweep import commits, shared_settings
+from reports.tables.sweep import commits, shared_settings, versions
 from sweeps.record import BASELINE, UNSEEN, WALL_SECONDS, Tag
 
 BLANK = "(to be answered by the authors)"
@@ -61,7 +60,7 @@ def _items(facts: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
 def _facts(results: Sequence[SweepResult], runs: pd.DataFrame) -> dict[str, Any]:
     reported = pd.concat([result.runs for result in results], ignore_index=True).drop_duplicates("key")
     finished = reported[reported["status"] == "FINISHED"]
-    tags = {tag: finished.reindex(columns=[tag.column])[tag.column].dropna() for tag in (Tag.VERSIONS, Tag.COMMAND)}
+    commands = finished.reindex(columns=[Tag.COMMAND.column])[Tag.COMMAND.column].dropna()
     hardware = finished.reindex(columns=[t.column for t in (Tag.DEVICE_NAME, Tag.CPUS, Tag.THREADS, Tag.RANKS)])
     times = finished.reindex(columns=[WALL_SECONDS])[WALL_SECONDS].dropna()
     timed = _timed(runs)
@@ -84,11 +83,8 @@ def _facts(results: Sequence[SweepResult], runs: pd.DataFrame) -> dict[str, Any]
         ],
         "hardware": Counter(hardware.fillna("?").itertuples(index=False, name=None)).most_common(),
         "commits": sorted(commits(finished).dropna().unique()),
-        "versions": [
-            ", ".join(f"{package} {version}" for package, version in json.loads(text).items())
-            for text in tags[Tag.VERSIONS].unique()
-        ],
-        "command": next(iter(tags[Tag.COMMAND]), None),
+        "versions": versions(finished).unique(),
+        "command": next(iter(commands), None),
         "licences": {result.slug: LICENCES.get(result.dataset.partition(":")[0], BLANK) for result in results},
     }
 

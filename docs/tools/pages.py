@@ -20,7 +20,6 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
 from cplearn import methods
-from cplearn.config.groups import AugmentSettings, BackboneSettings, EvaluationSettings, OptimizerSettings
 from cplearn.config.trial import TrialSettings
 from cplearn.data.catalogue import CATALOGUE
 from reports.metrics import METRICS
@@ -60,18 +59,13 @@ def pages() -> Iterator[tuple[str, str]]:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["cell"] = cell
-    groups = {
-        "backbone": BackboneSettings,
-        "augment": AugmentSettings,
-        "optimizer": OptimizerSettings,
-        "evaluation": EvaluationSettings,
-    }
+    groups = ("backbone", "augment", "optimizer", "evaluation")
     shipped = sorted([*(ROOT / "sweeps").glob("*.yaml"), *(ROOT / "sweeps/presets").glob("*.yaml")])
     content = {
         "fields": fields,
         "section": section,
         "TrialSettings": TrialSettings,
-        "groups": groups,
+        "groups": {group: TrialSettings.model_fields[group].annotation for group in groups},
         "catalogue": CATALOGUE,
         "methods": methods,
         "metrics": METRICS,

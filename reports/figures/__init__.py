@@ -6,22 +6,16 @@ those runs that have what it takes; `notes` says what single runs lack. docs/fig
 
 from collections.abc import Iterator, Sequence
 
-from reports.figures import across, canvas, curves, embeddings, images, importance, lines, samples, studies
+from reports.figures import canvas, curves, embeddings, images, importance, lines, of_tables, samples
 from reports.figures.canvas import Plot
 from reports.figures.importance import Importance
 from reports.figures.samples import Reader, Sample, notes
 from reports.store import SweepResult
 from reports.tables import number_rows
-from reports.tables.grid import Grid
-from reports.tables.model import Table
-from reports.tables.study import Study
 
 __all__ = ["Importance", "Plot", "Reader", "notes", "plots", "read_samples", "table_plots"]
 
-
-def table_plots(table: Table, grid: Grid) -> Iterator[Plot]:
-    """The figures of a table about grids, or over several data sets; `grid` has the trials behind it."""
-    return studies.plots(table, grid.points()) if isinstance(grid, Study) else across.plots(grid.scores())
+table_plots = of_tables.plots
 
 
 def read_samples(result: SweepResult, reader: Reader) -> list[Sample]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from reports import spelling
 from reports.render import numbers, parts
 from reports.render.latex import to_latex
-from reports.tables.model import FINISHED, Cell, Source, Table
+from reports.tables.model import Cell, Table
 from sweeps.errors import explain
 
 LATER_FILES = ("numbers.tex", "numbers.json")
@@ -99,9 +99,7 @@ def to_markdown(table: Table) -> str:
     """GitHub-flavoured markdown, with caption, notes and the runs behind the numbers."""
     templates = parts.environment()
     templates.filters.update(md=markdown, cell=_markdown_cell)
-    return templates.get_template("table.md.j2").render(
-        table=table, groups=parts.run_groups(table), source=lambda source: _markdown_source(source, table)
-    )
+    return templates.get_template("table.md.j2").render(table=table, groups=parts.run_groups(table))
 
 
 def to_html(table: Table) -> str:
@@ -125,15 +123,9 @@ def markdown(text: str) -> str:
 
 def _html(name: str, table: Table, **content: Any) -> str:
     template = parts.environment(autoescape=True).get_template(name)
-    levels = [[(name, len(places)) for name, places in level] for level in parts.levels(table)]
+    levels = list(parts.levels(table))
     return template.render(table=table, levels=levels, tip=lambda cell: parts.described(cell, table), **content)
 
 
 def _markdown_cell(cell: Cell) -> str:
     return cell.printed.replace(cell.mean, f"**{cell.mean}**", 1) if cell.bold else cell.printed
-
-
-def _markdown_source(source: Source, table: Table) -> str:
-    run = f"[`{source.run_id}`]({table.runs_at}{source.run_id})" if table.runs_at else f"`{source.run_id}`"
-    state = "" if source.status == FINISHED else f" {source.status.lower()}"
-    return f"seed {source.seed}{f' {run}' if source.run_id else ''} (key `{source.key}`){state}"

@@ -3,12 +3,11 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 from reports.render import parts
 from reports.spelling import one_line
-from reports.tables.model import Cell, Row, Table
+from reports.tables.model import Cell, Table
 
 
 def _greek(letter: str) -> str:
@@ -60,17 +59,14 @@ def to_latex(table: Table) -> str:
         comment_start_string="<#",
         comment_end_string="#>",
     )
-    templates.filters.update(tex=latex, symbol=latex_symbol, comment=one_line)
-    columns = [_LatexColumn.of(cells, table) for cells in zip(*(row.cells for row in table.all_rows), strict=True)]
+    templates.filters.update(tex=latex, symbol=latex_symbol, value=latex_value, comment=one_line)
+    columns = [_column(cells, table) for cells in zip(*(row.cells for row in table.all_rows), strict=True)]
     dense = len(table.columns) > 11 or len(table.headings) > 1
     return templates.get_template("table.tex.j2").render(
         table=table,
-        layout="l" * len(table.headings) + "".join(column.layout for column in columns),
-        header=list(_latex_header(table, columns)),
-        width=len(table.headings) + sum(column.width for column in columns),
-        head=lambda row: _latex_head(row, len(table.headings)),
-        cells=lambda row: [column.cell(cell) for column, cell in zip(columns, row.cells, strict=True)],
-        published=lambda row: [column.published(cell, table) for column, cell in zip(columns, row.cells, strict=True)],
+        columns=columns,
+        levels=list(_levels(table, [2 if column["beside"] else 1 for column in columns])),
+        width=len(table.headings) + sum(2 if column["beside"] else 1 for column in columns),
         groups=parts.run_groups(table),
         size=r"\scriptsize" if dense and table.n > 1 else r"\footnotesize",
         anchor=re.sub(r"[^A-Za-z0-9]+", "-", f"{table.sweep}-{table.slug}").strip("-"),
@@ -78,73 +74,28 @@ def to_latex(table: Table) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _LatexColumn:
-    """A column of numbers that siunitx aligns, with one beside it for spreads where there are any."""
-
-    digits: str
-    beside: bool
-
-    @classmethod
-    def of(cls, cells: Sequence[Cell], table: Table) -> Self:
-        printed = [cell.mean for cell in cells if not cell.empty]
-        printed += [parts.published(cell, table).split(" ")[0] for cell in cells if cell.published is not None]
-        digits = [number.lstrip("-").partition(".") for number in printed] or [("1", "", "")]
-        whole, decimals = (max(len(sides[side]) for sides in digits) for side in (0, 2))
-        sign = "-" if any(number.startswith("-") for number in printed) else ""
-        beside = any(cell.std or cell.n or cell.difference for cell in cells)
-        return cls(f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}", beside)
-
-    @property
-    def width(self) -> int:
-        return 1 + self.beside
-
-    @property
-    def layout(self) -> str:
-        return f"S[table-format={self.digits}]" + (r"@{\,}l" if self.beside else "")
-
-    def cell(self, cell: Cell) -> str:
-        if cell.empty:
-            text = latex(cell.mean)
-            return rf"\multicolumn{{{self.width}}}{{c}}{{{text}}}" if text else " & " * self.beside
-        mean = rf"\bfseries {cell.mean}" if cell.bold else cell.mean
-        if not self.beside:
-            return mean
-        spread = rf"{{\tiny$\pm${re.sub(r'^0[.]', '.', cell.std)}}}" if cell.std else ""
-        fewer = rf"{{\tiny\,($n{{=}}{cell.n}$)}}" if cell.n else ""
-        return f"{mean} & {spread}{fewer}"
-
-    def published(self, cell: Cell, table: Table) -> str:
-        number, _, difference = parts.published(cell, table).partition(" ")
-        if not number:
-            return " & " * self.beside
-        return f"{number} & {{\\tiny{latex(difference)}}}" if self.beside else number
+def _column(cells: Sequence[Cell], table: Table) -> dict[str, Any]:
+    """The `digits` before and after the point by which siunitx aligns a column, and whether one stands `beside` it, for
+    spreads."""
+    printed = [cell.mean for cell in cells if not cell.empty]
+    printed += [parts.published(cell, table).split(" ")[0] for cell in cells if cell.published is not None]
+    numbers = [number.lstrip("-").partition(".") for number in printed] or [("1", "", "")]
+    whole, decimals = (max(len(sides[side]) for sides in numbers) for side in (0, 2))
+    sign = "-" if any(number.startswith("-") for number in printed) else ""
+    digits = f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
+    return {"digits": digits, "beside": any(cell.std or cell.n or cell.difference for cell in cells)}
 
 
-def _latex_header(table: Table, columns: Sequence[_LatexColumn]) -> Iterator[tuple[str, str]]:
-    """A line of headings for each level, and the rules below it."""
-    lead = "& " * (len(table.headings) - 1)
+def _levels(table: Table, widths: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+    """The headings above the columns, from the top: each with its place among the columns of LaTeX, and whether a rule
+    stands below it."""
     for level in parts.levels(table):
-        position, cells, rules = len(table.headings), [], []
+        first, spans = len(table.headings) + 1, []
         for name, places in level:
-            width = sum(columns[place].width for place in places)
-            cells.append(rf"& \multicolumn{{{width}}}{{c}}{{{latex_symbol(name)}}}")
-            if name and len(places) > 1:
-                rules.append(rf"\cmidrule(lr){{{position + 1}-{position + width}}}")
-            position += width
-        yield lead + " ".join(cells) + r" \\", "".join(rules)
-    lowest = [
-        rf"& \multicolumn{{{column.width}}}{{c}}{{{latex(heading.short)}}}"
-        for heading, column in zip(table.columns, columns, strict=True)
-    ]
-    yield " & ".join(map(latex_symbol, table.headings)) + " " + " ".join(lowest) + r" \\", ""
-
-
-def _latex_head(row: Row, axes: int) -> str:
-    fewer = rf" {{\scriptsize($n{{=}}{row.n}$)}}" if row.n else ""
-    if row.is_named:
-        return rf"\multicolumn{{{axes}}}{{@{{}}l}}{{{latex(row.label)}{fewer}}}"
-    return " & ".join(map(latex_value, row.head)) + fewer
+            width = sum(widths[place] for place in places)
+            spans.append({"name": name, "first": first, "width": width, "is_ruled": bool(name and len(places) > 1)})
+            first += width
+        yield spans
 
 
 def latex(text: str) -> str:

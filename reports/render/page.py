@@ -15,8 +15,8 @@ from reports.statistics import findings
 from reports.store import SweepResult
 from reports.tables import number_rows
 from reports.tables.model import FINISHED, STATES, Table
-from reports.tables.sweep import commits, has_labels, shared_settings
-from sweeps.record import HARDWARE, WALL_SECONDS, Tag, param_value
+from reports.tables.sweep import commits, has_labels, shared_settings, versions
+from sweeps.record import HARDWARE, WALL_SECONDS
 
 MOST_BYTES = 3_500_000  # Most bytes of figures within a page; those beyond are named only.
 SHOWN_DPI = 130  # Dots of a figure that a page shows as an inch.
@@ -69,8 +69,8 @@ def facts(result: SweepResult) -> Iterator[tuple[str, str]]:
     for tag in HARDWARE:
         if tag.column in runs:
             yield tag.short.replace("_", " ").capitalize(), _counted(runs[tag.column])
-    if Tag.VERSIONS.column in runs:
-        yield "Versions", _counted(runs[Tag.VERSIONS.column].dropna().map(_versions))
+    if len(packages := versions(runs)):
+        yield "Versions", _counted(packages)
     times = finished.reindex(columns=[WALL_SECONDS])[WALL_SECONDS].dropna()
     if len(times):
         total, usual = duration(times.sum()), duration(times.median())
@@ -100,13 +100,6 @@ def _counted(values: pd.Series) -> str:
     if len(counts) == 1:
         return str(counts.index[0])
     return "; ".join(f"{value} ({count} {'trial' if count == 1 else 'trials'})" for value, count in counts.items())
-
-
-def _versions(spelled: str) -> str:
-    versions = param_value(spelled)
-    return (
-        ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else spelled
-    )
 
 
 def _pictures(plots: Sequence[Plot], folder: Path) -> Iterator[tuple[str, int] | None]:

@@ -204,7 +204,7 @@ def paired_std(values: pd.DataFrame) -> tuple[float, int, int] | None:
     usable = [each for each in differences if len(each) > 1]
     if not usable:
         return None
-    squares = sum(float(((each - each.mean()) ** 2).sum()) for each in usable)
+    squares = sum(float(each.var()) * len(each) for each in usable)
     freedom = sum(len(each) - 1 for each in usable)
     return round(math.sqrt(squares / freedom), 15), len(usable), max(map(len, usable))
 
@@ -228,10 +228,9 @@ def difference_resolved(std: float, seeds: int, rows: int) -> float:
     """The smallest true difference that so many seeds support with a power of 80 %; infinite for one seed."""
     if seeds < 2:
         return math.inf
-    low, high = 0.0, std
+    from scipy.optimize import brentq  # It takes a moment to import.
+
+    high = std
     while power(high, std, seeds, rows) < POWER:
         high *= 2
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, std, seeds, rows) >= POWER else (middle, high)
-    return high
+    return float(brentq(lambda difference: power(difference, std, seeds, rows) - POWER, 0, high))

@@ -65,13 +65,11 @@ def timed_runs(uri: str | None, method: str, fingerprint: str | None = None, mos
     query = f"{TRIAL_RUNS} AND attributes.status = 'FINISHED' AND params.`method.name` = '{method}'"
     if fingerprint:
         query += f" AND {tag_is(Tag.FINGERPRINT, fingerprint)}"
-    timed = []
     with readable(shown(uri)):
-        for run in islice(search(client, experiment, query, most), most):
-            timed.append(
-                {"params": run.data.params, "tags": _tags(run), "metrics": run.data.metrics, "data": profile_of(run)}
-            )
-    return timed
+        return [
+            {"params": run.data.params, "tags": _tags(run), "metrics": run.data.metrics, "data": profile_of(run)}
+            for run in islice(search(client, experiment, query, most), most)
+        ]
 
 
 def profile_of(run: Run) -> dict[str, Any]:

@@ -68,13 +68,9 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
     if select.by.startswith(VALIDATION) and any(t.settings.get("method.name") == "supervised" for t in trials):
         barred = "since a supervised backbone was trained on the labels of the validation split"
 
-    def rank(text: str) -> tuple[Any, ...]:
-        values = [groups[text][0].settings.get(key) for key in over]
-        return *((not (known := isinstance(value, int | float)), value if known else 0) for value in values), text
-
     candidates: list[Candidate] = []
     competing: dict[int, dict[str, float]] = {}  # By the number of seeds.
-    for text in sorted(groups, key=rank):
+    for text in sorted(groups, key=lambda text: [rank(groups[text][0].settings.get(key)) for key in over]):
         sources = tuple(trial.source for trial in groups[text])
         scores = list(finite_values(sources, select.by, values).values())
         candidates.append(Candidate(text, sources, float(np.mean(scores)) if scores else None))
@@ -87,6 +83,12 @@ def choose(trials: Sequence[Trial], select: Selection, where: str, values: Value
     ]
     chosen, tied = winners[0] if winners else None, tuple(winners[1:])
     return Choice(where, ", ".join(over), select.by, select.better, tuple(candidates), chosen, barred, tied)
+
+
+def rank(value: Any) -> tuple[bool, Any]:
+    """Orders the values of a setting: numbers by size, then words."""
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else str(value)
 
 
 def finite_values(sources: Sequence[Source], metric: str, values: Values, status: str = FINISHED) -> dict[int, float]:

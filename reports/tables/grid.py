@@ -109,7 +109,7 @@ class Grid:
             columns=tuple(self._column(at, metric) for at, metric in heads),
             baselines=tuple(baselines),
             rows=tuple(rows),
-            caption=tuple(words.caption(self.spec, subject, shown, n, cells)),
+            caption=words.caption(self.spec, subject, shown, n, cells),
             notes=(),
             origin=subject.origin,
             metrics=self.metrics,

@@ -12,23 +12,12 @@ import pandas as pd
 from reports import spelling
 from reports.metrics import Metric
 from reports.statistics import grids
+from reports.tables.fill import rank
 from reports.tables.grid import Grid, Place, sources_of
 from reports.tables.model import EXTRA, Cell, Source, Table, Trial, metric_values, read_trials
 from reports.tables.spec import CRITERION, Dimension, StudiedCriterion, StudySettings, TableSpec, Where, matches
 from reports.tables.words import Subject
 from sweeps.errors import UserError
-
-SENTENCES = {
-    "grid/": "Accuracies are those of the linear probe on the test split after the last epoch; best, worst and mean "
-    "leave out the settings that have collapsed.",
-    "collapsed/": "Collapsed: the share of the settings whose run has collapsed by the rules of the findings "
-    "(representation, cluster, dimensional or intra-cluster collapse; any: at least one of them).",
-    "rank": "Rank correlation: Spearman's, over the settings of a seed, of the criterion (turned so that more is "
-    "better) with the metric of the test split.",
-    "regret/": "Regret: the linear accuracy of the best setting of a seed minus that of the setting with the best "
-    "criterion at that seed, of equal ones the smallest.",
-}
-"""What the quantities of a table are, by the beginning of their names."""
 
 
 def place_runs(runs: pd.DataFrame, table: TableSpec, where: Where | None = None) -> Grid:
@@ -103,11 +92,7 @@ class Study(Grid):
         self.parts: dict[tuple[Place, Place], list[list[Trial]]] = {}
 
     def subject(self) -> Subject:
-        first = "Each number is computed from all settings of a method's weight at one seed, then averaged over seeds."
-        kinds = [words for start, words in SENTENCES.items() if any(name.startswith(start) for name in self.spec.shown)]
-        mean = f"The {self.study.mean} is over those with a number at as many seeds as any of them."
-        chosen = (first, *kinds, *([mean] if self.study.mean else []))
-        return dataclasses.replace(super().subject(), seeds=self.seeds, chosen=chosen)
+        return dataclasses.replace(super().subject(), seeds=self.seeds)
 
     def table(self, subject: Subject | None = None) -> Table:
         if self.study.mean:
@@ -163,7 +148,7 @@ class Study(Grid):
     def _each_seed(self, metric: Metric, trials: Sequence[Trial], label: str) -> dict[int, float]:
         """The quantity of a grid at each seed where it is defined; elsewhere the reason is kept for the row's label."""
         over = self._varying(trials)
-        settings = sorted(trials, key=lambda trial: [_rank(trial.settings.get(key)) for key in over])
+        settings = sorted(trials, key=lambda trial: [rank(trial.settings.get(key)) for key in over])
         criterion = self.study.named(metric.name.partition("/")[2])
         found: dict[int, float] = {}
         for seed in self.seeds:
@@ -202,7 +187,7 @@ class Study(Grid):
         for (row, column), trials in self.cells.items():
             over = self._varying(trials)
             if (row, column) not in self.parts and over:
-                texts = spelling.values(sorted({trial.settings.get(over[0]) for trial in trials}, key=_rank))
+                texts = spelling.values(sorted({trial.settings.get(over[0]) for trial in trials}, key=rank))
                 listed.setdefault(", ".join(self.row_texts[row]), f"{spelling.headings(over)[0]} = {', '.join(texts)}")
         if listed:
             yield f"Settings: {'; '.join(f'{name}, {texts}' for name, texts in listed.items())}."
@@ -227,8 +212,3 @@ def _needs(name: str) -> list[str]:
 def _of(metric: Metric, criterion: StudiedCriterion) -> Metric:
     """The metric in whose name a star stands for a criterion, of that criterion."""
     return dataclasses.replace(metric, name=metric.name.replace("*", criterion.by))
-
-
-def _rank(value: Any) -> tuple[bool, Any]:
-    is_number = isinstance(value, int | float)
-    return not is_number, value if is_number else str(value)

@@ -1,6 +1,7 @@
 """The table of one sweep on one data set: its specification, made from the sweep's manifest, and its rows in order."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,24 +83,19 @@ def has_labels(result: SweepResult) -> bool:
 def number_rows(result: SweepResult) -> pd.DataFrame:
     """The runs with a column `row`, the table row of each trial: baselines first, in the order of the manifest, then
     points, in the order of the axes' values, or those of a search the best first."""
-    runs = result.runs
-    names = _baselines(runs)
-    orders = [{repr(value): place for place, value in enumerate(values)} for values in result.axes.values()]
-    points = runs[list(result.axes)].to_numpy(dtype=object).tolist()
-    places: list[tuple[Any, ...]] = []
-    for role, label, point in zip(runs["role"], runs["label"], points, strict=True):
-        # The text tells apart values that the axis does not list.
-        along = zip(orders, map(repr, point), strict=True)
-        ranks = [(order.get(text, len(order)), text) for order, text in along]
-        places.append((0, names.index(label)) if role == BASELINE else (1, *ranks))
-    rank = {place: row for row, place in enumerate(sorted(set(places)))}
-    numbered = runs.assign(row=[rank[place] for place in places])
+    runs, baselines = result.runs, _baselines(result.runs)
+    is_point = runs["role"] != BASELINE
+    keys = [is_point, runs["label"].map({name: place for place, name in enumerate(baselines)}).mask(is_point, 0)]
+    for axis, values in result.axes.items():
+        texts = runs[axis].map(repr).where(is_point, "")  # They tell apart values that the axis does not list.
+        order = {repr(value): place for place, value in enumerate(values)}
+        keys += [texts.map(order).fillna(len(order)), texts]
+    numbered = runs.assign(row=runs.groupby(keys).ngroup())
     if not result.search:
         return numbered
     objectives: dict[str, str] = result.search["objectives"]
-    values = inference.by_row(numbered, list(objectives))
-    first = sum(kind == 0 for kind, *_ in rank)
-    means = values.mean().where(values.count() == len(result.seeds)).iloc[first:]
+    by_row, first = inference.by_row(numbered, list(objectives)), len(baselines)
+    means = by_row.mean().where(by_row.count() == len(result.seeds)).iloc[first:]
     best = {row: first + number for number, row in enumerate(inference.best_first(means, objectives))}
     return numbered.assign(row=numbered["row"].map(lambda row: best.get(row, row)))
 
@@ -125,44 +121,36 @@ def commits(runs: pd.DataFrame) -> pd.Series:
     return runs[Tag.GIT_COMMIT.column] + edited.map({"true": " with uncommitted edits"}).fillna("")
 
 
+def versions(runs: pd.DataFrame) -> pd.Series:
+    """The versions of packages of each run that says them, in words."""
+    texts = runs.reindex(columns=[Tag.VERSIONS.column])[Tag.VERSIONS.column].dropna()
+    return texts.map(lambda text: ", ".join(f"{name} {version}" for name, version in json.loads(text).items()))
+
+
 def _subject(result: SweepResult, suggested: int) -> Subject:
-    dataset, n = _dataset_name(result), len(result.seeds)
+    dataset = _dataset_name(result)
     images = f" ({result.about['test_images']:,} images)" if "test_images" in result.about else ""
     epochs = shared_settings(result).get("epochs")
     last = "one epoch" if epochs == "1" else f"the last of {epochs} epochs" if epochs else "the last epoch"
-    measured = f"of the test split{images} after {last}"
-    fewer = f" and means over fewer than {n} seeds" if n > 1 else ""
-    has_points = any(result.runs["role"] != BASELINE) and bool(result.axes)
+    seen = [name for name in (result.search or {}).get("objectives", ()) if not name.startswith((*UNSEEN, TIME))]
     cut = f"The best {MOST_SUGGESTED} of {suggested} suggestions are shown; runs.csv has all."
     return Subject(
         name=result.sweep,
         title=f"{result.sweep} on {dataset}",
         about=f"Sweep {result.sweep} on {dataset}" + (f": {result.description}" if result.description else ""),
-        measured=measured,
         seeds=tuple(result.seeds),
         dataset=dataset,
         slug=result.slug,
-        chosen=tuple(_chosen(result, measured)),
-        compared=f"Baselines{fewer} are not compared with the rest." if has_points else "",
         notes=(*((cut,) if suggested > MOST_SUGGESTED else ()), *((NO_LABELS,) if not has_labels(result) else ())),
         origin=tuple(_origin(result)),
+        facts={
+            "measured": f"of the test split{images} after {last}",
+            "search": result.search,
+            "seen": seen,
+            "has_labels": has_labels(result),
+            "has_points": bool(result.axes) and any(result.runs["role"] != BASELINE),
+        },
     )
-
-
-def _chosen(result: SweepResult, measured: str) -> Iterator[str]:
-    """How the rows were chosen, where a search or a lack of labels has a part in it."""
-    if not result.search:
-        if not has_labels(result):
-            yield f"View information and RankMe are those of training images, all else is {measured}."
-        return
-    objectives: dict[str, str] = result.search["objectives"]
-    aims = " and ".join(f"{direction} {name}" for name, direction in objectives.items())
-    yield f"Points were suggested by Optuna (TPE) to {aims}, and stand best first by that."
-    if seen := ", ".join(name for name in objectives if not name.startswith((*UNSEEN, TIME))):
-        too_good = "so the best rows are too good; other metrics are those"
-        yield f"The search has seen the test split ({seen}), {too_good} {measured}."
-    else:
-        yield f"All other metrics are those {measured}; no point was suggested by them."
 
 
 def _origin(result: SweepResult) -> Iterator[str]:

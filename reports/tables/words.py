@@ -1,7 +1,11 @@
 """The sentences around a table: its caption, and notes on what was chosen and what is missing."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from reports import spelling
 from reports.metrics import Metric
@@ -14,62 +18,49 @@ MOST_LABELS = 12  # Rows that one note names.
 
 @dataclass(frozen=True)
 class Subject:
-    """What a table is about, beside its specification: `about` is the first sentence of the caption, `measured` says on
-    which data and after how many epochs. `seeds` were asked for; where that is not known, each column has those of its
-    fullest cell. `chosen` and `compared` say how rows were chosen and which of them compete, in place of the
-    specification's sentences. `notes` follow the others; `origin` says what the numbers were made with."""
+    """What a table is about, beside its specification: `about` is the first sentence of the caption, `facts` are what
+    else caption.txt.j2 makes sentences of. `seeds` were asked for; where that is not known, each column has those of
+    its fullest cell. `notes` follow the others; `origin` says what the numbers were made with."""
 
     name: str
     title: str
     about: str
-    measured: str = "of the test split after the last epoch"
     seeds: tuple[int, ...] = ()
     dataset: str = ""
     slug: str = ""
-    chosen: tuple[str, ...] = ()
-    compared: str = ""
     notes: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def caption(
     table: TableSpec, subject: Subject, shown: Mapping[str, Metric], n: int, cells: Sequence[Cell]
-) -> Iterator[str]:
-    """The sentences above a table over n seeds."""
-    yield f"{subject.about.rstrip('.')}."
-    listed = f" ({spelling.ranges(subject.seeds)})" if subject.seeds else ""
-    if n > 1:
-        yield f"Mean ± sample standard deviation over n = {n} seeds{listed}."
-        if single := [metric.heading for metric in shown.values() if not metric.spread]:
-            yield f"Without spread: {', '.join(single)}."
-    else:
-        yield f"One seed{listed}, n = 1, so no spread is known."
-    if select := table.select:
-        best = {"higher": "highest mean", "lower": "lowest mean", "nearest 1": "mean nearest to 1 of"}[select.better]
-        yield f"All metrics are those {subject.measured}."
-        what = ", ".join(dict.fromkeys(spelling.headings(select.over)))
-        below = ""
-        if len(select.over) > 1:
-            what = f"The weight of each method ({what})"
-            below = " Below stands among how many settings; a method that is not named there has one."
-        by = f"{best} {select.by} over seeds, which never sees the test split."
-        yield f"{what} was chosen for each cell by the {by}{below}"
-    elif subject.chosen:
-        yield from subject.chosen
-    else:
-        yield f"All metrics are those {subject.measured}; no model was selected by them."
-    if subject.compared:
-        yield subject.compared
-    elif table.baselines:
-        yield f"Not compared with the rest: {', '.join(table.baselines)}."
-    if "codes/nmi" in shown:
-        chance = " (chance: NMI of shuffled codes)" if "codes/nmi_chance" in shown else ""
-        yield f"NMI of the codes is not ranked, as it rises by chance alone with the number of codes used{chance}."
-    if table.published and (published := [cell for cell in cells if cell.published is not None]):
-        group = spec.published(table.published)
-        setting = ", ".join(f"{key} = {value}" for key, value in group.setting.items())
-        only = f", for runs with {setting}" if any(cell.sources and not cell.comparable for cell in published) else ""
-        yield f"Published: {group.source}; in brackets ours minus the published{only}. {group.caveat}"
+) -> tuple[str, ...]:
+    """The sentences above a table over n seeds, one for each line of caption.txt.j2."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
+    )
+    published = [cell for cell in cells if cell.published is not None]
+    facts = {
+        "measured": "of the test split after the last epoch",
+        "has_labels": True,
+        **subject.facts,
+        "about": subject.about.replace("\n", " ").strip().rstrip("."),
+        "seeds": f" ({spelling.ranges(subject.seeds)})" if subject.seeds else "",
+        "n": n,
+        "n_asked": len(subject.seeds),
+        "single": [metric.heading for metric in shown.values() if not metric.spread],
+        "select": table.select,
+        "chosen": ", ".join(dict.fromkeys(spelling.headings(table.select.over))) if table.select else "",
+        "study": table.study,
+        "kinds": {name.partition("/")[0] for name in table.shown},
+        "baselines": table.baselines,
+        "shown": shown,
+        "published": published,
+        "group": spec.published(table.published) if table.published else None,
+        "all_comparable": all(cell.comparable or not cell.sources for cell in published),
+    }
+    return tuple(templates.get_template("caption.txt.j2").render(facts).strip("\n").split("\n"))
 
 
 def notes(table: Table, reasons: Mapping[str, str], values: Values) -> Iterator[str]:
@@ -115,17 +106,14 @@ def _absent(table: Table, reasons: Mapping[str, str]) -> Iterator[tuple[str, str
     """Where trials have no result, in which state they are and why, and their seeds; a trial that stands in several
     cells is named at the first."""
     named: set[str] = set()
-    for row in table.all_rows:
-        cells = zip(table.columns, row.cells, strict=True)
-        groups = [(row.label, row.sources)] if row.sources else [(_where(row, at), cell.sources) for at, cell in cells]
-        for where, sources in groups:
-            states: dict[str, list[int]] = {}
-            for source in sources:
-                if source.status != FINISHED and source.key not in named:
-                    named.add(source.key)
-                    reason = f" ({reasons[source.key]})" if reasons.get(source.key) else ""
-                    states.setdefault(STATES[source.status] + reason, []).append(source.seed)
-            yield from ((where, state, seeds) for state, seeds in states.items())
+    for row, column, cell in table.cells():
+        states: dict[str, list[int]] = {}
+        for source in cell.sources:
+            if source.status != FINISHED and source.key not in named:
+                named.add(source.key)
+                reason = f" ({reasons[source.key]})" if reasons.get(source.key) else ""
+                states.setdefault(STATES[source.status] + reason, []).append(source.seed)
+        yield from ((_where(row, column), state, seeds) for state, seeds in states.items())
 
 
 def _infinite(table: Table, values: Values) -> Iterator[tuple[str, str, list[int]]]:

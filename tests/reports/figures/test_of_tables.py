@@ -8,7 +8,7 @@ import matplotlib.style
 import pandas as pd
 import pytest
 
-from reports.figures import across, canvas
+from reports.figures import canvas, of_tables
 from reports.tables import place_runs
 from reports.tables.spec import TableSpec
 
@@ -40,7 +40,7 @@ def trials(leave_out: tuple[str, str] = ("", "")) -> pd.DataFrame:
 
 
 def test_ranks_are_over_data_sets_without_baselines_and_unranked_metrics() -> None:
-    numbers = across.rank_numbers(place_runs(trials(), SPEC).scores())
+    numbers = of_tables.rank_numbers(place_runs(trials(), SPEC).scores())
     assert set(numbers["metric"]) == {"probe/accuracy"}
     assert dict(zip(numbers["row"], numbers["mean_rank"], strict=True)) == {"cplearn": 1, "vicreg": 2.25, "swav": 2.75}
     assert set(numbers["n"]) == {4}
@@ -50,7 +50,7 @@ def test_ranks_are_over_data_sets_without_baselines_and_unranked_metrics() -> No
 
 
 def test_means_are_those_of_the_middle_half() -> None:
-    numbers = across.mean_numbers(place_runs(trials(), SPEC).scores()).set_index("row")
+    numbers = of_tables.mean_numbers(place_runs(trials(), SPEC).scores()).set_index("row")
     assert numbers["values"].tolist() == [8, 8, 8]
     assert numbers["iqm"]["cplearn"] == pytest.approx(0.905)
     assert numbers["low"]["cplearn"] == pytest.approx(0.9)
@@ -58,14 +58,16 @@ def test_means_are_those_of_the_middle_half() -> None:
 
 
 def test_a_data_set_that_a_row_lacks_is_left_out() -> None:
-    numbers = across.rank_numbers(place_runs(trials(("swav", "svhn")), SPEC).scores())
+    numbers = of_tables.rank_numbers(place_runs(trials(("swav", "svhn")), SPEC).scores())
     assert set(numbers["datasets"]) == {"digits cifar10 cifar100"}
     few = trials()
-    assert not list(across.plots(place_runs(few[few["dataset"].isin(DATASETS[:2])], SPEC).scores()))
+    grid = place_runs(few[few["dataset"].isin(DATASETS[:2])], SPEC)
+    assert not list(of_tables.plots(grid.table(), grid))
 
 
 def test_both_figures_are_drawn(tmp_path: Path) -> None:
-    plots = list(across.plots(place_runs(trials(), SPEC).scores()))
+    grid = place_runs(trials(), SPEC)
+    plots = list(of_tables.plots(grid.table(), grid))
     assert [plot.name for plot in plots] == ["ranks", "interquartile-means"]
     with matplotlib.style.context(canvas.STYLE):
         (axes,) = plots[0].draw().axes
