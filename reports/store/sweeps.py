@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reports.store.connection import artifact_reader, open_experiment, readable, search, shown
 from reports.store.trials import TRIAL_RUNS, newest, profile_of, record
 from sweeps.errors import UserError
-from sweeps.record import (
-    MANIFEST_FILE,
-    PARAMS,
-    SWEEP,
-    DatasetUse,
-    Manifest,
-    ManifestError,
-    Tag,
-    dataset_slug,
-    tag_is,
-)
+from sweeps.record import MANIFEST_FILE, PARAMS, SWEEP, DatasetUse, Manifest, ManifestError, Tag, dataset_slug, tag_is
 
 if TYPE_CHECKING:
     import pandas as pd
