@@ -35,8 +35,12 @@ class Sample:
     faults: dict[str, str] = field(default_factory=dict)
 
     def scaled(self, name: str) -> np.ndarray:
-        """An array that is stored in half precision, with its own scale, as float64."""
-        return self.arrays[name].astype(np.float64) * float(self.arrays[f"{name}_scale"])
+        """An array that is stored in half precision, with its own scale, as float64; raises ValueError where that is
+        not finite."""
+        array = self.arrays[name].astype(np.float64) * float(self.arrays[f"{name}_scale"])
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} are not finite")
+        return array
 
 
 def read(runs: pd.DataFrame, row_names: Mapping[Any, str], reader: Reader) -> list[Sample]:
@@ -61,8 +65,7 @@ def of_each(samples: Sequence[Sample], array: str, most: int, compute: Callable[
     computed = []
     for sample in canvas.spread([sample for sample in samples if array in sample.arrays], most):
         try:
-            with np.errstate(all="raise", under="ignore"):
-                computed.append(compute(sample))
+            computed.append(compute(sample))
         except Exception:  # Arrays of other shapes and kinds make NumPy raise a dozen kinds of errors.
             sample.faults[ARRAYS_FILE] = "is damaged"
     return computed
