@@ -119,8 +119,8 @@ def _hours(runs: pd.DataFrame, seconds: str = WALL_SECONDS) -> str:
 def _timed(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with a column `seconds`: their own time, else that from start to end; what a run does not say of its device
     is taken to be as in most runs."""
-    own = runs.reindex(columns=[WALL_SECONDS])[WALL_SECONDS]
-    timed = runs.assign(seconds=own.fillna(runs["elapsed"]))
+    measured = runs.reindex(columns=[WALL_SECONDS])[WALL_SECONDS]
+    timed = runs.assign(seconds=measured.fillna(runs["elapsed"]))
     for column in (Tag.DEVICE.column, Tag.THREADS.column, Tag.RANKS.column):
         if column in timed and len(usual := timed[column].mode()):
             timed[column] = timed[column].fillna(usual[0])

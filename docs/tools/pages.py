@@ -84,9 +84,9 @@ def commands() -> Iterator[tuple[click.Command, str, list[tuple[str, str]]]]:
     """Each command, its usage, and its arguments and options with what they do."""
     context = typer.Context(typer.main.get_command(app), info_name="cplearn")
     for name, command in context.command.commands.items():  # type: ignore[attr-defined]
-        own = typer.Context(command, parent=context, info_name=name)
-        usage = " ".join([own.command_path, *command.collect_usage_pieces(own)])
-        records = [option.get_help_record(own) for option in command.get_params(own) if option.name != "help"]
+        called = typer.Context(command, parent=context, info_name=name)
+        usage = " ".join([called.command_path, *command.collect_usage_pieces(called)])
+        records = [option.get_help_record(called) for option in command.get_params(called) if option.name != "help"]
         yield command, usage, list(filter(None, records))
 
 

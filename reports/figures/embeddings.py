@@ -117,8 +117,8 @@ def draw_points(points: pd.DataFrame, shares: dict[str, float]) -> Figure:
     colour and the others grey, as are images without a class (-1)."""
     rows = [(str(name), row) for name, row in points.groupby("row", sort=False)]
     figure, axes = canvas.panels(len(rows), height=2.3)
-    known = points.loc[points["class"] >= 0, "class"]
-    classes = canvas.spread(sorted(known.unique().tolist()), MOST_CLASSES)
+    labelled = points.loc[points["class"] >= 0, "class"]
+    classes = canvas.spread(sorted(labelled.unique().tolist()), MOST_CLASSES)
     for panel, (name, row) in zip(axes, rows, strict=True):
         others = row[~row["class"].isin(classes)]
         panel.scatter(others["x"], others["y"], s=2, color="0.8", linewidths=0, rasterized=True)

@@ -64,8 +64,8 @@ def to_text(traced: Traced) -> Text:
         source = run.source
         text.append(f"\n  seed {source.seed}: run {source.run_id or 'none'}, key {source.key}, ", style="not bold")
         text.append(source.status.lower(), style="green" if source.status == FINISHED else "yellow")
-        known = {traced.cell.metric: run.value} if run.value is not None else run.made_of
-        text.append("".join(f", {name} = {value!r}" for name, value in known.items()) + "\n", style="not bold")
+        values = {traced.cell.metric: run.value} if run.value is not None else run.made_of
+        text.append("".join(f", {name} = {value!r}" for name, value in values.items()) + "\n", style="not bold")
         apart = sorted((key, value) for key, value in run.settings.items() if key not in shared)
         if apart and len(settings) > 1:
             text.append(f"    {' '.join(f'{key}={value}' for key, value in apart)}\n", style="dim not bold")

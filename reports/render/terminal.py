@@ -21,10 +21,10 @@ def render_sweep(table: Table, width: int = WIDEST) -> RichTable:
     stand before them."""
     usual, width = spec.read("sweep"), min(width, WIDEST)
     columns = {column.name: column for column in table.columns}
-    own = [column for name, column in columns.items() if name not in usual.shown]
+    objectives = [column for name, column in columns.items() if name not in usual.shown]
     for most in range(len(usual.essential), 0, -1):
         names = itertools.chain(*usual.essential[:most])
-        kept = [*own, *(columns[name] for name in names if name in columns)]
+        kept = [*objectives, *(columns[name] for name in names if name in columns)]
         drawn = _grid(table, kept, width)
         if drawn.width and drawn.width <= width:
             break

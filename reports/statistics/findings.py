@@ -98,12 +98,12 @@ def collapsed(means: pd.DataFrame, test_images: int | None = None) -> pd.DataFra
     without labels there is none.
     """
     classes, images = means["kmeans/clusters"].fillna(0).max(), test_images or np.inf
-    found = []
+    flags = []
     rows: Any = means.rename(columns=lambda name: name.removeprefix("collapse/")).to_dict("records")
     for mean in rows:
         kinds = collapses(mean, Sizes(classes, mean[CODES], mean[DIMENSIONS], images))
-        found.append([kind in kinds for kind in Collapse])
-    return pd.DataFrame(found, means.index, list(Collapse), dtype=bool)
+        flags.append([kind in kinds for kind in Collapse])
+    return pd.DataFrame(flags, means.index, list(Collapse), dtype=bool)
 
 
 def _cluster_collapses(means: pd.DataFrame, names: Mapping[Any, str]) -> Iterator[str]:

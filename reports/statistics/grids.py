@@ -80,14 +80,14 @@ def quantity(name: str, settings: pd.DataFrame, better: str = "higher") -> float
         if alive.empty:
             return "every setting has collapsed"
         return float(alive[ACCURACY].agg({"best": "max", "worst": "min"}.get(rest, "mean")))
-    known = settings[np.isfinite(settings[rest])]
-    if known.empty:
+    scored = settings[np.isfinite(settings[rest])]
+    if scored.empty:
         return f"no run has {rest}"
-    scores = worth(known[rest], better)
+    scores = worth(scored[rest], better)
     if kind == "regret":
-        return float(settings[ACCURACY].max() - known[ACCURACY][scores.idxmax()])
+        return float(settings[ACCURACY].max() - scored[ACCURACY][scores.idxmax()])
     target = AMI if kind == "rank_ami" else ACCURACY
-    return rank_correlation(scores, known[target], rest, NAMES[target])
+    return rank_correlation(scores, scored[target], rest, NAMES[target])
 
 
 def rank_correlation(first: pd.Series, second: pd.Series, first_name: str, second_name: str) -> float | str:

@@ -77,8 +77,8 @@ def list_sweeps(uri: str | None = None, datasets: Collection[str] | None = None)
             wanted.append(name)
     if wanted:
         return wanted
-    known = _listed(uses)
-    raise UserError(f"no sweep in {shown(uri)} was run on {', '.join(datasets)}, only on: {known}")
+    listed = _listed(uses)
+    raise UserError(f"no sweep in {shown(uri)} was run on {', '.join(datasets)}, only on: {listed}")
 
 
 def read_sweep(uri: str | None, name: str, datasets: Collection[str] | None = None) -> list[SweepResult]:
@@ -181,8 +181,8 @@ def _placed_record(run: Run) -> dict[str, Any]:
     """The record of a trial with what a manifest would say of it."""
     images = profile_of(run).get("test_images", math.nan)
     tags = {tag.short: run.data.tags.get(tag) for tag in (Tag.DATASET, Tag.ROLE, Tag.LABEL)}
-    found = {**tags, "test_images": images, "seed": int(run.data.params.get("seed", 0)), **record(run)}
-    return {**found, "dataset": dataset_slug(found["dataset"] or "", found["fingerprint"] or "")}
+    placed = {**tags, "test_images": images, "seed": int(run.data.params.get("seed", 0)), **record(run)}
+    return {**placed, "dataset": dataset_slug(placed["dataset"] or "", placed["fingerprint"] or "")}
 
 
 def _parents(uri: str | None, client: MlflowClient, experiment: str) -> dict[str, list[Run]]:

@@ -150,7 +150,7 @@ class Study(Grid):
         over = self._varying(trials)
         settings = sorted(trials, key=lambda trial: [rank(trial.settings.get(key)) for key in over])
         criterion = self.study.named(metric.name.partition("/")[2])
-        found: dict[int, float] = {}
+        by_seed: dict[int, float] = {}
         for seed in self.seeds:
             runs = [self.values.get(t.source.run_id or "", {}) for t in settings if t.source.seed == seed]
             frame = pd.DataFrame([run for run in runs if math.isfinite(run.get(grids.ACCURACY, math.nan))])
@@ -158,10 +158,10 @@ class Study(Grid):
                 continue
             value = grids.quantity(metric.name, frame, criterion.better if criterion else "higher")
             if isinstance(value, float):
-                found[seed] = value
+                by_seed[seed] = value
             else:
                 self.undefined.setdefault(value, {}).setdefault(label, []).append(seed)
-        return found
+        return by_seed
 
     def _mean(self, name: str, parts: Sequence[Sequence[Trial]]) -> dict[int, float]:
         """The mean over the grids that have the quantity at as many seeds as any of them."""

@@ -40,9 +40,9 @@ def table_of_sweep(result: SweepResult, table: TableSpec | None = None) -> Table
     suggested = runs.loc[runs["role"] != BASELINE, "row"].nunique() if result.search else 0
     runs = runs[runs["row"] < runs["row"].nunique() - max(0, suggested - MOST_SUGGESTED)]
     runs = runs.sort_values(["row", "seed"], kind="stable")
-    own = specification(result, table)
-    trials, values = read_trials(runs, list(result.axes)), metric_values(runs, list(own.shown))
-    grid = Grid(own, runs, trials, values, () if has_labels(result) else DASHED)
+    with_axes = specification(result, table)
+    trials, values = read_trials(runs, list(result.axes)), metric_values(runs, list(with_axes.shown))
+    grid = Grid(with_axes, runs, trials, values, () if has_labels(result) else DASHED)
     made = grid.table(_subject(result, suggested))
     finished = result.runs[result.runs["status"] == FINISHED]
     return dataclasses.replace(made, spec=table.hash, compute=compute.device_hours(finished))
@@ -65,8 +65,8 @@ def specification(result: SweepResult, table: TableSpec) -> TableSpec:
     ]
     listed = list(table.metrics)
     if not has_labels(result):
-        own = {shown.name: shown for shown in listed}
-        listed = [own.get(name) or Shown(name=name) for name in (*WITHOUT_LABELS, *DASHED)]
+        usual = {shown.name: shown for shown in listed}
+        listed = [usual.get(name) or Shown(name=name) for name in (*WITHOUT_LABELS, *DASHED)]
     changes = {
         "rows": rows or [Axis(key="label", heading="trial")],
         "metrics": [*objectives, *listed],
