@@ -1,7 +1,5 @@
 """The command `cplearn`, under a name that no module of a user has."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ Its rooms know little of each other: `planning` knows no Ray, `execution` alone 
 `tracking` alone writes to MLflow. `driver` ties them together, and only it and the command line import `reports`.
 """
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
 
 
-def sweep(name: str, *, quiet: bool = False, **options: Any) -> SweepResult:
+def sweep(name: str, *, quiet: bool = False, **options: Any) -> "SweepResult":
     """Run a sweep as `cplearn sweep` does, from a notebook for instance; what has finished before is not run again.
 
     `name` is that of a sweep or the path of its file. `options` are those of `runner.driver.options.SweepOptions`:

@@ -1,7 +1,5 @@
 """The command line: the one place that knows sweeps, trainer, tracker and reports, and ties them together."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import io

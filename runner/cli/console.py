@@ -1,7 +1,5 @@
 """What every command does alike: its options, printing, one line for a mistake, a clean stop."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import logging
@@ -10,7 +8,6 @@ import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -77,7 +74,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     """
     seen = 0
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: object) -> None:
         nonlocal seen
         seen += 1
         if seen == 1:

@@ -1,7 +1,5 @@
 """`cplearn ui`: MLflow's interface on this machine, open at a sweep."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`cplearn train`, `evaluate`, `export` and `import-solo`: one model in this process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,7 +124,7 @@ def export(
     console.say_written(to)
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: "Outcome") -> None:
     """Print the metrics of a trial; the command ends here if it has failed."""
     for name, value in outcome.metrics.items():
         console.show(f"{name:32} {value:.4f}")

@@ -1,7 +1,5 @@
 """What the terminal shows while a sweep runs: a live table, or plain lines where the output is no terminal."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +12,7 @@ from runner.cli.console import note, out, show
 from runner.driver.result import Tally
 from runner.events import FailureKind, History, Listener, TrialResult
 from runner.planning.plan import Job
-from runner.planning.quantities import duration
-from runner.timing.timings import Interval
+from runner.planning.quantities import Interval, duration
 from sweeps.record import BASELINE, LOSS
 
 OUTCOME = {

@@ -1,7 +1,5 @@
 """`cplearn report`, `verify` and `trace`: what is in the tracking store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,7 +141,7 @@ def trace(
         out.print(provenance.to_text(cell), soft_wrap=True, highlight=False)
 
 
-def show_reports(reports: Iterable[Report], all_metrics: bool = False) -> None:
+def show_reports(reports: "Iterable[Report]", all_metrics: bool = False) -> None:
     """Print the tables of reports, those of sweeps with the metrics that decide or with all, and where they lie."""
     from reports.render import terminal
 

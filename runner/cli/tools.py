@@ -1,7 +1,5 @@
 """`cplearn data`, `settings`, `bench` and `bench-sweep`."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a sweep is asked to do, and who hears how it goes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,7 +125,7 @@ class Observer:
         """Hear of something unusual; a thread of the tracker may call this."""
 
     @contextmanager
-    def running(self, tally: Tally) -> Iterator[list[Listener]]:
+    def running(self, tally: "Tally") -> "Iterator[list[Listener]]":
         """Trials run inside of this; gives listeners that hear of each event, after `tally` has counted it."""
         yield []
 

@@ -1,7 +1,5 @@
 """How many seeds a sweep needs to tell rows of its tables apart, from finished runs of it or of similar sweeps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

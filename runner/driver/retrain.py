@@ -1,7 +1,5 @@
 """Trains trials of written tables anew, in a process like a sweep's worker: nothing in the store is replaced."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A sweep's way from its file to its report: the one place that ties planning, execution, tracking and reports."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,7 +45,7 @@ AT_STOP_SECONDS = 10  # How long a stopped sweep waits for the tracking store.
 AGAIN = "run the same command again to do what is missing"
 
 
-class SweepRun:
+class SweepRun(Steering):
     """One call of a sweep: `survey` says what is to be done, `run` does it, `report` writes the tables.
 
     Making it reads the sweep's file and fetches its data. Raises InputError or UserError, before anything is started,
@@ -75,6 +73,7 @@ class SweepRun:
             check_folder("--checkpoints", Path(options.checkpoints))
         check_store(self.uri)
         self.checkpoints = Checkpoints(options.checkpoints)
+        self.search: Search | None = None
         self.failures: list[Failure] = []
         self.reused = 0
         self.complete = False
@@ -121,7 +120,7 @@ class SweepRun:
             if calibration:
                 calibration.stop()
 
-    def report(self) -> list[Report]:
+    def report(self) -> "list[Report]":
         """Write the reports of the sweep, and log them to its run; none where no trial has finished."""
         from reports import build
         from reports.render import files as table_files
@@ -188,7 +187,8 @@ class SweepRun:
         """Run what no other driver is at work on, and wait for what one is; returns whether all trials have ended."""
         todo, first = surveyed.todo, True
         while True:
-            search = self._search(anew=self.options.force and first) if surveyed.searched else None
+            if surveyed.searched:
+                self._begin_search(anew=self.options.force and first)
             mine = [job for job in todo if self._claim(job.key)]
             others = [job for job in todo if job.key not in self.claims.held]
             # Another driver may have finished some since they were looked up.
@@ -197,9 +197,9 @@ class SweepRun:
             self._give_up(states)
             mine = [trial.job for trial in states if trial.is_left]
             through = True
-            if mine or first or (search and search.to_come):
-                through = self._run_claimed(mine, search)
-            others += search.elsewhere if search else []
+            if mine or first or (self.search and self.search.to_come):
+                through = self._run_claimed(mine)
+            others += self.search.elsewhere if self.search else []
             if not others or not through:
                 return through
             self._wait(f"{len(others)} trials are being run by another sweep", {job.key for job in others})
@@ -213,8 +213,8 @@ class SweepRun:
         with self._stoppable(f"Not waited for; {AGAIN}."):
             self.claims.wait(keys)
 
-    def _search(self, anew: bool) -> Search:
-        """The sweep's search; waits until no other driver is at work on one of its studies."""
+    def _begin_search(self, anew: bool) -> None:
+        """Make the sweep's search; waits until no other driver is at work on one of its studies."""
         from runner.search import studies
         from runner.search.search import Search
 
@@ -225,30 +225,30 @@ class SweepRun:
             self._wait("Another driver is at work on this search", keys)
         recall = functools.partial(store.trial_records, self.uri, metrics=list(self.plan.sweep.search.objectives))
         with self.claims.alone():
-            search = Search(self.plan, address, recall, anew=anew, claim=self._claim, say=self.observer.note)
+            self.search = Search(self.plan, address, recall, anew=anew, claim=self._claim, say=self.observer.note)
         # Trials whose results the studies have, or will have with those of other seeds.
-        self._discard({key for key, end in search.ended.items() if isinstance(end, list)})
-        return search
+        self._discard({key for key, end in self.search.ended.items() if isinstance(end, list)})
 
-    def _run_claimed(self, jobs: list[Job], search: Search | None) -> bool:
+    def _run_claimed(self, jobs: list[Job]) -> bool:
         """Run jobs, and those that a search suggests; returns False where the sweep is to end here: because a failure
         was repeated too often, or its time is up."""
         from runner.tracking.tracker import Tracker
 
+        search, asked = self.search, self.options
         tally = Tally(jobs, self.reused, self.estimate, lambda: search.to_come if search else 0)
         with self.claims.alone():
             tracker = Tracker(
                 self.uri,
                 self.plan,
                 claim=self.claims.take,
-                anew=self.options.force,
+                anew=asked.force,
                 about=search.tags if search else {},
                 forget=lambda key: self._discard({key}),
                 say=self.observer.note,
             )
         if search:
             search.announce = tracker.extended
-        asked = self.options
+        self._look_at_earlier_epochs()
         options = ExecutionOptions(
             resources=self.resources,
             data_root=str(cplearn.data.data_root(asked.data_root)),
@@ -268,9 +268,9 @@ class SweepRun:
                 if jobs or search:
                     from runner.execution.execute import execute
 
-                    repeated = execute(jobs, followers, options, SweepSteering(self, search))
+                    repeated = execute(jobs, followers, options, self)
         except KeyboardInterrupt:
-            self._remark(tracker, search)
+            self._remark(tracker)
             if not self.deadline.passed:
                 self.observer.say(
                     f"Stopped. {len(tally.done)} of {tally.total} trials have finished and are kept; "
@@ -287,7 +287,7 @@ class SweepRun:
                 tracker.close("FAILED", AT_STOP_SECONDS)
             raise
         else:
-            self._remark(tracker, search)
+            self._remark(tracker)
             away = "The store is not waited for; run the same command again to make up for what it lacks."
             with self._stoppable(away):
                 tracker.close("FAILED" if tally.failures or repeated else "FINISHED")
@@ -302,9 +302,9 @@ class SweepRun:
             )
         return not repeated and not tally.left
 
-    def _remark(self, tracker: Tracker, search: Search | None) -> None:
+    def _remark(self, tracker: "Tracker") -> None:
         """What the search has found goes into the sweep's note, and the same words to the observer."""
-        if search and (summary := search.summary()):
+        if self.search and (summary := self.search.summary()):
             tracker.remark = summary
             self.observer.say("\n" + summary.replace("**", ""))
 
@@ -317,31 +317,26 @@ class SweepRun:
             self.observer.say(text)
             raise
 
-
-class SweepSteering(Steering):
-    """What a sweep decides while trials run: the end of its budget, the suggestions of its search, early stopping."""
-
-    def __init__(self, run: SweepRun, search: Search | None) -> None:
-        self.run, self.search = run, search
-        settings = run.plan.sweep.scheduler
+    def _look_at_earlier_epochs(self) -> None:
+        """Tell the scheduler, where it compares trials, what earlier calls have seen of them."""
+        settings = self.plan.sweep.scheduler
         if isinstance(settings, AshaSettings):
             from runner.execution.tune_callbacks import Asha
 
             self.asha = Asha(settings)
-            keys = set() if run.options.force else {job.key for job in run.plan.jobs}
-            histories = store.metric_histories(run.uri, settings.metric, keys)
-            for job in run.plan.jobs:
+            keys = set() if self.options.force else {job.key for job in self.plan.jobs}
+            histories = store.metric_histories(self.uri, settings.metric, keys)
+            for job in self.plan.jobs:
                 self.asha.remember(job, histories.get(job.key, {}))
 
     def admits(self, job: Job) -> bool:
-        deadline = self.run.deadline
-        return deadline.seconds is None or deadline.allows(self.run.estimate.ends_in(job))
+        return self.deadline.seconds is None or self.deadline.allows(self.estimate.ends_in(job))
 
     def next_job(self) -> Job | None:
         return self.search.more() if self.search else None
 
     def keep_alive(self) -> None:
-        self.run.claims.keep()
+        self.claims.keep()
 
 
 def _resources(sweep: Sweep, options: SweepOptions) -> Resources:
@@ -361,4 +356,5 @@ def _machine(resources: Resources) -> Machine:
         settled, slots = cluster(resources)
         return Machine(settled, slots, machine.hardware(settled, remote=True))
     settled, slots = machine.local(resources)
-    return Machine(settled, slots, machine.hardware(settled, remote=False), machine.memory())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Machine(settled, slots, machine.hardware(settled, remote=False), memory)

@@ -1,7 +1,5 @@
 """Checkpoints: the state of a trial after an epoch, in one file named by the trial's key and the epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

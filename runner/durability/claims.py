@@ -1,7 +1,5 @@
 """Claims: which driver runs which trial, so that two of them on one tracking store never run the same one."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re
@@ -9,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cplearn.errors import InputError
 from runner.machine.folders import companion
@@ -32,7 +30,7 @@ class Claims:
         self.path = path
         self.held: set[str] = set()
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -96,7 +94,7 @@ class SharedClaims(Claims):
         self.held: set[str] = set()
         self.session: tuple[Any, ...] | None = None  # Pid and start of the server's process for the newest connection.
 
-    def __enter__(self) -> SharedClaims:
+    def __enter__(self) -> Self:
         try:
             import psycopg2
 

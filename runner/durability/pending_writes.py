@@ -1,7 +1,5 @@
 """Writes that a thread carries out in order, and repeats while their receiver is away."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

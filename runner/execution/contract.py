@@ -22,10 +22,9 @@ that trains one trial after the other; with several processes a trial it is the 
 | :-- | :-- | :-- |
 | the loss is no longer finite | worker: `Problem` "diverged" | the trial has failed |
 | the trial raises | worker: `Problem` "exception" | the trial has failed; others go on |
-| memory does not suffice | worker: it raises MemoryError; or Ray ends the worker | Tune tries again in another worker |
-| a worker or node is lost | Tune | Tune tries again, from the last checkpoint |
-| a process of a trial is lost | worker: it raises ProcessLost | Tune tries again, from the last checkpoint |
-| a worker is lost while it starts | Tune, which would not try again | the dispatcher hands the job out again |
+| memory does not suffice | worker: it raises MemoryError; or Ray ends the worker | another worker tries again |
+| a worker or node is lost | Tune | another worker tries again, from the last checkpoint |
+| a process of a trial is lost | worker: it raises ProcessLost | another worker tries again, from the last checkpoint |
 | a node lacks code, library or data | worker: `Problem` "unfit" | the node is left out, unfinished jobs start anew |
 | the driver's own Ray dies | callbacks: no node is alive | Ray is started again, and unfinished jobs with it |
 | the same failure `stop_after` times | callbacks | all trials end; `execute` returns the failure |
@@ -33,7 +32,8 @@ that trains one trial after the other; with several processes a trial it is the 
 | a checkpoint cannot be used | worker: a note | the one before is used, else training starts anew |
 | a checkpoint cannot be written | worker: a note | training goes on; the checkpoint before stays |
 
-"Tries again" means up to `retries` times a job; then it has failed as "lost" or "memory".
+"Tries again" means that the dispatcher hands the job out again, up to `retries` times; then it has failed as "lost" or
+"memory". Tune itself, which would not do so for a worker that is lost while it starts, tries nothing again.
 """
 
 from __future__ import annotations

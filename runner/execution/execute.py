@@ -1,7 +1,5 @@
 """Execution of jobs by Ray Tune, on this machine or on the cluster that RAY_ADDRESS names; see `contract`."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Sequence
@@ -33,14 +31,15 @@ def execute(
     steering has raised; KeyboardInterrupt if the user stops the sweep. Workers are gone then.
     """
     steering = steering or Steering()
-    if not jobs and not (jobs := _further(steering)):
+    if not jobs and (job := steering.next_job()):
+        jobs = [job]
+    if not jobs:
         return None
     audience = Audience(listeners)
     with connected(options.checkpoints, options.modules) as (is_own, scratch):
         nodes = Nodes(is_own)
-        resources, slots = nodes.fit(options.resources)
-        options = dataclasses.replace(options, resources=resources)
-        dispatcher = Dispatcher(jobs, slots, options, nodes, audience, steering)
+        options = dataclasses.replace(options, resources=nodes.fit(options.resources))
+        dispatcher = Dispatcher(jobs, options, nodes, audience, steering)
         callbacks = TuneCallbacks(dispatcher)
         while dispatcher.waiting:
             audience.tell("planned", dispatcher.waiting)
@@ -53,9 +52,9 @@ def execute(
                 stop_ray()
                 start_ray(scratch, options.checkpoints, options.modules)
             else:
-                dispatcher.slots = nodes.ask(resources)
+                nodes.ask(options.resources)
             callbacks.resume()
-            for job in () if dispatcher.waiting else _further(steering):
+            if not dispatcher.waiting and (job := steering.next_job()):
                 dispatcher.add(job)
         return callbacks.repeated
 
@@ -66,12 +65,8 @@ def cluster(resources: Resources) -> tuple[Resources, int]:
     Raises InputError if no node can hold a trial, or those that could cannot train.
     """
     with connected() as (is_own, _):
-        return Nodes(is_own).fit(resources)
-
-
-def _further(steering: Steering) -> list[Job]:
-    job = steering.next_job()
-    return [job] if job else []
+        nodes = Nodes(is_own)
+        return nodes.fit(resources), nodes.slots
 
 
 def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> None:
@@ -92,7 +87,6 @@ def _tune(dispatcher: Dispatcher, callbacks: TuneCallbacks, scratch: Path) -> No
             storage_path=tempfile.mkdtemp(dir=scratch),
             callbacks=[callbacks],
             stop=callbacks,
-            failure_config=tune.FailureConfig(max_failures=callbacks.retries, fail_fast=False),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),

@@ -1,7 +1,5 @@
 """The nodes of a Ray cluster: the code they are sent, and what each of them must have to take part."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib
@@ -87,7 +85,7 @@ class Nodes:
     """The nodes that a sweep uses. Where Ray is the driver's own, its node is not asked.
 
     `driver` has the facts to compare with, if any. `left_out` has sentences that say why nodes, by id, take no part;
-    `unreported` those of them that nobody has been told.
+    `unreported` those of them that nobody has been told. `slots` says how many trials run at once.
     """
 
     def __init__(self, ray_is_own: bool) -> None:
@@ -95,22 +93,22 @@ class Nodes:
         self.left_out: dict[str, str] = {}
         self.unreported: list[str] = []
         self.asked: set[str] = set()
+        self.slots = 0
 
     def alive(self) -> list[dict[str, float]]:
         """The resources of the nodes that are alive and take part."""
         return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.left_out]
 
-    def fit(self, resources: Resources) -> tuple[Resources, int]:
-        """`resources` with the number of GPUs settled, and how many trials run at once, as `ask` does."""
+    def fit(self, resources: Resources) -> Resources:
+        """`resources` with the number of GPUs settled; counts the slots as `ask` does."""
         resources = resources.settle(any(node.get("GPU", 0) for node in self.alive()))
-        self._slots(resources)
-        return resources, self.ask(resources)
+        self._count_slots(resources)
+        self.ask(resources)
+        return resources
 
-    def ask(self, resources: Resources) -> int:
-        """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once.
-
-        Returns how many trials run at once. Raises InputError if no node can hold one.
-        """
+    def ask(self, resources: Resources) -> None:
+        """Leave out nodes that could hold a process of a trial, but cannot train; each is asked once. Counts the slots
+        of the others; raises InputError if there are none."""
         calls = {}
         for node in ray.nodes() if self.driver else ():
             room = all(node["Resources"].get(kind, 0) >= need for kind, need in resources.each.items())
@@ -129,7 +127,7 @@ class Nodes:
             except RayError as error:
                 last_line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
                 self.leave_out(node_id, f"it cannot run the code ({last_line})")
-        return self._slots(resources)
+        self._count_slots(resources)
 
     def leave_out(self, node_id: str, why: str) -> None:
         """Use a node no more."""
@@ -143,9 +141,9 @@ class Nodes:
             return {}
         return {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(sorted(self.left_out))})"}] * processes}
 
-    def _slots(self, resources: Resources) -> int:
+    def _count_slots(self, resources: Resources) -> None:
         try:
-            return resources.slots(self.alive())
+            self.slots = resources.slots(self.alive())
         except InputError:
             if not self.left_out:
                 raise

@@ -1,7 +1,5 @@
 """The training that a request asks for: in one process, or in one a device, of which the first is the worker."""
 
-from __future__ import annotations
-
 import copy
 import datetime
 import functools

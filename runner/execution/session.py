@@ -1,7 +1,5 @@
 """Start and stop of Ray: the cluster of RAY_ADDRESS, or a local Ray that belongs to the driver."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import os
@@ -78,12 +76,16 @@ def start_ray(scratch: Path, checkpoints: str | None = None, modules: Sequence[s
     # Blanking CUDA_VISIBLE_DEVICES for tasks without GPUs would hide the GPUs that a check in the driver asks for.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any]
+    job = JobConfig()
+    options: dict[str, Any] = {"job_config": job, "log_to_driver": False, "logging_level": logging.ERROR}
+    folders = [str(program_folder()), *(str(Path(module).parent) for module in modules)]
+    # Where workers look for modules first. Ray would put the working directory before all others, where modules of the
+    # user may have the names of ours.
+    job._py_driver_sys_path = _OnlyThese(() if address else dict.fromkeys(folders))
     if address:
-        options = {"runtime_env": environment(modules), "job_config": _job([])}
+        options["runtime_env"] = environment(modules)
     else:
-        folders = dict.fromkeys([str(program_folder()), *(str(Path(module).parent) for module in modules)])
-        options = {"include_dashboard": False, "num_cpus": usable_cpus(), "job_config": _job(list(folders))}
+        options |= {"include_dashboard": False, "num_cpus": usable_cpus()}
         options["_system_config"] = {"preload_python_modules": PRELOADED}
         if not os.environ.get("RAY_TMPDIR"):
             options["_temp_dir"] = str(scratch / "ray")
@@ -97,7 +99,7 @@ def start_ray(scratch: Path, checkpoints: str | None = None, modules: Sequence[s
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         # Without an address Ray would join any cluster that somebody has started on this machine.
         with without_drivers_variables(keep="AWS_" if (checkpoints or "").startswith("s3:") else ""):
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(address=address or "local", **options)
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         why = " ".join(str(error).split()) or type(error).__name__
@@ -175,16 +177,6 @@ class _OnlyThese(list[str]):
 
     def extend(self, folders: Iterable[str]) -> None:
         pass
-
-
-def _job(folders: Sequence[str]) -> JobConfig:
-    """What Ray tells the workers of this driver: in which folders they look for modules first.
-
-    Ray would put the working directory before all others, where modules of the user may have the names of ours.
-    """
-    job = JobConfig()
-    job._py_driver_sys_path = _OnlyThese(folders)
-    return job
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The worker: one trial as a Ray Tune trainable. A `step` is one epoch, the last one evaluates; see `contract`."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time
@@ -31,9 +29,8 @@ TrainedEpochs = list[tuple[int, int, dict[str, float]]]  # As `runner.events.His
 class TrialTrainable(tune.Trainable):
     """Trains the trial of the `TrialRequest` in its configuration, and makes a `StepReport` of each step.
 
-    It goes on from the trial's checkpoint, if there is one; so Tune restarts a trial whose worker was lost by simply
-    making a new one. What a trial raises becomes a `Problem`: only what is raised here, lost processes and lack of
-    memory, does Tune try again.
+    It goes on from the trial's checkpoint, if there is one; so a trial whose worker was lost is simply made anew. What
+    a trial raises becomes a `Problem`: only what is raised here, lost processes and lack of memory, is tried again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -71,7 +68,7 @@ class TrialTrainable(tune.Trainable):
             self.training, self.history = self._make(), []
             raise Unusable(f"it is of other code ({type(error).__name__})") from None
 
-    def _make(self) -> TrialTraining | Team:
+    def _make(self) -> "TrialTraining | Team":
         from cplearn.distributed import Ranks
         from runner.execution.ranks import Team, build
 
@@ -104,9 +101,11 @@ class TrialTrainable(tune.Trainable):
         if not self.report.problem:
             self._guarded(self._advance)
         report, self.report = self.report, StepReport()
-        if report.problem and report.problem.kind in ("lost", "memory"):
-            # Tune tries again in another worker, as what else filled the memory may be gone then.
-            raise (RuntimeError if report.problem.kind == "lost" else MemoryError)(report.problem.text)
+        # The driver tells the two apart by the name in the traceback, which shows the line that raises.
+        if report.problem and report.problem.kind == "lost":
+            raise RuntimeError(report.problem.text)
+        if report.problem and report.problem.kind == "memory":
+            raise MemoryError(report.problem.text)  # For another worker, as what else filled the memory may be gone.
         return {REPORT: report, "done": bool(report.result or report.problem)}
 
     def _advance(self) -> None:

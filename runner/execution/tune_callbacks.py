@@ -1,7 +1,5 @@
 """What Ray Tune asks while a sweep runs: which job is next, what ends early; and what it reports, as events of jobs."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections import Counter
@@ -47,16 +45,10 @@ class Dispatcher(_Stateless, tune.search.Searcher):
     """
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        slots: int,
-        options: ExecutionOptions,
-        nodes: Nodes,
-        audience: Audience,
-        steering: Steering,
+        self, jobs: Sequence[Job], options: ExecutionOptions, nodes: Nodes, audience: Audience, steering: Steering
     ) -> None:
         super().__init__()
-        self.slots, self.options, self.nodes, self.audience, self.steering = slots, options, nodes, audience, steering
+        self.options, self.nodes, self.audience, self.steering = options, nodes, audience, steering
         self.jobs = {job.key: job for job in jobs}
         self.waiting = list(jobs)
         self.running: dict[str, Job] = {}
@@ -82,9 +74,9 @@ class Dispatcher(_Stateless, tune.search.Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.running) > self.slots:
+        if len(self.running) > self.nodes.slots:
             return None
-        if not self.waiting and len(self.running) < self.slots:
+        if not self.waiting and len(self.running) < self.nodes.slots:
             job = self.audience.guarded(self.steering.next_job)
             if job:
                 self.add(job)
@@ -119,13 +111,12 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher, self.nodes = dispatcher, dispatcher.nodes
         self.audience, self.steering = dispatcher.audience, dispatcher.steering
-        self.retries, self.failures = dispatcher.options.retries, Counter[str]()
+        self.failures: Counter[str] = Counter()
         self.repeated: str | None = None  # The failure, as it was last seen, that has come too often.
         self.node_left_out, self.ray_lost = False, ""
         self.stopped: set[str] = set()
         """The processes of the driver's own Ray that were stopped by a signal at the last look."""
-        self.losses: Counter[str] = Counter()
-        """How often each job was lost in a way that Tune does not count: while it started, or with the driver's Ray."""
+        self.losses: Counter[str] = Counter()  # How often each job has lost its worker, or the driver's Ray.
         self.looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -174,12 +165,10 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         """Let the interrupted jobs wait again; those whose Ray has died too often have failed."""
         back = self.dispatcher.take_back()
         for job in back if self.ray_lost else ():
-            self.losses[job.key] += 1
-            if self.losses[job.key] <= self.retries:
-                self.audience.tell("noted", job, f"Ray's {self.ray_lost}; Ray is started again")
-            else:
+            what = f"Ray's {self.ray_lost}"
+            if not self._is_tried_again(job, f"{what}; Ray is started again"):
                 self.dispatcher.waiting.remove(job)
-                self._fail(job, f"Ray's {self.ray_lost}, again and again", "lost")
+                self._fail(job, f"{what}, again and again", "lost")
         self.node_left_out, self.ray_lost, self.stopped = False, "", set()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -220,22 +209,29 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
         trial.run_metadata.metric_analysis.clear()
         trial.run_metadata.metric_n_steps.clear()
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        why = "memory did not suffice" if _lost_kind(_reason(trial)) == "memory" else "the worker was lost"
-        text = f"{why}; it goes on from its last checkpoint (retry {trial.num_failures} of {self.retries})"
-        self.audience.tell("noted", self.dispatcher.job(trial), text)
-
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A worker was lost: it raised for lack of memory, Ray ended it for that, or it has simply gone."""
         job = self.dispatcher.job(trial)
         if job.key in self.audience.ended:
             return
-        reason = _reason(trial)
-        self.losses[job.key] += 1
-        if max(trial.num_failures, self.losses[job.key]) <= self.retries:
-            self.audience.tell("noted", job, "the worker was lost as it started; it is tried again")
-            self.dispatcher.add(job)
+        # Tune has written the worker's traceback to the driver's disk by now, and to the experiment's storage later.
+        path = Path(trial.error_file) if trial.error_file else None
+        reason = path.read_text(errors="replace") if path and path.is_file() else "the worker was lost"
+        kind: FailureKind = "memory" if "MemoryError" in reason or "OutOfMemory" in reason else "lost"
+        why = "memory did not suffice" if kind == "memory" else "the worker was lost"
+        retry = f"retry {self.losses[job.key] + 1} of {self.dispatcher.options.retries}"
+        if self._is_tried_again(job, f"{why}; it goes on from its last checkpoint ({retry})"):
+            self.dispatcher.waiting.insert(0, job)
         else:
-            self._fail(job, reason, _lost_kind(reason))
+            self._fail(job, _tidy(reason), kind)
+
+    def _is_tried_again(self, job: Job, note: str) -> bool:
+        """Whether a job that was lost once more is to be run again; if so, a note says it."""
+        self.losses[job.key] += 1
+        if self.losses[job.key] > self.dispatcher.options.retries:
+            return False
+        self.audience.tell("noted", job, note)
+        return True
 
     def _fail(self, job: Job, reason: str, kind: FailureKind) -> None:
         """Count failures that are the same but for numbers, addresses and folders; not diverged trials, because a
@@ -245,18 +241,6 @@ class TuneCallbacks(_Stateless, tune.Callback, tune.Stopper):
             if self.failures[normalise(reason)] == self.dispatcher.options.stop_after:
                 self.repeated = reason
         self.audience.tell("failed", job, reason, kind)
-
-
-def _lost_kind(reason: str) -> FailureKind:
-    """Why Tune lost a worker: it raised for lack of memory, Ray ended it for that, or it has simply gone."""
-    return "memory" if "MemoryError" in reason or "OutOfMemory" in reason else "lost"
-
-
-def _reason(trial: TuneTrial) -> str:
-    """The traceback of a failed trial as the worker saw it."""
-    # Tune has written it to the driver's disk by now, and copies it to the experiment's storage later.
-    path = Path(trial.error_file) if trial.error_file else None
-    return _tidy(path.read_text(errors="replace") if path and path.is_file() else "the worker was lost")
 
 
 def _tidy(text: str) -> str:

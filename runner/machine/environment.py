@@ -1,7 +1,5 @@
 """The environment of worker processes, and how to compute in one."""
 
-from __future__ import annotations
-
 import ctypes
 import inspect
 import io
@@ -76,8 +74,8 @@ class WorkerLost(RuntimeError):
 def start_worker(*, quiet: bool = False) -> subprocess.Popen[bytes]:
     """A fresh process, with the environment of a sweep's worker, that carries out the one `request` it is sent.
 
-    What is measured there is what a trial would take, and leaves no threads, memory or random state behind. Other than
-    multiprocessing's, it does not import the caller's main module again. An interrupt from the keyboard does not reach
+    What is measured there is what a trial would take, and leaves no threads, memory or random state behind. Unlike one
+    of multiprocessing, it does not import the caller's main module again. An interrupt from the keyboard does not reach
     it. With `quiet` nobody sees what libraries print there.
     """
     environment = worker_environment() | {"KINETO_LOG_LEVEL": "99"}  # Torch's profiler keeps quiet.

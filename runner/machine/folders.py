@@ -1,7 +1,5 @@
 """Places of files: a driver's temporary ones, this program's caches, and what belongs to a tracking store beside it."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Needs neither torch nor Ray until asked for.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -17,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cplearn.errors import InputError
 
@@ -57,7 +56,7 @@ class Resources:
         bundle: dict[str, float] = {"CPU": self.cpus}
         return bundle | ({"GPU": self.gpus / self.processes} if self.gpus else {})
 
-    def settle(self, any_gpu: bool) -> Resources:
+    def settle(self, any_gpu: bool) -> Self:
         """These resources with a number of GPUs."""
         gpus = self.gpus if self.gpus is not None else float(self.ranks) if any_gpu else 0.0
         return dataclasses.replace(self, gpus=gpus)
@@ -95,11 +94,6 @@ def usable_cpus() -> int:
     import joblib
 
     return int(joblib.cpu_count())
-
-
-def memory() -> float:
-    """Bytes of main memory of this machine."""
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def hardware(resources: Resources, remote: bool) -> dict[str, str]:

@@ -1,14 +1,11 @@
 """Budgets of time: reading them, and the order of trials in which a table fills evenly."""
 
-from __future__ import annotations
-
 import math
 import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from cplearn.errors import InputError
 from runner.planning.plan import Job
@@ -41,7 +38,7 @@ class Deadline:
         """Whether work of so many seconds would end in time; of unknown length it is tried as long as time is left."""
         return time.monotonic() + (seconds or 0.0) < self.end
 
-    def __enter__(self) -> Deadline:
+    def __enter__(self) -> Self:
         if self.seconds:
             self.before = signal.signal(signal.SIGALRM, self._interrupt)
             signal.setitimer(signal.ITIMER_REAL, max(self.end - time.monotonic(), 1e-3))
@@ -52,7 +49,7 @@ class Deadline:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.before)
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, frame: object) -> None:
         self.passed = True
         raise KeyboardInterrupt
 
@@ -77,14 +74,11 @@ def order(
 
 def _levels(n: int) -> list[int]:
     """For each of n values in a row: 0 at the ends, 1 in the middle, 2 in the middles of both halves, and so on."""
-    levels = [0] * n
-
-    def halve(low: int, high: int, level: int) -> None:
+    levels, parts = [0] * n, [(0, n - 1, 1)]
+    while parts:
+        low, high, level = parts.pop()
         if high - low > 1:
             middle = (low + high) // 2
             levels[middle] = level
-            halve(low, middle, level + 1)
-            halve(middle, high, level + 1)
-
-    halve(0, n - 1, 1)
+            parts += [(low, middle, level + 1), (middle, high, level + 1)]
     return levels

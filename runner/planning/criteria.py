@@ -1,7 +1,5 @@
 """Which metrics a search may aim at and a scheduler may look at: whether they are logged, and on which split."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection, Mapping
 

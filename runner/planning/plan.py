@@ -1,8 +1,6 @@
 """From a sweep to jobs: trials that know their data, their key and their place, checked before anything starts; and
 their states: which have finished, can go on, or are new."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -79,10 +77,9 @@ class Plan:
     def shared(self) -> dict[str, Any]:
         """The settings that all trials have in common, baselines aside, by their dotted names."""
         flats = [job.trial.flat() for job in self.jobs if job.role != BASELINE]
-        varied = {"seed", *self.axes()}
-        first = flats[0] if flats else {}
-        equal = {key: value for key, value in first.items() if all(flat.get(key, ...) == value for flat in flats)}
-        return {key: value for key, value in equal.items() if key not in varied}
+        first, varied = flats[0] if flats else {}, {"seed", *self.axes()}
+        alike = {key for key in first.keys() - varied if all(flat.get(key, ...) == first[key] for flat in flats)}
+        return {key: value for key, value in first.items() if key in alike}
 
     def axes(self) -> dict[str, list[Any]]:
         """The values of each axis in their order; those of a search are the ones it has suggested."""

@@ -1,7 +1,5 @@
 """Which setting matters: the share of a metric's variance that each setting of a sweep or a search explains."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,7 +34,7 @@ def importances(points: Sequence[Mapping[str, Any]], values: Sequence[float]) ->
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _distribution(values: Sequence[Any]) -> BaseDistribution:
+def _distribution(values: Sequence[Any]) -> "BaseDistribution":
     """Numbers as a range, by their logarithm where they span decades; anything else as choices without an order."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 

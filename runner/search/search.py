@@ -4,8 +4,6 @@ Where studies and tracking store disagree after a driver was killed, each mends 
 whose trials have finished gets its value, and one that has ended unknown to the store has its trials run.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,7 +15,6 @@ from runner.events import FailureKind, Listener, TrialResult
 from runner.planning.plan import Job, Plan
 from runner.search import studies
 from runner.search.studies import Suggestion
-from sweeps.errors import UserError
 from sweeps.record import TIME, UNSEEN, Tag, TrialRecord, state_of
 
 Recall = Callable[[Collection[str]], Mapping[str, TrialRecord]]
@@ -162,12 +159,10 @@ class Search(Listener):
         if self.asked[study.key] >= self.settings.trials:
             return False
         self.asked[study.key] += 1
-        try:
-            suggestion = study.suggest()
-        except (InputError, UserError) as error:
-            number = study.opened.get_trials(deepcopy=False)[-1].number
-            self.say(f"suggestion {number} has settings that do not go together and counts as failed: {error}")
-            return True
+        suggestion = study.suggest()
+        if suggestion.fault:
+            what = f"suggestion {suggestion.number} has settings that do not go together and counts as failed"
+            self.say(f"{what}: {suggestion.fault}")
         self._take_up(suggestion, self.recall({job.key for job in suggestion.jobs}))
         self.announce()
         return True

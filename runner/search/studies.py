@@ -1,7 +1,5 @@
 """Optuna's study of each data set of a sweep: what it may suggest, what it has suggested, and where it is kept."""
 
-from __future__ import annotations
-
 import functools
 import math
 import random
@@ -39,12 +37,14 @@ DATABASE_SCHEMA = "cplearn_studies"
 
 @dataclass
 class Suggestion:
-    """A point of the space that a study has suggested, and its job of each seed; none where they do not fit."""
+    """A point of the space that a study has suggested, and its job of each seed; none where its settings do not go
+    together, which `fault` explains."""
 
-    study: DatasetStudy
+    study: "DatasetStudy"
     number: int
-    jobs: list[Job]
     state: TrialState
+    jobs: list[Job]
+    fault: str = ""
 
     @property
     def open(self) -> bool:
@@ -97,7 +97,7 @@ class DatasetStudy:
         """All that was suggested, except for what a killed driver had not finished asking for."""
         trials = self.study.get_trials(deepcopy=False) if self.study else []
         whole = [trial for trial in trials if self._is_whole(trial)]
-        return [Suggestion(self, trial.number, self._fitting_jobs(trial.params), trial.state) for trial in whole]
+        return [self._at(trial.params, trial.number, trial.state) for trial in whole]
 
     def survey(self) -> Searched:
         """How far the study is."""
@@ -109,7 +109,7 @@ class DatasetStudy:
         """Jobs of so many random points, which stand for suggestions to come where time is estimated."""
         generator = random.Random(0)
         for _ in range(count):
-            yield from self._fitting_jobs(self.space.draw(generator))
+            yield from self._at(self.space.draw(generator)).jobs
 
     def begin(self) -> bool:
         """Make a new study; returns whether another of the same sweep and data set was there before."""
@@ -131,8 +131,7 @@ class DatasetStudy:
                 self.opened.tell(trial.number, state=TrialState.FAIL)
 
     def suggest(self) -> Suggestion:
-        """Ask for one more suggestion. Raises InputError or UserError, and counts the suggestion as failed, where its
-        settings do not go together."""
+        """Ask for one more suggestion."""
         number = len(self.opened.get_trials(deepcopy=False))
         # A sampler that is made again would repeat its draws; so each suggestion has draws of its own.
         draws = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
@@ -142,13 +141,9 @@ class DatasetStudy:
                 n_startup_trials=self.settings.startup, seed=draws, constant_liar=True
             )
         trial = self.opened.ask({key: _distribution(axis) for key, axis in self.space.axes.items()})
-        try:
-            jobs = self._jobs(trial.params)
-        except (InputError, UserError):
-            self.opened.tell(trial.number, state=TrialState.FAIL)
-            raise
-        trial.set_user_attr("keys", [job.key for job in jobs])
-        return Suggestion(self, trial.number, jobs, TrialState.RUNNING)
+        suggestion = self._at(trial.params, trial.number)
+        trial.set_user_attr("keys", [job.key for job in suggestion.jobs])
+        return suggestion
 
     def best(self) -> str:
         """The best suggestions in words (markdown); empty where none is complete."""
@@ -175,15 +170,12 @@ class DatasetStudy:
     def _is_whole(self, trial: FrozenTrial) -> bool:
         return trial.params.keys() == self.space.axes.keys()
 
-    def _jobs(self, point: Mapping[str, Scalar]) -> list[Job]:
-        """The job of each seed at a point; raises InputError or UserError where its settings do not go together."""
-        return [self.plan.make(self.space.trial(point, self.dataset, seed)) for seed in self.plan.sweep.seeds]
-
-    def _fitting_jobs(self, point: Mapping[str, Scalar]) -> list[Job]:
+    def _at(self, point: Mapping[str, Scalar], number: int = 0, state: TrialState = TrialState.RUNNING) -> Suggestion:
         try:
-            return self._jobs(point)
-        except (InputError, UserError):
-            return []
+            jobs = [self.plan.make(self.space.trial(point, self.dataset, seed)) for seed in self.plan.sweep.seeds]
+            return Suggestion(self, number, state, jobs)
+        except (InputError, UserError) as error:
+            return Suggestion(self, number, state, [], str(error))
 
 
 def find(plan: Plan, address: str) -> list[DatasetStudy]:

@@ -1,7 +1,5 @@
 """How long the missing trials of a sweep take on so many slots, and what they leave on disk."""
 
-from __future__ import annotations
-
 import functools
 import heapq
 from collections import Counter
@@ -18,18 +16,8 @@ from cplearn.model import Model
 from runner.machine.resources import Resources
 from runner.planning import budget
 from runner.planning.plan import Job, Plan
-from runner.planning.quantities import size
-from runner.timing.timings import (
-    Calibration,
-    Interval,
-    TimedTrial,
-    Timing,
-    TimingKey,
-    last_end,
-    timed_trials,
-    timing_key,
-    timing_of,
-)
+from runner.planning.quantities import Interval, last_end, size
+from runner.timing.timings import Calibration, TimedTrial, Timing, TimingKey, timed_trials, timing_key, timing_of
 from sweeps.record import DatasetUse
 
 START = 8.0
@@ -117,7 +105,7 @@ class Forecast:
         return done
 
     def start_calibration(
-        self, data_root: Path | None, done: Callable[[Forecast], None], *, careful: bool = False
+        self, data_root: Path | None, done: "Callable[[Forecast], None]", *, careful: bool = False
     ) -> Calibration | None:
         """Time a few steps of the unknown kinds, the most frequent first, in the background, and call `done` with the
         forecast that follows; `careful` takes longer, also times kinds that only similar runs tell of, and does so for
@@ -144,7 +132,7 @@ class Forecast:
 
         return Calibration(jobs, self.machine.hardware, data_root, CAREFUL if careful else QUICK, tell)
 
-    def calibrated(self, data_root: Path | None, *, careful: bool = False) -> Forecast:
+    def calibrated(self, data_root: Path | None, *, careful: bool = False) -> "Forecast":
         """This forecast with what `start_calibration` adds to it, once it is known."""
         answers = [self]
         if calibration := self.start_calibration(data_root, answers.append, careful=careful):
@@ -154,7 +142,7 @@ class Forecast:
                 calibration.stop()
         return answers[-1]
 
-    def _with(self, timings: Mapping[TimingKey, Timing], reason: str = "") -> Forecast:
+    def _with(self, timings: Mapping[TimingKey, Timing], reason: str = "") -> "Forecast":
         """This forecast with other timings, and so with its jobs in another order if there is a budget."""
         forecast, sweep = replace(self, timings=timings, reason=reason), self.plan.sweep
         if not self.budgeted:

@@ -1,7 +1,5 @@
 """How much time a running sweep still needs: what was expected of its trials, corrected by what they have shown."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections import defaultdict
@@ -11,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.planning.plan import Job
+from runner.planning.quantities import Interval, last_end
 from runner.timing.forecast import START
-from runner.timing.timings import Interval, Timing, TimingKey, last_end, timing_key
+from runner.timing.timings import Timing, TimingKey, timing_key
 
 UNKNOWN, STEADY = 2.0, 1.2
 """Factors by which a trial's time may be off where its kind has no timing, and where many epochs of it have been seen:

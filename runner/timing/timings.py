@@ -1,10 +1,7 @@
 """How long one trial takes: from finished runs of its kind, from a few steps timed in a process beside the caller's, or
 from similar runs by the operations of a step."""
 
-from __future__ import annotations
-
 import functools
-import heapq
 import itertools
 import json
 import math
@@ -17,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NewType
+from typing import Any, Literal, NewType
 
 import numpy as np
 import torch
@@ -30,7 +27,7 @@ from cplearn.errors import InputError
 from cplearn.training import TrialTraining, operations
 from runner.machine.environment import answers, request, start_worker
 from runner.planning.plan import Job
-from runner.planning.quantities import duration
+from runner.planning.quantities import Interval
 from sweeps.record import EVALUATION_SECONDS, TRAIN_SECONDS, DatasetUse, param_value
 from sweeps.settings import nested
 
@@ -48,17 +45,6 @@ and by which it may be off at least."""
 
 MOST_SIMILAR = 3  # Kinds of similar runs of which operations are counted, which takes a training step each.
 OPERATION_IMAGES = 4  # Images of that step; operations grow with the images, and a large batch takes long.
-
-
-class Interval(NamedTuple):
-    """A middle value and the range in which most values lie."""
-
-    low: float
-    middle: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{duration(self.middle)} ({duration(self.low)} to {duration(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -79,19 +65,6 @@ class Timing:
         """Seconds of a trial that trains for so many epochs and is then evaluated."""
         middle = epochs * self.epoch + self.evaluation
         return Interval(self.low * middle, middle, self.high * middle)
-
-
-def last_end(free: Iterable[float], seconds: Iterable[float]) -> float:
-    """When the last of some jobs ends, on slots that are free at these times and then take one job after the other.
-
-    >>> last_end([8.0, 8.0], [12.0, 12.0, 5.0])
-    25.0
-    """
-    ends = list(free)
-    heapq.heapify(ends)
-    for needed in seconds:
-        heapq.heapreplace(ends, ends[0] + needed)
-    return max(ends)
 
 
 @dataclass(frozen=True)

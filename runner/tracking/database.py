@@ -1,15 +1,11 @@
 """The store that runs are written to: whether it can be written, and the making of a fresh one in SQLite."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib.util import find_spec
-from pathlib import Path
 
 from cplearn.errors import InputError
 from runner.machine.folders import cache_folder
@@ -96,15 +92,14 @@ def update_artifact_addresses(uri: str) -> None:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
                 return
             # New runs never go to the old place; those whose files are there alone keep their addresses.
-            _update(connection, "experiments", "artifact_location", lambda folder: beside_store(folder, uri))
-            for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
-                _update(connection, table, column, lambda folder: folder_meant(folder, uri))
+            columns = [("runs", "artifact_uri", folder_meant), ("logged_models", "artifact_location", folder_meant)]
+            for table, column, place in [("experiments", "artifact_location", beside_store), *columns]:
+                query = f"SELECT DISTINCT {column} FROM {table} WHERE {column} > ''"
+                for (location,) in connection.execute(query).fetchall():
+                    folder = local_folder(location)
+                    if folder and (now := place(folder, uri)) != folder:
+                        connection.execute(
+                            f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (now.as_uri(), location)
+                        )
     except sqlite3.Error as error:
         raise InputError(f"{uri}: the addresses of its artifacts cannot be written ({error})") from None
-
-
-def _update(connection: sqlite3.Connection, table: str, column: str, place: Callable[[Path], Path]) -> None:
-    for (location,) in connection.execute(f"SELECT DISTINCT {column} FROM {table} WHERE {column} > ''").fetchall():
-        folder = local_folder(location)
-        if folder and (now := place(folder)) != folder:
-            connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (now.as_uri(), location))

@@ -1,7 +1,5 @@
 """The trained model of a run as a *logged model* of MLflow 3, which its Models tab lists and `mlflow.pytorch` loads."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections.abc import Mapping
@@ -70,7 +68,7 @@ class RunModel:
         return load_run_model, (self.run_id,)
 
 
-def load_run_model(run_id: str) -> Model:
+def load_run_model(run_id: str) -> "Model":
     """The model of a run in the tracking store that MLflow is set to."""
     import mlflow
 

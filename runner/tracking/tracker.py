@@ -5,8 +5,6 @@ the tracking server. While the store is away, writes wait and are repeated, whic
 apart by run, name, step, time and value, and its time is that of the event.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import time

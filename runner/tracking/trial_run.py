@@ -1,7 +1,5 @@
 """The run of one trial, as it is written step by step, and the tags of the code that trains."""
 
-from __future__ import annotations
-
 import functools
 import json
 import subprocess

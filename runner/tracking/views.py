@@ -5,8 +5,6 @@ shows it at `#/experiments/<id>/runs?viewStateShareKey=<key>`. The names in the 
 a later version does not know it leaves aside.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from runner.planning.plan import Job, Plan
+from runner.planning.quantities import Interval
 from runner.timing.forecast import START
 from runner.timing.progress_estimate import ProgressEstimate
-from runner.timing.timings import Interval, Timing, TimingKey, TimingSource, timing_key
+from runner.timing.timings import Timing, TimingKey, TimingSource, timing_key
 
 
 class Clock:
