@@ -3,8 +3,6 @@
 `cplearn.load` turns a finished run into a working model; importing this package alone does not import torch.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(run: str | Path) -> Model:
+def load(run: str | Path) -> "Model":
     """The trained model of a run, in evaluation mode on the CPU.
 
     `run` is a folder that holds a model, or a run id of the tracking store. The latter is looked up through the entry

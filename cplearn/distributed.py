@@ -6,8 +6,6 @@ nothing of it. The backward pass of `Ranks.gather` hands every process the gradi
 of the backbone's parameters are then parts of a sum, and are added up; those of the method are whole everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +66,7 @@ class Ranks:
             grad.copy_(total.view_as(grad))
 
 
-ALONE = Ranks()
-"""The one process of a trial on one device."""
+ALONE = Ranks()  # The one process of a trial on one device.
 
 
 class _Gather(torch.autograd.Function):

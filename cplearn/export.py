@@ -1,7 +1,5 @@
 """A trained backbone in the files of Hugging Face: safetensors and config.json, for other programs and for `read`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def write(model: Model, folder: Path) -> dict[str, Any]:
-    """Write model.safetensors and config.json of the backbone that is evaluated (a teacher's, where that is the better
-    of the two) into `folder`; returns what config.json holds.
+    """Write model.safetensors and config.json of the backbone that is evaluated into `folder`; returns what config.json
+    holds.
 
     Weights are float32 (float64 of a trial in that precision) under the names of timm for a timm model, else under our
     own. `timm.create_model("local-dir:FOLDER", pretrained=True)` makes the former, `read` makes both.
@@ -28,9 +26,8 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     from safetensors.torch import save
 
     settings, images = model.trial.backbone, model.images
-    network = model.teacher if model.teacher is not None and model.method.evaluates_teacher else model.backbone
-    prefix = _prefix(settings.name)
-    weights = {name.removeprefix(prefix): value.contiguous() for name, value in network.state_dict().items()}
+    prefix, state = _prefix(settings.name), model.evaluated.state_dict()
+    weights = {name.removeprefix(prefix): value.contiguous() for name, value in state.items()}
     if not weights:
         raise InputError(f"backbone {settings.name} has no weights, so there is nothing to export")
     channels, size = images["channels"], images["image_size"]

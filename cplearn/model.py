@@ -1,7 +1,5 @@
 """A trained (or trainable) model, and its way to disk and back."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib
@@ -22,16 +20,14 @@ from cplearn.methods.base import MethodInputs, Progress
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.pt"
 
-LAYOUT = 2
-"""Version of the names and shapes of saved weights; models of another one are refused."""
+LAYOUT = 2  # Version of the names and shapes of saved weights; models of another one are refused.
 
 
 class Model(nn.Module):
     """The backbone and the method of one trial.
 
     `images` describes the data the model was made for: channels, image_size, mean and std (a number, or a list with one
-    for each channel), and classes. `teacher` is the moving average of the backbone where the method asks for one, else
-    None; it takes no gradient.
+    for each channel), and classes. `teacher` is the moving average of the backbone where the method asks for one.
     """
 
     teacher: nn.Module | None
@@ -67,6 +63,12 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The teacher where there is one, which is the better of the two backbones (Caron et al. 2021), unless the
+        method says otherwise."""
+        return self.teacher if self.teacher is not None and self.method.evaluates_teacher else self.backbone
+
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images (N, C, H, W) for the backbone: normalised, in the model's precision."""
         scaled = images.to(self.dtype) / 255 if images.dtype == torch.uint8 else images.to(self.dtype)
@@ -76,15 +78,11 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def features(self, images: Tensor | ImageFiles, batch_size: int = 512) -> Tensor:
-        """Backbone features (N, F) of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode.
-
-        Where there is a teacher they are the teacher's, which is the better of the two (Caron et al. 2021), unless the
-        method says otherwise. Images in files are decoded batch by batch.
-        """
+        """Features (N, F) of the `evaluated` backbone, in evaluation mode, of images (N, C, H, W), uint8 or float in
+        [0, 1]. Images in files are decoded batch by batch."""
         training = self.training
         self.eval()
-        backbone = self.teacher if self.teacher is not None and self.method.evaluates_teacher else self.backbone
-        blocks = [backbone(self.prepare(block.to(self.device))) for block in images.split(batch_size)]
+        blocks = [self.evaluated(self.prepare(block.to(self.device))) for block in images.split(batch_size)]
         self.train(training)
         return torch.cat(blocks)
 
@@ -102,7 +100,7 @@ class Model(nn.Module):
         """Index of each image's code (n,) of embeddings (n, f)."""
         return self.method.codes(embeddings)
 
-    def with_evaluation(self, changes: dict[str, Any]) -> Model:
+    def with_evaluation(self, changes: dict[str, Any]) -> "Model":
         """This model, its trial changed in the settings of the evaluation alone; raises InputError for a bad one."""
         settings = self.trial.canonical()
         self.trial = TrialSettings.read({**settings, "evaluation": {**settings["evaluation"], **changes}})

@@ -5,8 +5,6 @@ An installed package registers its own by entry points of the groups `cplearn.da
 this repository cannot be replaced. Nothing here knows what such a module holds.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib
@@ -44,7 +42,7 @@ def module(group: str, name: str, key: str, needs: Sequence[str]) -> ModuleType:
     Raises InputError, about the setting `key`, if it cannot be imported or lacks one.
     """
     try:
-        found = importlib.import_module(name) if is_dotted(name) else registered(group)[name].load()
+        loaded: ModuleType = importlib.import_module(name) if is_dotted(name) else registered(group)[name].load()
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -53,10 +51,10 @@ def module(group: str, name: str, key: str, needs: Sequence[str]) -> ModuleType:
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{key} {name!r}: its module cannot be imported ({why})", key=key) from error
-    if lacking := [need for need in needs if not hasattr(found, need)]:
+    if lacking := [need for need in needs if not hasattr(loaded, need)]:
         what = f"{key} {name!r}: its module has no {' and no '.join(lacking)}; docs/extend.md has a complete example"
         raise InputError(what, key=key)
-    return found
+    return loaded
 
 
 def version(group: str, name: str) -> str:
@@ -80,10 +78,7 @@ def paths(names: Iterable[str]) -> list[str]:
 
 def _locations(package: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
-    if spec is None:
-        return []
-    folders = spec.submodule_search_locations
-    return [Path(folder) for folder in folders] if folders else [Path(spec.origin or "")]
+    return [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]] if spec else []
 
 
 @functools.cache

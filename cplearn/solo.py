@@ -5,8 +5,6 @@ with the stem for small images), `projector.0.*` (linear) and `projector.1.*` (B
 dictionary) and `classifier.*` (the online probe, left out here); settings lie beside it in `args.json`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping, Sequence
@@ -33,8 +31,7 @@ PLAIN = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int6
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint holds: `state` has the names of `cplearn.model.Model`; `settings` are those of a trial, without
-    a data set; `dataset` is the name in `args.json`, None if there is none.
-    """
+    a data set; `dataset` is the name in `args.json`, None if there is none."""
 
     state: dict[str, Tensor]
     settings: dict[str, Any]
@@ -135,7 +132,6 @@ def _name_of_torchvision(name: str) -> str:
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a checkpoint."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -153,10 +149,8 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     weights = file.get("state_dict") if isinstance(file, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"{path}: no checkpoint of solo-learn; it has no state_dict of tensors")
-    if odd := next(
-        (name for name, value in weights.items() if not isinstance(name, str) or not _is_plain(value)), None
-    ):
-        raise InputError(f"{path}: {odd!r} is no plain tensor of numbers; save it as one")
+    if odd := [name for name, value in weights.items() if not isinstance(name, str) or not _is_plain(value)]:
+        raise InputError(f"{path}: {odd[0]!r} is no plain tensor of numbers; save it as one")
     return dict(weights)
 
 

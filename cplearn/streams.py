@@ -4,8 +4,6 @@ Because a stream is a function of (seed, purpose, epoch), a resumed trial needs 
 one seed see the same batches and views whatever their other settings (common random numbers).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 
@@ -37,5 +35,4 @@ def generator(stream: int, purpose: str, epoch: int = 0, device: torch.device | 
 
 
 def numpy_generator(stream: int, purpose: str) -> np.random.Generator:
-    """The same for NumPy."""
     return np.random.default_rng(_entropy(stream, purpose, 0))

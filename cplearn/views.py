@@ -1,7 +1,5 @@
 """The views that a trial is trained on, made on its device of images in memory or decoded ahead from their files."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,12 +71,9 @@ class BatchSource:
     """Where batches of images come from: a tensor on the device, or files, decoded while the device works.
 
     Of files, the random resized crops of a recipe are cut when the images are decoded, from their full resolution, so
-    `recipes` hold only what is left to do. Crops are drawn from a stream of each recipe on the CPU, at `strength`: they
-    depend on nothing that happens while files are read. A recipe without such crops starts from the centres of the
-    images, as evaluation does.
-
-    The rows of batches, which are to lie on `rows_on`, are those of this process alone, of batches that are equally
-    large on all `ranks`.
+    `recipes` hold only what is left to do. These crops are drawn on the CPU from a stream of each recipe. A recipe
+    without such crops starts from the centres of the images, as evaluation does. The rows of batches, which are to lie
+    on `rows_on`, are those of this process alone, of batches that are equally large on all `ranks`.
     """
 
     def __init__(
@@ -114,7 +109,6 @@ class BatchSource:
             }
 
     def _draw(self, images: ImageFiles, rows: Tensor, generators: Mapping[str, torch.Generator]) -> list[Crops]:
-        """The crops of every view of every recipe, in order."""
         whole = len(rows) * self.ranks.size
         drawn: list[Crops] = []
         for name, crops in self.crops.items():

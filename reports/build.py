@@ -23,7 +23,7 @@ from reports.tables import place_runs, spec, table_of_sweep
 from reports.tables.model import FINISHED, STATES, Table
 from reports.tables.spec import TableSpec, Where
 from sweeps.errors import UserError
-from sweeps.program import code_state
+from sweeps.settings import code_state
 
 if TYPE_CHECKING:
     from reports.figures import Importance, Reader

@@ -1,7 +1,5 @@
 """Addresses of tracking stores: which one is meant, which file it is, and how messages may show it."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -10,8 +8,7 @@ from urllib.parse import unquote, urlsplit
 from sweeps import secrets
 from sweeps.errors import UserError
 
-ARTIFACTS = "mlruns"
-"""The folder beside a SQLite store that holds the files of its runs."""
+ARTIFACTS = "mlruns"  # The folder beside a SQLite store that holds the files of its runs.
 
 
 def resolve(uri: str | None = None) -> str:

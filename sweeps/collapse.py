@@ -4,12 +4,11 @@ The measures are those of docs/collapse.md, by their names without the part befo
 of a finished trial and `train/codes_used` of an epoch are the same measure of other images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, nan
+from typing import NamedTuple
 
 from sweeps.record import TRAIN
 
@@ -22,8 +21,6 @@ CLASSES_UNKNOWN = 4
 
 
 class Collapse(StrEnum):
-    """The four kinds of collapse."""
-
     REPRESENTATION = "representation"  # All embeddings are equal.
     CLUSTER = "cluster"  # Only few codes are used.
     DIMENSIONAL = "dimensional"  # The embeddings span few dimensions.
@@ -38,17 +35,6 @@ RULES = {
     Collapse.INTRA_CLUSTER: f"intra_cluster_variance below {LOW_VARIATION:g}",
 }
 """The rule of each kind in words."""
-
-
-WATCHED = (
-    "codes_used",
-    "code_perplexity",
-    "effective_rank",
-    "embedding_std",
-    "intra_cluster_variance",
-    "view_information",
-)
-"""What is measured after an epoch, by its name after `train/`."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +64,16 @@ def collapses(measures: Mapping[str, float], sizes: Sizes) -> list[Collapse]:
     classes = sizes.classes or CLASSES_UNKNOWN
     few = used < classes and used <= FEW_OF_THE_CODES * usable
     uneven = perplexity < classes / 2 and perplexity <= FEW_OF_THE_CODES * usable
-    found = {
+    shown = {
         Collapse.REPRESENTATION: measures.get("embedding_std", nan) < LOW_SPREAD,
         Collapse.CLUSTER: few or uneven,
         Collapse.DIMENSIONAL: measures.get("effective_rank", nan) < LOW_RANK * rank,
         Collapse.INTRA_CLUSTER: measures.get("intra_cluster_variance", nan) < LOW_VARIATION,
     }
-    return [kind for kind, is_found in found.items() if is_found]
+    return [kind for kind in Collapse if shown[kind]]
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why a trial is stopped: its kind of collapse, and a sentence."""
 
     kind: Collapse
@@ -118,15 +103,13 @@ class StopRule:
         reached = history[-1][0] if history else 0
         if len(measured) < self.patience or not self.grace <= reached < self.epochs:
             return None
-        shown = [
-            collapses({name.removeprefix(TRAIN): value for name, value in metrics.items()}, self.sizes)
-            for metrics in measured
-        ]
-        for kind in Collapse:
-            if kind in self.kinds and all(kind in kinds for kinds in shown):
-                return Verdict(
-                    kind,
-                    f"stopped on collapse after epoch {reached} of {self.epochs}: {kind} collapse ({RULES[kind]}) at "
-                    f"{self.patience} measured epoch{'s' if self.patience > 1 else ''} in a row",
-                )
-        return None
+        epochs = ({name.removeprefix(TRAIN): value for name, value in metrics.items()} for metrics in measured)
+        lasting = set(self.kinds).intersection(*(collapses(measures, self.sizes) for measures in epochs))
+        kind = next((kind for kind in Collapse if kind in lasting), None)
+        if kind is None:
+            return None
+        return Verdict(
+            kind,
+            f"stopped on collapse after epoch {reached} of {self.epochs}: {kind} collapse ({RULES[kind]}) at "
+            f"{self.patience} measured epoch{'s' if self.patience > 1 else ''} in a row",
+        )

@@ -1,7 +1,5 @@
 """The exception of `sweeps`, `reports` and `runner` for what the user has asked for and cannot have."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -34,7 +32,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
 
 
-def explain(error: ValidationError, known: Sequence[str], prefix: str = "") -> str:
+def explain(error: "ValidationError", known: Sequence[str], prefix: str = "") -> str:
     """One sentence for the first complaint of pydantic; `known` are the keys that could have been written, `prefix` is
     what comes before those of the model."""
     first = error.errors(include_url=False)[0]

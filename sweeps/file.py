@@ -1,12 +1,10 @@
 """The content of a sweep file: what can be written in it, of which type, and what each key means."""
 
-from __future__ import annotations
-
 import math
 import random
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -36,7 +34,7 @@ class Range(BaseModel, extra="forbid", frozen=True):
     choice: list[Scalar] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Range:
+    def _exactly_one(self) -> Self:
         given = self.model_dump(exclude_none=True)
         if len(given) != 1:
             raise ValueError("give exactly one of uniform, log_uniform, integers, choice")
@@ -59,7 +57,6 @@ class Range(BaseModel, extra="forbid", frozen=True):
         return generator.choice(self.ends())
 
     def size(self) -> float:
-        """How many values there are."""
         if self.integers:
             return self.integers[1] - self.integers[0] + 1
         return len(self.choice) if self.choice else math.inf
@@ -85,10 +82,8 @@ def _check_name(name: str) -> str:
     return name
 
 
-CONTROL = ("Cc", "Cs", "Zl", "Zp")
-"""Kinds of characters that steer a terminal, break a line, or cannot be encoded."""
-RESERVED = ("tables",)
-"""Folders of results that are not those of a sweep."""
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Kinds of characters that steer a terminal, break a line, or cannot be encoded.
+RESERVED = ("tables",)  # Folders of results that are not those of a sweep.
 Name = Annotated[str, AfterValidator(_check_name)]
 Axes = dict[str, Any]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list)]
@@ -185,7 +180,6 @@ SCHEDULERS: dict[str, type[AshaSettings] | type[CollapseSettings]] = {
 
 
 def _read_scheduler(value: object) -> object:
-    """The settings of the scheduler that is named."""
     value = _named(value)
     if value is None:
         return None

@@ -5,8 +5,6 @@ words. What an author cannot have meant is refused with its key and line: number
 takes for octal ones, keys that are written twice, anchors, aliases and tags of other types.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

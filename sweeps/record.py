@@ -4,8 +4,6 @@
 can ask for what the other does not write.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -213,7 +211,6 @@ class Manifest:
     tables: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """A document of plain values, for JSON."""
         document = {"version": MANIFEST_VERSION, **asdict(self)}
         for key in ("search", "tables"):
             if not document[key]:
@@ -221,7 +218,7 @@ class Manifest:
         return document
 
     @classmethod
-    def read(cls, content: bytes, whose: str) -> Manifest:
+    def read(cls, content: bytes, whose: str) -> "Manifest":
         """The manifest whose `to_dict` is `content`, in JSON; raises ManifestError, with `whose` in its sentence."""
         from pydantic import TypeAdapter, ValidationError  # Not above: `cplearn --help` has no use for it.
 

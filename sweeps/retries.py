@@ -1,7 +1,5 @@
 """Calls of a tracking store that are repeated while it is away: restarted, locked, overloaded, or answers get lost."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable
@@ -12,8 +10,7 @@ from sweeps.secrets import reason_of
 
 T = TypeVar("T")
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further attempt of a call that somebody waits for."""
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # Seconds before each further attempt of a call that somebody waits for.
 CONFLICT, TOO_MANY_REQUESTS = 409, 429
 
 

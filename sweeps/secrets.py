@@ -1,7 +1,5 @@
 """Secrets, which no text may show: passwords of addresses, and tokens of the environment."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

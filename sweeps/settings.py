@@ -1,10 +1,13 @@
-"""Settings in groups and by dotted names, and the identity that follows from them: equal keys mean equal numbers."""
+"""Settings in groups and by dotted names, and identities: of a trial and of a sweep, by their settings and data, and of
+this program, by its code."""
 
-from __future__ import annotations
-
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 
@@ -30,24 +33,23 @@ def assign(settings: dict[str, Any], key: str, value: Any) -> None:
             inner = {"name": inner}
         settings[group] = inner if isinstance(inner, dict) else {}
         settings = settings[group]
-    own = settings.get(leaf)
+    present = settings.get(leaf)
     # A group of another name has other settings; those of the old one mean nothing to it.
-    if isinstance(value, Mapping) and isinstance(own, dict) and value.get("name", own.get("name")) == own.get("name"):
-        own.update(value)
+    if isinstance(value, Mapping) and isinstance(present, dict) and value.get("name") in (None, present.get("name")):
+        present.update(value)
     else:
         settings[leaf] = value
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by dotted names."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):  # quicker than Mapping by far, and a plan flattens thousands of trials
             for inner, leaf in flat(value).items():
-                found[f"{key}.{inner}"] = leaf
+                dotted[f"{key}.{inner}"] = leaf
         else:
-            found[key] = value
-    return found
+            dotted[key] = value
+    return dotted
 
 
 def trial_key(settings: Mapping[str, Any], fingerprint: str, numerics: int) -> str:
@@ -65,3 +67,22 @@ def sweep_key(name: str, shared: Mapping[str, Any], fingerprints: list[str]) -> 
     reach or how many seeds it has. An enlarged grid continues the sweep."""
     text = json.dumps([name, shared, sorted(fingerprints)], sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@functools.cache
+def code_state(packages: tuple[str, ...], libraries: tuple[str, ...]) -> tuple[str, ...]:
+    """A digest of all files of some packages of ours, and libraries with their versions.
+
+    >>> code_state(("sweeps",), ("numpy",)) == code_state(("sweeps",), ())
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(path for package in packages for path in (root / package).rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    versions = []
+    for library in libraries:
+        with suppress(PackageNotFoundError):
+            versions.append(f"{library} {version(library)}")
+    return digest.hexdigest(), *versions

@@ -3,8 +3,6 @@
 What needs colours (saturation, hue, grayscale) leaves images of one channel as they are.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,23 +60,19 @@ class ColourJitter(Transform):
 
 
 def _jitter(images: Tensor, blends: Tensor, turns: Tensor) -> Tensor:
-    """The blends given by `blends` (n, 6, 3), one after the other, with the change of hue in their middle."""
-    for slot in range(6):
+    """Six blends of the image, its mean luminance and its luminance, clipped, with the change of hue in their middle.
+
+    `blends` (n, 6, 3) are the weights of the three. Brightness blends with black, contrast with the mean luminance,
+    saturation with the luminance.
+    """
+    for slot, weights in enumerate(blends[..., None, None, None].unbind(1)):
         if slot == 3 and images.shape[1] == 3:
             images = _turn_hue(images, turns)
-        images = _blend(images, blends[:, slot])
+        of_image, of_mean, of_luminance = weights.unbind(1)
+        luminance = _luminance(images)
+        base = (luminance * of_luminance).add_(luminance.mean((2, 3), keepdim=True) * of_mean)
+        images = torch.addcmul(base, images, of_image).clamp_(0, 1)
     return images
-
-
-def _blend(images: Tensor, parts: Tensor) -> Tensor:
-    """The sum of the image, its mean luminance and its luminance, each times its column of `parts` (n, 3), clipped.
-
-    Brightness blends with black, contrast with the mean luminance, saturation with the luminance.
-    """
-    of_image, of_mean, of_luminance = parts[:, :, None, None, None].unbind(1)
-    luminance = _luminance(images)
-    base = (luminance * of_luminance).add_(luminance.mean((2, 3), keepdim=True) * of_mean)
-    return torch.addcmul(base, images, of_image).clamp_(0, 1)
 
 
 def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:

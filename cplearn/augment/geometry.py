@@ -1,7 +1,5 @@
 """Transforms that move or mix pixels: crops, flip, affine map, blur."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,8 +11,7 @@ from torch import Tensor
 from cplearn.augment.transform import Params, Transform, between, change_chosen, power
 
 _TRIES = 10
-_MARGIN = 2
-"""Taps of an interpolation that may fall outside the image on either side; their weight is zero."""
+_MARGIN = 2  # Taps of an interpolation that may fall outside the image on either side; their weight is zero.
 
 
 @dataclass(frozen=True)
@@ -153,9 +150,8 @@ class HorizontalFlip(Transform):
 class RandomAffine(Transform):
     """Rotation, shift, scaling and horizontal shear about the centre, bilinear; what comes from outside is black.
 
-    `degrees` and `shear` (degrees) are half-widths, as is `translate` (a fraction of the size, not rounded to whole
-    pixels as torchvision does); `scale` is a range. Strength s multiplies the half-widths and uses the
-    range `scale` ** s.
+    `degrees` and `shear` (degrees) are half-widths, as is `translate` (a fraction of the size, not rounded to pixels as
+    in torchvision); `scale` is a range. Strength s multiplies the half-widths and uses the range `scale` ** s.
     """
 
     degrees: float = 0.0

@@ -1,7 +1,5 @@
 """Named recipes: the transforms of each view, in order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -20,8 +18,7 @@ from cplearn.augment.geometry import (
 )
 from cplearn.augment.transform import Transform
 
-_CPU_BATCH = 64
-"""Images that a CPU augments at a time: enough to make calls cheap, few enough to stay in its cache."""
+_CPU_BATCH = 64  # Images that a CPU augments at a time: enough to make calls cheap, few enough to stay in its cache.
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Recipe:
 
     views: tuple[tuple[Transform, ...], ...]
 
-    def with_crop_scale(self, smallest: float | None) -> Recipe:
+    def with_crop_scale(self, smallest: float | None) -> "Recipe":
         """This recipe, its random resized crops of at least this part of an image's area; None changes nothing."""
         if smallest is None:
             return self
@@ -53,7 +50,7 @@ class Recipe:
         crops = [[t for t in transforms if isinstance(t, RandomResizedCrop)] for transforms in self.views]
         return tuple(of_view[0] for of_view in crops) if all(crops) else ()
 
-    def after_crops(self) -> Recipe:
+    def after_crops(self) -> "Recipe":
         """What is left to do where `crops` were made already, when the images were decoded."""
         pairs = zip(self.views, self.crops or (None,) * len(self.views), strict=True)
         return Recipe(tuple(tuple(t for t in transforms if t is not crop) for transforms, crop in pairs))

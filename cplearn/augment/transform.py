@@ -1,22 +1,17 @@
 """What a transform is, and the few helpers that all of them share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
-"""Named parameters of one transform; the first axis of each is the image."""
+Params = dict[str, Tensor]  # Named parameters of one transform; the first axis of each is the image.
 
 
 class Transform(Protocol):
-    """A random change of square images, in three steps that do not know of one another.
-
-    Uniform numbers are drawn for each image (by `Recipe.sample`), `parameters` turns them into angles, boxes or
-    factors, and `apply` changes the pixels. No step makes the host wait for an accelerator.
+    """A random change of square images: `parameters` turns the uniform numbers of an image into angles, boxes or
+    factors, and `apply` changes its pixels.
 
     `strength` in [0, 2] scales the ranges of a transform: 1 is the published one, 0 leaves every image as it is.
     Probabilities stay, and the draws do not depend on it, so trials of one seed stay paired. It is a float32 tensor of
@@ -24,10 +19,9 @@ class Transform(Protocol):
     """
 
     uniforms: ClassVar[int] = 1
-    """How many uniform numbers an image needs, whatever its size."""
 
     def draws(self, size: int) -> int:
-        """How many an image of `size` x `size` pixels needs."""
+        """How many uniform numbers an image of `size` x `size` pixels needs."""
         return self.uniforms
 
     def parameters(self, u: Tensor, strength: Tensor, size: int) -> Params:

@@ -4,8 +4,6 @@
 stochastic depth its draws. Nothing here knows a method, a loss or an optimiser.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Backbones by others: any model of timm, by name, and those of modules from outside (`cplearn.outside`)."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 from collections.abc import Iterator
@@ -54,8 +52,8 @@ class TimmModel(nn.Module):
     """A timm model without its classifier: (N, C, H, W) to pooled features (N, F).
 
     Its initial weights come from `generator` alone; `size_options` are those of `timm.create_model` that depend on the
-    images' size. Vision transformers interpolate their position embedding, so that
-    smaller crops than `image_size` are accepted. Raises InputError if timm refuses the settings.
+    images' size. Vision transformers interpolate their position embedding, so that smaller crops than `image_size` are
+    accepted. Raises InputError if timm refuses the settings.
     """
 
     def __init__(self, settings: BackboneSettings, channels: int, image_size: int, generator: torch.Generator) -> None:
@@ -115,9 +113,9 @@ def _create(settings: BackboneSettings, channels: int, image_size: int) -> tuple
     """The model, and the options by which timm was told the images' size."""
     import timm
 
-    name, known = settings.model, timm.list_models()
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
+    name, models = settings.model, timm.list_models()
+    if name not in models:
+        near = difflib.get_close_matches(str(name), models, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "; timm.list_models() lists all"
         raise InputError(f"backbone.model {name!r} is no model of timm {timm.__version__}{hint}", "backbone.model")
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
@@ -158,22 +156,17 @@ def check(
                 raise _refusal(settings, size, error) from error
         drew = not torch.equal(torch.get_rng_state(), before)
     if drew:
-        raise InputError(
-            f"{_named(settings)} draws random numbers that no seed of a trial controls; choose another",
-            _named(settings).partition(" ")[0],
-        )
+        raise _about(settings, "draws random numbers that no seed of a trial controls; choose another")
     if shared:
         synchronise(backbone, Ranks(0, 2), 2)
 
 
 def _refusal(settings: BackboneSettings, image_size: int, error: Exception) -> InputError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return InputError(
-        f"{_named(settings)} cannot take images of {image_size} pixels with these settings ({reason})",
-        _named(settings).partition(" ")[0],
-    )
+    return _about(settings, f"cannot take images of {image_size} pixels with these settings ({reason})")
 
 
-def _named(settings: BackboneSettings) -> str:
-    """The setting that names the model, and the name."""
-    return f"backbone.model {settings.model}" if settings.name == "timm" else f"backbone.name {settings.name}"
+def _about(settings: BackboneSettings, what: str) -> InputError:
+    """What is wrong with the model, after the setting that names it and its name."""
+    key, name = ("backbone.model", settings.model) if settings.name == "timm" else ("backbone.name", settings.name)
+    return InputError(f"{key} {name} {what}", key)

@@ -8,8 +8,6 @@ the classic CIFAR layout (He et al. 2016) for CPUs: a 3x3 stem and three blocks 
 initialised by fan-in, also ResNet-18, where torchvision uses fan-out.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import torch.nn.functional as F
@@ -74,27 +72,18 @@ class Pixels(nn.Flatten):
 
 
 def build(settings: BackboneSettings, channels: int) -> ResNet:
-    """A residual network."""
     width = settings.width
     assert width is not None
     if settings.name == "resnet8":
         pooled = [Block(channels, width, pool=True), Block(width, width, pool=True)]
         return ResNet(nn.Identity(), [*pooled, Block(width, width), Block(width, width)], width)
-    if settings.name == "resnet18":
-        widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
-        blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise([width, *widths])]
-        if settings.stem == "imagenet":
-            stem = _stem(nn.Conv2d(channels, width, 7, 2, padding=3, bias=False), nn.MaxPool2d(3, 2, 1))
-        else:
-            stem = _stem(nn.Conv2d(channels, width, 3, padding=settings.stem_padding, bias=False))
-        return ResNet(stem, blocks, 8 * width)
-    stem = _stem(nn.Conv2d(channels, width, 3, padding=1, bias=False))
-    blocks = [Block(width, width), Block(width, 2 * width, stride=2), Block(2 * width, 4 * width, stride=2)]
-    return ResNet(stem, blocks, 4 * width)
-
-
-def _stem(convolution: nn.Conv2d, *pooling: nn.Module) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(), *pooling)
+    widths = [width * 2**stage for stage in ((0, 0, 1, 1, 2, 2, 3, 3) if settings.name == "resnet18" else (0, 1, 2))]
+    blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise([width, *widths])]
+    if settings.stem == "imagenet":
+        convolution, pooling = nn.Conv2d(channels, width, 7, 2, padding=3, bias=False), [nn.MaxPool2d(3, 2, 1)]
+    else:
+        convolution, pooling = nn.Conv2d(channels, width, 3, padding=settings.stem_padding, bias=False), []
+    return ResNet(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), *pooling), blocks, widths[-1])
 
 
 def smallest_image(settings: BackboneSettings) -> int:

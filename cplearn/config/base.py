@@ -44,10 +44,8 @@ class MethodSettings(Settings):
     """Settings of a self-supervised method; each module in `cplearn.methods` extends it."""
 
     trains: ClassVar[bool] = True
-    supervised: ClassVar[bool] = False
-    """Learns from labels."""
-    multi_crop: ClassVar[bool] = False
-    """Has a use for local crops beside the two global views."""
+    supervised: ClassVar[bool] = False  # Learns from labels.
+    multi_crop: ClassVar[bool] = False  # Has a use for local crops beside the two global views.
 
     name: str = Field(description="Method, the name of its module in cplearn/methods.")
 

@@ -1,9 +1,7 @@
 """The settings of backbone, augmentation, optimiser and evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,8 +9,7 @@ from cplearn.config.base import Settings, Whole, listed, refuse_without_effect, 
 from cplearn.data import catalogue
 from cplearn.errors import InputError, refuse_if
 
-KEPT_COMPONENTS = 50
-"""Principal components of the test features that a run keeps for figures."""
+KEPT_COMPONENTS = 50  # Principal components of the test features that a run keeps for figures.
 
 
 class BackboneSettings(Settings):
@@ -42,13 +39,11 @@ class BackboneSettings(Settings):
         return data
 
     @model_validator(mode="after")
-    def _check_parts(self) -> BackboneSettings:
+    def _check_parts(self) -> Self:
         if self.name == "timm":
             if self.model is None:
-                raise InputError(
-                    "backbone.name 'timm' needs backbone.model, vit_small_patch16_224 for instance",
-                    key="backbone.model",
-                )
+                what = "backbone.name 'timm' needs backbone.model, vit_small_patch16_224 for instance"
+                raise InputError(what, key="backbone.model")
             if self.width is not None:
                 raise InputError("backbone.width: a timm model has its own width; leave it out", key="backbone.width")
         owners = {"stem": ["resnet18"], "stem_padding": ["resnet18"], "model": ["timm"], "drop_path": ["timm"]}
@@ -95,12 +90,10 @@ class AugmentSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_crops(self) -> AugmentSettings:
+    def _check_crops(self) -> Self:
         if self.crop_scale_min is not None and not self.recipe.startswith(("solo-cifar", "imagenet")):
-            raise InputError(
-                f"augment.crop_scale_min: recipe {self.recipe!r} has no random resized crop; leave it out",
-                key="augment.crop_scale_min",
-            )
+            what = f"augment.crop_scale_min: recipe {self.recipe!r} has no random resized crop; leave it out"
+            raise InputError(what, key="augment.crop_scale_min")
         least, most = self.local_scale_min, self.local_scale_max
         refuse_if(least > most, "augment.local_scale_min", f"{least:g} is larger than local_scale_max {most:g}")
         for key in ("local_scale_max", "local_scale_min", "local_size"):
@@ -138,7 +131,7 @@ class OptimizerSettings(Settings):
     warmup_lr: float = setting(3e-5, "Learning rate at the start of the warm-up.", ge=0)
 
     @model_validator(mode="after")
-    def _check_parts(self) -> OptimizerSettings:
+    def _check_parts(self) -> Self:
         owners = {"momentum": ["sgd", "lars"], "eta": ["lars"], "trust_clip": ["lars"]}
         refuse_without_effect(self, self.name, "optimizer", owners)
         constant = self.schedule == "constant"
@@ -179,7 +172,7 @@ class EvaluationSettings(Settings):
     kept_images: Whole = setting(2000, "Most test images whose features and embeddings are kept for figures.", ge=0)
 
     @model_validator(mode="after")
-    def _check_together(self) -> EvaluationSettings:
+    def _check_together(self) -> Self:
         refuse_if(
             self.changed("online_lr") and not self.online_probe,
             "evaluation.online_lr",

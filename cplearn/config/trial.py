@@ -4,13 +4,11 @@ Settings that only say *where* a trial runs (device, workers) live with the runn
 trial's identity. `TrialSettings.canonical` is the plain dict from which that identity is computed.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -89,8 +87,7 @@ class TrialSettings(Settings):
         if entry:
             backbone, augment = data.get("backbone", {}), data.get("augment", {})
             if isinstance(backbone, Mapping):
-                own = {} if "name" in backbone else entry.backbone
-                data["backbone"] = _read_backbone({**own, **backbone})
+                data["backbone"] = _read_backbone(({} if "name" in backbone else entry.backbone) | dict(backbone))
             if isinstance(augment, Mapping):
                 data["augment"] = {"recipe": entry.recipe, **augment}
             if data.get("image_size") is None:
@@ -106,7 +103,7 @@ class TrialSettings(Settings):
         return data
 
     @model_validator(mode="after")
-    def _check_together(self) -> TrialSettings:
+    def _check_together(self) -> Self:
         catalogue.check_decode(self.dataset, self.decode)
         if self.method.trains:
             pixels = self.backbone.name == "pixels"
@@ -131,7 +128,7 @@ class TrialSettings(Settings):
         return self
 
     @classmethod
-    def read(cls, data: Mapping[str, Any]) -> TrialSettings:
+    def read(cls, data: Mapping[str, Any]) -> Self:
         """The trial of a nested dict of settings.
 
         Raises InputError with the dotted key, the bad value, and for an unknown key the nearest known one.
@@ -154,10 +151,9 @@ class TrialSettings(Settings):
 
         Where a folder lies is left out; what is in it is told by the data set's fingerprint.
         """
-        family = self.dataset.partition(":")[0]
         default = _defaults(self.dataset, self.method.name)
-        own = {key: value for key, value in self.flat().items() if key not in default or value != default[key]}
-        return own | {"dataset": family, "method.name": self.method.name}
+        changed = {key: value for key, value in self.flat().items() if key not in default or value != default[key]}
+        return changed | {"dataset": self.dataset.partition(":")[0], "method.name": self.method.name}
 
     def code_from_outside(self) -> dict[str, str]:
         """The versions of all code that is not of this repository, by group and name; see `cplearn.outside`."""
@@ -187,32 +183,24 @@ def known_keys(method: str | None = None) -> dict[str, str]:
 
 
 def list_keys() -> set[str]:
-    """The dotted keys whose values are lists."""
     return {key for key, field in _fields() if get_origin(field.annotation) is list}
 
 
-def _fields(method: str | None = None) -> Iterator[tuple[str, FieldInfo]]:
-    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-        for name, field in model.model_fields.items():
-            if prefix == "" and name == "method":
-                for settings in _method_settings(method):
-                    yield from walk(settings, "method.")
-            elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                yield from walk(field.annotation, f"{prefix}{name}.")
+def _fields(method: str | None = None, group: type[BaseModel] | None = None) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of a group, or of a trial with one method or any, by dotted key."""
+    broken = (InputError,) if method is None else ()  # as a package of others may be
+    for name, field in (group or TrialSettings).model_fields.items():
+        kinds: list[Any] = [field.annotation]
+        if field.annotation is MethodSettings:
+            kinds = []
+            for each in [method] if method else methods.names():
+                with suppress(*broken):
+                    kinds.append(methods.get(each).Settings)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from ((f"{name}.{key}", inner) for key, inner in _fields(method, kind))
             else:
-                yield prefix + name, field
-
-    return walk(TrialSettings, "")
-
-
-def _method_settings(method: str | None) -> Iterator[type[MethodSettings]]:
-    """The settings of one method, or of all that can be imported: a package of others may be broken."""
-    if method is not None:
-        yield methods.get(method).Settings
-        return
-    for name in methods.names():
-        with suppress(InputError):
-            yield methods.get(name).Settings
+                yield name, field
 
 
 def _read_method(data: Any, defaults: Mapping[str, Mapping[str, Any]]) -> MethodSettings:

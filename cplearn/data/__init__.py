@@ -4,15 +4,12 @@
 data sets, so that the command line starts quickly; each module named in `catalogue` imports what it needs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from pathlib import Path
 
 from cplearn.data import catalogue
-from cplearn.data.dataset import Dataset, Split, data_root, limit
-from cplearn.data.source import Request, Source
+from cplearn.data.dataset import Dataset, Request, Source, Split, data_root, limit
 from cplearn.errors import InputError
 
 __all__ = ["Dataset", "Request", "Source", "Split", "data_root", "load", "source"]
@@ -23,9 +20,7 @@ def source(name: str, root: Path | None = None) -> Source:
 
     Raises InputError if there is no such data set.
     """
-    module = importlib.import_module(catalogue.entry(name).module)
-    found: Source = module.source(catalogue.absolute(name), data_root(root))
-    return found
+    return importlib.import_module(catalogue.entry(name).module).source(catalogue.absolute(name), data_root(root))
 
 
 def load(
@@ -39,13 +34,10 @@ def load(
     test_share: float | None = None,
     download: bool = True,
 ) -> Dataset:
-    """The data set `name`, one of `catalogue.names()`.
+    """The data set `name`, one of `catalogue.names()`, as a `Request` of these arguments asks for it.
 
-    `root` is where downloads and decoded copies are kept, see `data_root`. `image_size` is the side in pixels to which
-    the images of a folder are resized; other data sets accept their own size only. `decode` is "cached" or "on-demand",
-    see `cplearn.data.encoded`; by default the first that the catalogue lists. `train_images` and `test_images` limit
-    how many are used, see `limit`. `test_share` is the part that becomes the test split of a data set without one, by
-    default a fifth; see `cplearn.data.splits`. Without `download`, a public data set must lie under `root` already.
+    `root` and `decode` ("cached" or "on-demand") are by default those of `data_root` and of the catalogue.
+    `train_images` and `test_images` limit how many are used, see `limit`.
 
     Raises InputError if there is no such data set, if it cannot be had, or if its files are damaged.
     """

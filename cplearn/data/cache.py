@@ -5,11 +5,8 @@
     ROOT/cache/KEY/dataset.json       classes, fingerprint, mean and std, and checksums of the other files
 
 A folder KEY is complete if it exists: it is written under another name and renamed. Its files are compared with their
-checksums when it is opened: a flipped bit would otherwise give other numbers under the same fingerprint. A damaged copy
-is removed with a logged note, and the data set is decoded anew.
+checksums when it is opened; a damaged copy is removed with a logged note, and the data set is decoded anew.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -33,10 +30,8 @@ from cplearn.data.dataset import Dataset, Split
 from cplearn.errors import InputError
 
 DESCRIPTION = "dataset.json"
-CHECKED_BYTES = 2**24
-"""Size of the blocks of which checksums are taken, each in a thread of its own."""
-COUNTED_IMAGES = 4096
-"""Images whose pixels are counted at a time."""
+CHECKED_BYTES = 2**24  # Size of the blocks of which checksums are taken, each in a thread of its own.
+COUNTED_IMAGES = 4096  # Images whose pixels are counted at a time.
 
 
 class Arrays(NamedTuple):

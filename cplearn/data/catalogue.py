@@ -1,7 +1,5 @@
 """The data sets by name, and what each implies unless a trial says otherwise. Needs no torch."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from dataclasses import dataclass, field
@@ -10,15 +8,14 @@ from typing import Literal
 from cplearn import outside
 from cplearn.errors import InputError
 
-LONGEST, DIGITS = 50, 6
-"""Most characters of a folder's name in its short name, and digits of the fingerprint behind them."""
+LONGEST, DIGITS = 50, 6  # Characters of a folder's name in its short name, digits of the fingerprint behind them.
 
 
 @dataclass(frozen=True)
 class Entry:
     """One data set.
 
-    `module` has the function `source(name, root)`, which returns a `cplearn.data.source.Source`. `recipe`, `backbone`
+    `module` has the function `source(name, root)`, which returns a `cplearn.data.Source`. `recipe`, `backbone`
     and `image_size` are the defaults of a trial on this data set. `mean` and `std` normalise pixels in [0, 1]; None
     means: computed from the training split. `decode` lists how its images can be read, the default first. `method`
     holds defaults of single methods, by name. `takes` says what stands behind the name and a colon, PATH for instance;
@@ -95,8 +92,8 @@ def names() -> list[str]:
     >>> names()[0], names()[-1]
     ('digits', 'hf:NAME')
     """
-    own = [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
-    return own + sorted(outside.registered(outside.DATASETS).keys() - CATALOGUE.keys())
+    ours = [f"{name}:{entry.takes}" if entry.takes else name for name, entry in CATALOGUE.items()]
+    return ours + sorted(outside.registered(outside.DATASETS).keys() - CATALOGUE.keys())
 
 
 def _of_family(family: str) -> Entry | None:
@@ -106,8 +103,7 @@ def _of_family(family: str) -> Entry | None:
     """
     if family in CATALOGUE or not outside.has(outside.DATASETS, family):
         return CATALOGUE.get(family)
-    found: Entry = outside.module(outside.DATASETS, family, "dataset", ["ENTRY", "source"]).ENTRY
-    return found
+    return outside.module(outside.DATASETS, family, "dataset", ["ENTRY", "source"]).ENTRY
 
 
 def entry(name: str) -> Entry:
@@ -142,17 +138,10 @@ def absolute(name: str) -> str:
     """
     family, _, path = name.partition(":")
     entry = _of_family(family) if path else None
-    path = os.path.expanduser(path)
+    takes, path = entry.takes if entry else "", os.path.expanduser(path)
     # A name on the hub may be that of a folder here, which the library prefers.
-    is_path = entry is not None and (
-        entry.takes in ("PATH", "PATTERN") or (entry.takes == "NAME" and os.path.isdir(path))
-    )
+    is_path = takes in ("PATH", "PATTERN") or (takes == "NAME" and os.path.isdir(path))
     return f"{family}:{os.path.abspath(path)}" if is_path else name
-
-
-def is_resized(name: str) -> bool:
-    """Whether the images of a data set are brought to any size that is asked for."""
-    return bool(entry(name).takes)
 
 
 def slug(name: str, fingerprint: str = "") -> str:

@@ -1,20 +1,16 @@
 """What is understood of images before anything is trained: splits, classes, sizes, modes, and what is skipped."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cplearn.data import catalogue, data_root, source
+from cplearn.data import Request, catalogue, data_root, source
 from cplearn.data.encoded import EncodedSource, Facts
-from cplearn.data.source import Request
 from cplearn.data.splits import Skipped, shown
 from cplearn.errors import InputError
 
-MOST_CLASSES = 20
-"""Most names of classes that are listed."""
+MOST_CLASSES = 20  # Names of classes that are listed.
 
 
 class SplitRow(NamedTuple):
@@ -61,19 +57,18 @@ def check(name: str, root: Path | None = None, test_share: float | None = None) 
     """
     if name.partition(":")[0] not in {written.partition(":")[0] for written in catalogue.names()}:
         name = f"folder:{name}"
-    found = source(name, root)
-    if not isinstance(found, EncodedSource):
+    images = source(name, root)
+    if not isinstance(images, EncodedSource):
         raise InputError(f"{name} is always the same: cplearn data {name} prints its sizes")
-    listing, facts = found.survey(Request(data_root(root), test_share=test_share))
-    arranged = listing.arranged
+    facts = images.survey(Request(data_root(root), test_share=test_share))
+    arranged = images.arranged
     rows = [_row(split, labels, facts) for split, labels in arranged.labels.items()]
-    skipped = {**listing.skipped, **arranged.skipped, **facts.skipped}
-    return Report(found.name, arranged.classes, arranged.drawn, rows, skipped, facts.twins)
+    return Report(images.name, arranged.classes, arranged.drawn, rows, images.skipped | facts.skipped, facts.twins)
 
 
 def _row(split: str, labels: list[int], facts: Facts) -> SplitRow:
     extents = facts.extents[split]
-    kept = [label for label, extent in zip(labels, extents, strict=True) if extent]
+    kept = facts.readable(split, labels)
     counts = Counter(label for label in kept if label >= 0)
     sizes = sorted({(extent[1], extent[0]) for extent in extents if extent}, key=lambda size: size[0] * size[1])
     return SplitRow(

@@ -1,4 +1,8 @@
-"""What a data set is: images and labels of a training and a test split. Needs no torch."""
+"""What a data set is, a source until it is loaded, and images and labels of two splits afterwards. Needs no torch.
+
+`cplearn.data.source` finds the source of a name by the line that `cplearn.data.catalogue` has for it. Sources of files
+that Pillow decodes share `cplearn.data.encoded`; others give arrays to `cplearn.data.cache`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +27,14 @@ if TYPE_CHECKING:
 class Split:
     """`images` (n, C, H, W) uint8 and `labels` (n,) int64, both on the CPU; a label of -1 means none.
 
-    The images may be a copy-on-write memory map: processes that load the same data set share its pages. Images that are
-    decoded on demand are no tensor; `len`, `shape` and `split` are what both have in common.
+    The images may be a copy-on-write memory map, of which processes share the pages. Images that are decoded on demand
+    are no tensor; `len`, `shape` and `split` are what both have in common.
     """
 
     images: Tensor | ImageFiles
     labels: Tensor
 
     def take(self, rows: Tensor | slice) -> Split:
-        """The images of `rows`, in that order."""
         from cplearn.data.image_files import ImageFiles
 
         images = self.images.take(rows) if isinstance(self.images, ImageFiles) else self.images[rows]
@@ -78,6 +82,41 @@ class Dataset:
         return len(self.classes)
 
 
+@dataclass(frozen=True)
+class Request:
+    """How a data set is wanted.
+
+    `root` is the folder of downloads and decoded copies. `image_size` is the side in pixels, None: the images' own,
+    which is the only one of images that do not lie in files.
+    `on_demand` leaves images where they are until they are used. `test_share` is the part of the images that become the
+    test split where a source has none, None: `cplearn.data.splits.TEST_SHARE`. Without `download`, nothing is fetched.
+    """
+
+    root: Path
+    image_size: int | None = None
+    on_demand: bool = False
+    test_share: float | None = None
+    download: bool = True
+
+
+class Source(ABC):
+    """One data set, wherever its images are kept.
+
+    `name` is what a trial calls it, with a path from the root; `place` says where the images come from.
+    """
+
+    def __init__(self, name: str, place: str) -> None:
+        self.name, self.place = name, place
+
+    @abstractmethod
+    def load(self, request: Request) -> Dataset:
+        """The images of both splits with labels, classes, mean, deviation and a fingerprint that identifies them all.
+
+        A data set that is asked for twice is the same, in any process; what is kept under `request.root` is whole or
+        not there. Raises InputError if it is not to be had as requested.
+        """
+
+
 def data_root(root: Path | None = None) -> Path:
     """The absolute path of the data folder: the argument, else the environment's CPLEARN_DATA, else ./data."""
     return Path(os.path.abspath(os.path.expanduser(root or os.environ.get("CPLEARN_DATA") or "data")))
@@ -115,11 +154,22 @@ def limit(dataset: Dataset, train: int | None, test: int | None) -> Dataset:
             )
         # Evenly spaced over the images sorted by class, and then in their order.
         by_class = split.labels.sort(stable=True).indices
-        rows = by_class[torch.arange(count) * available // count].sort().values
+        rows = by_class[evenly_spaced(available, count)].sort().values
         changes[name] = split.take(rows)
         if name == "train" and dataset.with_unlabelled is not None:
             unlabelled = len(dataset.with_unlabelled.labels) - available
-            kept = unlabelled * count // available
-            further = available + torch.arange(kept) * unlabelled // max(1, kept)
+            further = available + evenly_spaced(unlabelled, unlabelled * count // available)
             changes["with_unlabelled"] = dataset.with_unlabelled.take(torch.cat([rows, further]))
     return dataclasses.replace(dataset, **changes)
+
+
+def evenly_spaced(n: int, most: int) -> Tensor:
+    """Indices (min(n, most),) of evenly spaced rows of n.
+
+    >>> evenly_spaced(10, 4)
+    tensor([0, 2, 5, 7])
+    """
+    import torch
+
+    count = min(n, most)
+    return torch.arange(count) * n // max(1, count)

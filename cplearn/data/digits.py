@@ -1,9 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 greyscale images of 8x8 pixels that come with the library."""
 
-from __future__ import annotations
-
 import base64
-import gzip
 from functools import cache as remember
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cplearn.data import cache
-from cplearn.data.dataset import Dataset, check_size
-from cplearn.data.source import Request, Source
+from cplearn.data.dataset import Dataset, Request, Source, check_size
 from cplearn.errors import InputError
 
 SIZE = 8
@@ -47,8 +43,7 @@ def _read(name: str, place: str) -> Dataset:
     library = find_spec("sklearn")  # To import it takes two seconds.
     path = Path(library.origin or "" if library else "").with_name("datasets") / "data" / "digits.csv.gz"
     try:
-        rows = [line.split(b",") for line in gzip.decompress(path.read_bytes()).split()]
-        table = np.array(rows, dtype=np.float64).astype(np.int64)
+        table = np.loadtxt(path, delimiter=",").astype(np.int64)
         images, labels = table[:, :-1].reshape(IMAGES, 1, SIZE, SIZE), table[:, -1]
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: scikit-learn's file {path} cannot be read ({error}); install it anew") from None

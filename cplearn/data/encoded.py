@@ -5,38 +5,34 @@ Images are decoded once, at the size that is wanted, into a memory-mapped cache 
 that a damaged one is found before anything is trained. What that tells is remembered until the source changes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from cplearn.data import cache, catalogue, image_files, splits
-from cplearn.data.dataset import Dataset, Split
+from cplearn.data.dataset import Dataset, Request, Source, Split
 from cplearn.data.image_files import Damaged, Encoded, ImageFiles
-from cplearn.data.source import Request, Source
-from cplearn.data.splits import HIDDEN, Arranged, Skipped
+from cplearn.data.splits import HIDDEN, Arranged, Item, Skipped
 from cplearn.errors import InputError
 
-MIXED_SIZE = 64
-"""Side in pixels if none is asked for and the images do not share one."""
-LARGEST_SIZE = 1024
-"""Largest side in pixels that is taken from the images; as many as a trial can ask for."""
-SAMPLE = 500
-"""Training images that tell mean and standard deviation of a data set that is decoded on demand."""
+MIXED_SIZE = 64  # Side in pixels if none is asked for and the images do not share one.
+LARGEST_SIZE = 1024  # Largest side in pixels that is taken from the images; as many as a trial can ask for.
+SAMPLE = 500  # Training images that tell mean and standard deviation of a data set that is decoded on demand.
 BLOCK = 256
 THREADED_BYTES = 16 * 1024
 """Mean size of an encoded image above which threads pay; they slow the decoding of small ones down."""
@@ -46,61 +42,94 @@ SETTLED_NS = 2 * 10**9
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What can be known of a data set without opening an image: its splits, and what was `skipped`.
+class Stamp(NamedTuple):
+    """What tells that a file has not changed; `name` is as seen from the folder that was searched, with slashes."""
 
-    `state` changes when an image is added, removed, renamed or written to. `newest_ns` is the last modification of a
-    file, `bytes` the size of all images.
-    """
-
-    arranged: Arranged
-    skipped: Skipped
-    state: str
-    newest_ns: int
+    name: str
     bytes: int
+    mtime_ns: int
 
-    @property
-    def threaded(self) -> bool:
-        return self.bytes >= THREADED_BYTES * sum(map(len, self.arranged.labels.values()))
+
+class Contents(NamedTuple):
+    """The images of a source in its order, the `names` of classes that are numbered, and what was skipped."""
+
+    items: list[Item]
+    names: Sequence[str] | None
+    skipped: Skipped
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What opening every image tells; remembered with the `state` of the listing that it belongs to."""
+    """What opening every image tells; remembered with the `state` of the source that it belongs to."""
 
     state: str
     content: str
     channels: int
     own_size: int | None
-    extents: dict[str, list[tuple[int, int] | None]]
-    """(height, width) of each image of each split, in pixels; None of one that is damaged, and so skipped."""
-    modes: dict[str, dict[str, int]]
-    """How many images of each split have each of Pillow's modes."""
-    skipped: Skipped
-    """The damaged images, each with what is wrong with it."""
-    twins: list[str]
-    """The images of the test split that are in the training split too, byte by byte."""
+    extents: dict[str, list[tuple[int, int] | None]]  # Height and width of each image; None of one that is damaged.
+    modes: dict[str, dict[str, int]]  # How many images of each split have each of Pillow's modes.
+    skipped: Skipped  # The damaged images, each with what is wrong with it.
+    twins: list[str]  # The images of the test split that are in the training split too, byte by byte.
+
+    def readable(self, split: str, values: Sequence[T]) -> list[T]:
+        """Those of the values of a split that belong to images which can be decoded."""
+        return [value for value, extent in zip(values, self.extents[split], strict=True) if extent]
 
 
 class EncodedSource(Source):
-    """A source of images that Pillow decodes. `owner` names its lock and its remembered facts in the data folder."""
+    """A source of images that Pillow decodes, numbered from 0 in the order of its files and of what is in them.
+
+    `owner` names its lock and its remembered facts in the data folder. `arrange` says what the others are: the splits,
+    what was skipped, and a `state` that changes when a file is added, removed, renamed or written to.
+    """
+
+    content: Contents
+    arranged: Arranged
+    skipped: Skipped
+    state: str
 
     def __init__(self, name: str, place: str, kind: str) -> None:
         super().__init__(name, place)
         self.owner = f"{kind}-{digest(os.fsencode(place))}"
+        self.files_seen: list[Stamp] = []
 
     @abstractmethod
-    def listing(self, request: Request) -> Listing:
-        """What there is. Raises InputError if there is no data set here."""
+    def stamps(self, request: Request) -> list[Stamp]:
+        """The files, looked up anew. Raises InputError if there are none."""
 
     @abstractmethod
-    def images(self, split: str) -> Iterable[Encoded]:
-        """Every image of a split, in the order of the listing that was made last."""
+    def contents(self, request: Request, stamps: list[Stamp]) -> Contents:
+        """What is in these files. Raises InputError if they are damaged, or no images are in them."""
 
     @abstractmethod
-    def finder(self, request: Request, split: str) -> Callable[[int], Encoded]:
-        """The function that gives one image of a split by its row, whenever it is used."""
+    def read(self, rows: Sequence[int]) -> Iterator[Encoded]:
+        """Some images, one after the other; `rows` rise."""
+
+    def finder(self, request: Request) -> Callable[[int], Encoded]:
+        """The function that gives one image by its number, whenever it is used."""
+        return lambda row: next(self.read([row]))
+
+    def arrange(self, request: Request) -> None:
+        """Look up what there is, without opening an image. Raises InputError if there is no data set here."""
+        stamps = self.stamps(request)
+        if not self.files_seen or stamps != self.files_seen:
+            self.files_seen, self.content = stamps, self.contents(request, stamps)
+        self.arranged = splits.arrange(self.place, self.content.items, request.test_share, self.content.names)
+        self.skipped = self.content.skipped | self.arranged.skipped
+        about = [image_files.VERSION, self.arranged.classes, self.arranged.labels, request.test_share, stamps]
+        self.state = digest(json.dumps(about).encode())
+
+    def images(self, split: str) -> Iterator[Encoded]:
+        """Every image of a split, in order."""
+        rows = self.arranged.rows[split]
+        starts = [0, *(i for i in range(1, len(rows)) if rows[i] < rows[i - 1]), len(rows)]
+        try:
+            for start, end in pairwise(starts):  # one time through the files for each part that rises
+                yield from self.read(rows[start:end])
+        except InputError:
+            raise
+        except Exception as error:  # libraries that read damaged files raise almost anything
+            raise unreadable(self.place, "what it was", error) from error
 
     def load(self, request: Request) -> Dataset:
         """The images at `request.image_size`; None: their own if all are square and equal, else 64 pixels.
@@ -111,69 +140,64 @@ class EncodedSource(Source):
         root, image_size = request.root, request.image_size
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size {image_size}: must be at least 1 pixel", key="image_size")
-        listing, facts = self.survey(request)
-        self._tell(listing, facts)
+        facts = self.survey(request)
+        self._tell(facts)
         size = image_size or facts.own_size or MIXED_SIZE
         if not image_size and size > LARGEST_SIZE:
             reason = "say at which size they are wanted, image_size 224 for instance"
             raise InputError(f"{self.place}: its images have {size} x {size} pixels; {reason}", key="image_size")
         if request.on_demand:
-            return self._on_demand(request, listing, facts, size)
+            return self._on_demand(request, facts, size)
         key = f"{facts.content}-{size}"
 
         def make() -> None:
             train, test = (
-                cache.Blocks(_readable(labels, facts, split), self._decoded(request, listing, facts, split, size))
-                for split, labels in listing.arranged.labels.items()
+                cache.Blocks(facts.readable(split, labels), self._decoded(request, facts, split, size))
+                for split, labels in self.arranged.labels.items()
             )
-            cache.write(root, key, self.owner, listing.arranged.classes, self.place, train, test)
+            cache.write(root, key, self.owner, self.arranged.classes, self.place, train, test)
 
         return cache.obtain(root, key, self.name, self.place, self.owner, make)
 
-    def survey(self, request: Request) -> tuple[Listing, Facts]:
-        """What there is, and what opening every image tells, which one process does while the others wait.
+    def survey(self, request: Request) -> Facts:
+        """What opening every image tells, which one process does while the others wait.
 
-        Raises InputError as `listing`, if an image has too many pixels or such without an agreed range, and if a split
+        Raises InputError as `arrange`, if an image has too many pixels or such without an agreed range, and if a split
         or a class has no image that can be decoded.
         """
-        listing = self.listing(request)
+        self.arrange(request)
         notes = request.root / "cache" / f"{self.owner}.json"
-        facts = _recall(notes, listing)
-        if facts is None:
-            with cache.lock(request.root, self.owner):
-                facts = _recall(notes, listing)
-                if facts is None:
-                    facts = self._inspect(request, listing)
-                    _remember(notes, listing, facts)
-        return listing, facts
+        if facts := _recall(notes, self.state):
+            return facts
+        with cache.lock(request.root, self.owner):
+            facts = _recall(notes, self.state)
+            if facts is None:
+                facts = self._inspect(request)
+                remember(notes, asdict(facts), self.files_seen)
+        return facts
 
-    def _tell(self, listing: Listing, facts: Facts) -> None:
+    def _tell(self, facts: Facts) -> None:
         log = logging.getLogger(__name__)
-        every = {**listing.skipped, **listing.arranged.skipped, **facts.skipped}
-        if seen := {reason: names for reason, names in every.items() if reason != HIDDEN}:
+        skipped = self.skipped | facts.skipped
+        if seen := {reason: names for reason, names in skipped.items() if reason != HIDDEN}:
             log.warning(f"{self.place}: {splits.tell(seen)}")
         if facts.twins:
-            log.warning(
-                f"{self.place}: {len(facts.twins):,} test images are in the training split too "
-                f"({splits.shown(facts.twins)})"
-            )
+            twins = f"{len(facts.twins):,} test images are in the training split too ({splits.shown(facts.twins)})"
+            log.warning(f"{self.place}: {twins}")
 
-    def _decoded(self, request: Request, listing: Listing, facts: Facts, split: str, size: int) -> Iterator[np.ndarray]:
+    def _decoded(self, request: Request, facts: Facts, split: str, size: int) -> Iterator[np.ndarray]:
         pairs = zip(self.images(split), facts.extents[split], strict=True)
         images = (image for image, extent in pairs if extent)
-        yield from _each(lambda image: image_files.whole(image, facts.channels, size)[None], images, listing.threaded)
-        self._check_unchanged(request, listing)
+        yield from self._each(lambda image: image_files.whole(image, facts.channels, size)[None], images)
+        self._check_unchanged(request)
 
-    def _on_demand(self, request: Request, listing: Listing, facts: Facts, size: int) -> Dataset:
-        """The images where they are."""
-
-        def split(name: str, labels: Sequence[int]) -> Split:
-            extents = [extent for extent in facts.extents[name] if extent]
-            rows = torch.tensor(_readable(range(len(labels)), facts, name))
-            images = ImageFiles(self.finder(request, name), rows, torch.tensor(extents), facts.channels, size)
-            return Split(images, torch.tensor(_readable(labels, facts, name)))
-
-        train, test = (split(name, labels) for name, labels in listing.arranged.labels.items())
+    def _on_demand(self, request: Request, facts: Facts, size: int) -> Dataset:
+        find, both = self.finder(request), []
+        for name, numbers in self.arranged.labels.items():
+            lists = (self.arranged.rows[name], facts.extents[name], numbers)
+            rows, extents, labels = (torch.tensor(facts.readable(name, values)) for values in lists)
+            both.append(Split(ImageFiles(find, rows, extents, facts.channels, size), labels))
+        train, test = both
         mean, std = catalogue.entry(self.name).mean, catalogue.entry(self.name).std
         if mean is None or std is None:
             moments_file = request.root / "cache" / f"{facts.content}-{size}-moments.json"
@@ -184,49 +208,56 @@ class EncodedSource(Source):
                     write_json(moments_file, cache.moments(train.images[rows].numpy(), self.place))
             mean, std = json.loads(moments_file.read_text())
         fingerprint = digest(json.dumps(["on-demand", facts.content, size]).encode())
-        classes = listing.arranged.classes
         train, whole = cache.labelled_part(train)
-        return Dataset(self.name, train, test, classes, fingerprint, mean, std, self.place, whole)
+        return Dataset(self.name, train, test, self.arranged.classes, fingerprint, mean, std, self.place, whole)
 
-    def _inspect(self, request: Request, listing: Listing) -> Facts:
-        """Read every image once: its content's digest, its mode and its size."""
-        content, arranged = hashlib.blake2b(digest_size=16), listing.arranged
+    def _inspect(self, request: Request) -> Facts:
+        content, arranged = hashlib.blake2b(digest_size=16), self.arranged
         content.update(json.dumps([image_files.VERSION, arranged.classes]).encode())
-        facts = Facts(listing.state, "", 3, None, {}, {}, {}, [])
-        in_training: set[bytes] = set()
+        facts = Facts(self.state, "", 3, None, {}, {}, {}, [])
+        kept: dict[str, list[int]] = {}
+        digests: dict[str, list[bytes]] = {"train": [], "test": []}
         for split, labels in arranged.labels.items():
-            own: list[tuple[int, int] | None] = []
-            modes: dict[str, int] = {}
-            contents = []
-            for found in _each(_check, self.images(split), listing.threaded):
-                if isinstance(found, Damaged):
-                    own.append(None)
-                    name = found.name.removeprefix(f"{self.place}/")
-                    splits.skip(facts.skipped, "damaged images", f"{name}: {found.reason}")
+            extents: list[tuple[int, int] | None] = []
+            modes: Counter[str] = Counter()
+            in_training = set(digests["train"])
+            for image in self._each(_check, self.images(split)):
+                if isinstance(image, Damaged):
+                    extents.append(None)
+                    name = image.name.removeprefix(f"{self.place}/")
+                    splits.skip(facts.skipped, "damaged images", f"{name}: {image.reason}")
                     continue
-                name, digest_of_image, extent, mode = found
-                contents.append(digest_of_image)
-                own.append(extent)
-                modes[mode] = modes.get(mode, 0) + 1
-                if split == "test" and digest_of_image in in_training:
+                name, digest_of_image, extent, mode = image
+                extents.append(extent)
+                modes[mode] += 1
+                if digest_of_image in in_training and split == "test":
                     facts.twins.append(name.removeprefix(f"{self.place}/"))
-            facts.extents[split], facts.modes[split] = own, modes
-            content.update(json.dumps([split, _readable(labels, facts, split)]).encode())
-            for digest_of_image in contents:
-                content.update(digest_of_image)
-            in_training.update(contents)
-        kept = {split: _readable(labels, facts, split) for split, labels in arranged.labels.items()}
+                digests[split].append(digest_of_image)
+            facts.extents[split], facts.modes[split] = extents, dict(modes)
+            kept[split] = facts.readable(split, labels)
+            content.update(json.dumps([split, kept[split]]).encode() + b"".join(digests[split]))
         if facts.skipped:
             splits.check(f"{self.place}: {splits.tell(facts.skipped)}", arranged.classes, kept, arranged.drawn)
-        self._check_unchanged(request, listing)
-        (height, width), *others = {extent for own in facts.extents.values() for extent in own if extent}
+        self._check_unchanged(request)
+        (height, width), *others = {extent for extents in facts.extents.values() for extent in extents if extent}
         own_size = width if width == height and not others else None
         greyscale = all(mode in image_files.GREYSCALE for modes in facts.modes.values() for mode in modes)
         return replace(facts, content=content.hexdigest(), channels=1 if greyscale else 3, own_size=own_size)
 
-    def _check_unchanged(self, request: Request, listing: Listing) -> None:
-        if self.listing(request).state != listing.state:
+    def _check_unchanged(self, request: Request) -> None:
+        state = self.state
+        self.arrange(request)
+        if self.state != state:
             raise InputError(f"{self.place}: files changed while they were read; load again")
+
+    def _each(self, function: Callable[[Encoded], T], images: Iterator[Encoded]) -> Iterator[T]:
+        """`function` of every image, in order; in threads where that pays, a block at a time to bound the memory."""
+        if sum(stamp.bytes for stamp in self.files_seen) < THREADED_BYTES * sum(map(len, self.arranged.rows.values())):
+            yield from map(function, images)
+            return
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+            while block := list(islice(images, BLOCK)):
+                yield from pool.map(function, block)
 
 
 def _check(image: Encoded) -> tuple[str, bytes, tuple[int, int], str] | Damaged:
@@ -236,29 +267,21 @@ def _check(image: Encoded) -> tuple[str, bytes, tuple[int, int], str] | Damaged:
         return damaged
 
 
-def _readable(values: Iterable[T], facts: Facts, split: str) -> list[T]:
-    """Those of the values of a split that belong to images which can be decoded."""
-    return [value for value, extent in zip(values, facts.extents[split], strict=True) if extent]
-
-
-def _recall(notes: Path, listing: Listing) -> Facts | None:
+def _recall(notes: Path, state: str) -> Facts | None:
     try:
         facts = Facts(**json.loads(notes.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return facts if facts.state == listing.state else None
+    return facts if facts.state == state else None
 
 
-def _remember(notes: Path, listing: Listing, facts: Facts) -> None:
-    if is_settled(listing.newest_ns):
+def remember(notes: Path, content: object, stamps: list[Stamp]) -> None:
+    """Write to JSON what files hold, if their unchanged times prove that they are unchanged: one that is written twice
+    within one tick of the file system's clock keeps its time."""
+    if time.time_ns() - max(stamp.mtime_ns for stamp in stamps) >= SETTLED_NS:
         with suppress(OSError):  # this only saves time
-            write_json(notes, asdict(facts))
-
-
-def is_settled(mtime_ns: int) -> bool:
-    """Whether an unchanged modification time proves that files are unchanged, the last of which was written then: one
-    that is written twice within one tick of the file system's clock keeps its time."""
-    return time.time_ns() - mtime_ns >= SETTLED_NS
+            notes.parent.mkdir(parents=True, exist_ok=True)
+            write_json(notes, content)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -268,16 +291,24 @@ def write_json(path: Path, content: object) -> None:
     new.replace(path)
 
 
-def _each(function: Callable[[Encoded], T], images: Iterable[Encoded], threaded: bool) -> Iterator[T]:
-    """`function` of every image, in order; in threads where that pays, a block at a time to bound the memory."""
-    if not threaded:
-        yield from map(function, images)
-        return
-    remaining = iter(images)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        while block := list(islice(remaining, BLOCK)):
-            yield from pool.map(function, block)
-
-
 def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def within(rows: Sequence[int], first: int, n: int) -> list[int]:
+    """The places, from 0, of those of rising rows that are among the `n` from `first` on."""
+    return [row - first for row in rows[bisect_left(rows, first) : bisect_left(rows, first + n)]]
+
+
+def stamp(path: Path, base: Path) -> Stamp:
+    """The stamp of a file as seen from `base`. Raises InputError if it is not there."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
+    return Stamp(path.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def unreadable(path: object, kind: str, error: Exception) -> InputError:
+    """What is said of a file that a library could not read, on one line."""
+    return InputError(f"{path}: cannot be read as {kind} ({' '.join(str(error).split())}); it may be damaged")

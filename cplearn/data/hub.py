@@ -4,30 +4,26 @@ NAME may be a folder on this machine too. What was loaded once is found without 
 of the hub is executed: `datasets` has not done so since version 4.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cplearn.data.container import Container, Contents, Stamp, class_names, unreadable
+from cplearn.data.dataset import Request
+from cplearn.data.encoded import Contents, EncodedSource, Stamp, unreadable, within
 from cplearn.data.image_files import Encoded, in_memory
 from cplearn.data.parquet import IMAGES, LABELS
-from cplearn.data.source import Request
 from cplearn.data.splits import NAMES, Item, Skipped, skip
 from cplearn.errors import InputError
 
 
-class Hub(Container):
-    """The images of `hf:NAME`."""
-
+class Hub(EncodedSource):
     def __init__(self, name: str, place: str) -> None:
         super().__init__(name, place, "hf")
         self.loaded: dict[str, Any] = {}
         self.splits: dict[str, Any] = {}
         self.column = ""
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self, request: Request) -> list[Stamp]:
         """Raises InputError if `datasets` is not installed or cannot load this."""
         if not self.loaded:
             self.loaded = {NAMES.get(split, split): rows for split, rows in _load(self.place).items()}
@@ -55,26 +51,23 @@ class Hub(Container):
             raise InputError(f"hf:{self.place}: the column {label} holds several labels an image")
         names = features[label].names if label and isinstance(features[label], ClassLabel) else None
         items: list[Item] = []
-        labels: list[Any] = []
         for split, rows in loaded.items():
-            told = split if split in NAMES.values() else None
-            items += [Item(f"{split} {i}", None, told) for i in range(len(rows))]
-            labels += list(rows[label]) if label else [None] * len(rows)
+            named = split if split in NAMES.values() else None
+            labels = rows[label] if label else [None] * len(rows)
+            items += [Item(f"{split} {i}", value, named) for i, value in enumerate(labels)]
             self.splits[split] = rows.select_columns([self.column]).cast_column(self.column, Image(decode=False))
-        classes, order = class_names(labels, names)
-        return Contents([i._replace(label=label) for i, label in zip(items, classes, strict=True)], order, skipped)
+        return Contents(items, names, skipped)
 
     def read(self, rows: Sequence[int]) -> Iterator[Encoded]:
-        for row in rows:
-            first = 0
-            for split, images in self.splits.items():
-                if first <= row < first + len(images):
-                    image = images[row - first][self.column]
-                    if image["bytes"] is None and image["path"]:
-                        yield Path(image["path"])
-                    else:
-                        yield in_memory(f"{self.name} {split} {row - first}", image["bytes"] or b"")
-                first += len(images)
+        first = 0
+        for split, images in self.splits.items():
+            for i in within(rows, first, len(images)):
+                image = images[i][self.column]
+                if image["bytes"] is None and image["path"]:
+                    yield Path(image["path"])
+                else:
+                    yield in_memory(f"{self.name} {split} {i}", image["bytes"] or b"")
+            first += len(images)
 
 
 def source(name: str, root: Path) -> Hub:
@@ -82,7 +75,6 @@ def source(name: str, root: Path) -> Hub:
 
 
 def _load(place: str) -> dict[str, Any]:
-    """The splits of a data set by name."""
     try:
         import datasets
     except ImportError as error:
@@ -92,9 +84,9 @@ def _load(place: str) -> dict[str, Any]:
     name, _, configuration = place.partition(":")
     try:
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
-            found = datasets.load_from_disk(name)
+            loaded = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name, configuration or None)
+            loaded = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # the library and its network raise almost anything
         raise unreadable(f"hf:{place}", "a data set of images", error) from error
-    return dict(found) if isinstance(found, dict) else {"all": found}
+    return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}

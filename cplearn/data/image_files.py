@@ -5,8 +5,6 @@ byte (as Pillow does for 16-bit colour), every other mode is what Pillow convert
 decodes and resizes without Python's lock; their number does not change the pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import stat
@@ -27,18 +25,14 @@ from torch import Tensor
 
 from cplearn.errors import InputError
 
-VERSION = 1
-"""Of the decoder; raise it when the same files are to give other pixels."""
+VERSION = 1  # Of the decoder; raise it when the same files are to give other pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, whatever a file's suffix says: Pillow would also start Ghostscript for PostScript."""
-MOST_PIXELS = 100_000_000
-"""Most pixels of an image that is decoded, 300 MB in memory; a small file can claim to have many more."""
+MOST_PIXELS = 100_000_000  # Of an image that is decoded, 300 MB in memory; a small file can claim to have many more.
 GREYSCALE = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 TRANSPARENT = {"LA", "PA", "RGBA"}
-AHEAD = 2
-"""Batches that are decoded while the caller works on another."""
-CENTRE = 224 / 256
-"""Side of the square at an image's centre that is shown for evaluation, as a part of its shorter side."""
+AHEAD = 2  # Batches that are decoded while the caller works on another.
+CENTRE = 224 / 256  # Side of the square at the centre that is shown for evaluation, as a part of the shorter side.
 
 
 class Stored(NamedTuple):
@@ -55,8 +49,7 @@ def in_memory(name: str, content: bytes) -> Stored:
     return Stored(name, lambda: content)
 
 
-Encoded = Path | Stored
-"""An image as it is kept, before Pillow decodes it."""
+Encoded = Path | Stored  # An image as it is kept, before Pillow decodes it.
 
 
 class Damaged(InputError):
@@ -99,8 +92,7 @@ class ImageFiles:
         chosen = self.take(torch.arange(len(self))[rows])
         return next(chosen.split(len(chosen)))
 
-    def take(self, rows: Tensor | slice) -> ImageFiles:
-        """The files of some rows."""
+    def take(self, rows: Tensor | slice) -> "ImageFiles":
         return replace(self, rows=self.rows[rows], extents=self.extents[rows])
 
     def split(self, n: int) -> Iterator[Tensor]:

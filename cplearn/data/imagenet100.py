@@ -4,8 +4,6 @@
 imagenet100/val/<class>/*, where a class is a WordNet id. ImageNet's validation images are the test split.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -69,19 +67,18 @@ def build(source: Path, root: Path | None = None, class_list: Path | None = None
 
 
 def _check(split: Path, wanted: list[str]) -> None:
-    """Raise InputError unless `split` has a folder for every wanted class."""
     try:
-        found = {path.name for path in split.iterdir() if path.is_dir()}
+        folders = {path.name for path in split.iterdir() if path.is_dir()}
     except OSError as error:
         raise InputError(
             f"{split}: cannot be listed ({error.strerror}); --from takes a full ImageNet with train/<class>/* and "
             "val/<class>/*"
         ) from error
-    if not found:
+    if not folders:
         raise InputError(
             f"{split}: images without class folders; ImageNet's labels file is needed to sort them into one folder a "
             "class (valprep.sh of soumith/imagenetloader.torch does so)"
         )
-    missing = [name for name in wanted if name not in found]
+    missing = [name for name in wanted if name not in folders]
     if missing:
         raise InputError(f"{split}: {len(missing)} of {len(wanted)} classes are missing: {', '.join(missing)}")

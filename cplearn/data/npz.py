@@ -5,8 +5,7 @@ there are any, (n,) or (n, 1), numbers or words. Arrays are read image by image,
 so they need not fit into memory.
 """
 
-from __future__ import annotations
-
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,51 +14,45 @@ from typing import IO, Any
 
 import numpy as np
 
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
+from cplearn.data.dataset import Request
+from cplearn.data.encoded import Contents, EncodedSource, Stamp, stamp, unreadable, within
 from cplearn.data.image_files import Encoded, in_memory
-from cplearn.data.source import Request
 from cplearn.data.splits import Item
 from cplearn.errors import InputError
 
 SPLITS = ("train", "val", "test")
-SKIPPED_BYTES = 2**20
-"""Most bytes that are read at a time to come to the next image."""
 
 
-class Npz(Container):
-    """The images of `npz:PATH`. They are handed on as portable pixmaps, which hold nothing but pixels."""
-
+class Npz(EncodedSource):
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name, str(path), "npz")
         self.path = path
         self.parts: list[tuple[str, int]] = []
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self, request: Request) -> list[Stamp]:
         return [stamp(self.path, self.path.parent)]
 
     def contents(self, request: Request, stamps: list[Stamp]) -> Contents:
         """Raises InputError if the file is damaged, has no such arrays, or more than one label an image."""
         items: list[Item] = []
         self.parts = []
-        labels: list[Any] = []
         try:
             with np.load(self.path) as arrays:
                 for split in SPLITS:
                     if f"{split}_images" in arrays:
                         with zipfile.ZipFile(self.path) as archive, self._open(archive, split) as (_, shape):
                             self.parts.append((split, shape[0]))
-                            own = arrays.get(f"{split}_labels")
-                            labels += [None] * shape[0] if own is None else self._flat(own, split, shape[0])
-                            items += [Item(f"{split}_images[{i}]", None, split) for i in range(shape[0])]
+                            labels = arrays.get(f"{split}_labels")
+                            flat = [None] * shape[0] if labels is None else self._flat(labels, split, shape[0])
+                            items += [Item(f"{split}_images[{i}]", label, split) for i, label in enumerate(flat)]
         except InputError:
             raise
         except Exception as error:  # damaged archives raise almost anything
             raise unreadable(self.path, "an .npz file", error) from error
         if not items:
-            known = ", ".join(f"{split}_images" for split in SPLITS)
-            raise InputError(f"{self.path}: none of the arrays {known} is in it")
-        classes, order = class_names(labels)
-        return Contents([i._replace(label=label) for i, label in zip(items, classes, strict=True)], order, {})
+            names = ", ".join(f"{split}_images" for split in SPLITS)
+            raise InputError(f"{self.path}: none of the arrays {names} is in it")
+        return Contents(items, None, {})
 
     def _flat(self, labels: np.ndarray, split: str, n: int) -> list[Any]:
         if labels.ndim == 2 and labels.shape[1] > 1:
@@ -87,22 +80,16 @@ class Npz(Container):
 
     def read(self, rows: Sequence[int]) -> Iterator[Encoded]:
         with zipfile.ZipFile(self.path) as archive:
-            position = first = 0
-            wanted = iter(rows)
-            row = next(wanted, None)
+            first = 0
             for split, n in self.parts:
                 with self._open(archive, split) as (file, shape):
-                    size = int(np.prod(shape[1:]))
+                    start, size = file.tell(), math.prod(shape[1:])
+                    # A portable pixmap, which holds nothing but pixels.
                     header = b"P%d %d %d 255\n" % (6 if shape[3:] == (3,) else 5, shape[2], shape[1])
-                    while row is not None and row < first + n:
-                        skip = (row - position) * size
-                        while skip > 0 and (passed := file.read(min(skip, SKIPPED_BYTES))):
-                            skip -= len(passed)
-                        pixels = header + file.read(size)
-                        yield in_memory(f"{self.path}: {split}_images[{row - first}]", pixels)
-                        position, row = row + 1, next(wanted, None)
+                    for i in within(rows, first, n):
+                        file.seek(start + i * size)
+                        yield in_memory(f"{self.path}: {split}_images[{i}]", header + file.read(size))
                 first += n
-                position = first
 
 
 def source(name: str, root: Path) -> Npz:

@@ -6,46 +6,38 @@ files and groups of rows need not fit into memory. For decoding on demand the im
 an Arrow file, which finds any row at once.
 """
 
-from __future__ import annotations
-
 import bisect
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cplearn.data import cache
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
-from cplearn.data.encoded import digest
+from cplearn.data.dataset import Request
+from cplearn.data.encoded import Contents, EncodedSource, Stamp, digest, stamp, unreadable, within
 from cplearn.data.image_files import Encoded, Stored, in_memory
-from cplearn.data.source import Request
 from cplearn.data.splits import Item, split_of
 from cplearn.errors import InputError
 
 IMAGES = ("image", "img", "images", "bytes")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 """Names of columns, the first that is there counts; without one of `IMAGES`, the only column of bytes."""
-BATCH = 64
-"""Rows that are read at a time, and images of one block of an Arrow file."""
-BUFFER = 2**20
-"""Bytes that are read at a time."""
+BATCH = 64  # Rows that are read at a time, and images of one block of an Arrow file.
+BUFFER = 2**20  # Bytes that are read at a time.
 
 
-class Parquet(Container):
-    """The images of `parquet:PATH`."""
-
+class Parquet(EncodedSource):
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name, str(path), "parquet")
         self.path = path
         self.files: list[tuple[Path, int]] = []
         self.column = ""
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self, request: Request) -> list[Stamp]:
         """Raises InputError if there is no such file, or no file in the folder."""
         if not self.path.is_dir():
             return [stamp(self.path, self.path.parent)]
@@ -58,7 +50,6 @@ class Parquet(Container):
         """Raises InputError if a file is damaged, or its columns are not those of images with one label."""
         base = self.path if self.path.is_dir() else self.path.parent
         items: list[Item] = []
-        labels: list[Any] = []
         names: list[str] | None = None
         self.files = []
         for file in stamps:
@@ -73,15 +64,13 @@ class Parquet(Container):
             self.files.append((base / file.name, n))
             self.column = image
             names = names or _names(schema, label)
-            labels += table.column(label).to_pylist() if table is not None and label else [None] * n
-            told = table.column("split").to_pylist() if table is not None and "split" in wanted else [file.name] * n
-            items += [Item(f"{file.name} row {i}", None, split_of(str(split))) for i, split in enumerate(told)]
-        classes, order = class_names(labels, names)
-        return Contents([i._replace(label=label) for i, label in zip(items, classes, strict=True)], order, {})
+            labels = table.column(label).to_pylist() if table is not None and label else [None] * n
+            named = table.column("split").to_pylist() if table is not None and "split" in wanted else [file.name] * n
+            pairs = enumerate(zip(labels, map(str, named), strict=True))
+            items += [Item(f"{file.name} row {i}", value, split_of(split)) for i, (value, split) in pairs]
+        return Contents(items, names, {})
 
     def _columns(self, file: Path, schema: pa.Schema) -> tuple[str, str | None]:
-        """The columns of images and labels."""
-
         def is_bytes(kind: pa.DataType) -> bool:
             if pa.types.is_struct(kind):
                 return kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
@@ -103,23 +92,21 @@ class Parquet(Container):
         return image, label
 
     def read(self, rows: Sequence[int]) -> Iterator[Encoded]:
-        wanted = iter(rows)
-        row, first = next(wanted, None), 0
+        first = 0
         for path, _ in self.files:
             with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
                 for group in range(file.num_row_groups):
-                    end = first + file.metadata.row_group(group).num_rows
-                    if row is not None and row < end:
-                        for batch in file.iter_batches(BATCH, [group], [self.column], use_threads=False):
-                            while row is not None and row < first + len(batch):
-                                yield _stored(f"{path} row {row}", batch.column(0)[row - first])
-                                row = next(wanted, None)
-                            first += len(batch)
-                    first = end
+                    n = file.metadata.row_group(group).num_rows
+                    groups = [group] if within(rows, first, n) else []
+                    start = first
+                    for batch in file.iter_batches(BATCH, groups, [self.column], use_threads=False):
+                        for i in within(rows, start, len(batch)):
+                            yield _stored(f"{path} row {start + i}", batch.column(0)[i])
+                        start += len(batch)
+                    first += n
 
-    def finder(self, request: Request, split: str) -> Callable[[int], Encoded]:
-        assert self.arranged is not None
-        rows, path = self.arranged.rows[split], self._copied(request)
+    def finder(self, request: Request) -> Callable[[int], Encoded]:
+        path = self._copied(request)
         try:
             blocks = _blocks(path)
         except (OSError, pa.ArrowException):  # a damaged copy
@@ -128,16 +115,15 @@ class Parquet(Container):
         starts = [0, *accumulate(len(block) for block in blocks)]
 
         def find(row: int) -> Encoded:
-            block = bisect.bisect_right(starts, rows[row]) - 1
-            return _stored(f"{self.place} row {rows[row]}", blocks[block][rows[row] - starts[block]])
+            block = bisect.bisect_right(starts, row) - 1
+            return _stored(f"{self.place} row {row}", blocks[block][row - starts[block]])
 
         return find
 
     def _copied(self, request: Request) -> Path:
         """The Arrow file of all images, written by whichever process comes first."""
-        assert self._known is not None
         folder = request.root / "cache"
-        path = folder / f"{self.owner}-{digest(json.dumps(self._known[0]).encode())}.arrow"
+        path = folder / f"{self.owner}-{digest(json.dumps(self.files_seen).encode())}.arrow"
         if not path.exists():
             with cache.lock(request.root, self.owner):
                 if not path.exists():
@@ -150,9 +136,8 @@ class Parquet(Container):
 
     def _copy(self, path: Path) -> None:
         schema = pa.schema([("image", pa.large_binary())])
-        images = (
-            image.read() for image in self.read(range(sum(n for _, n in self.files))) if isinstance(image, Stored)
-        )
+        stored = self.read(range(sum(n for _, n in self.files)))
+        images = (image.read() for image in stored if isinstance(image, Stored))
         try:
             with open(path, "wb") as file:
                 with pa.ipc.new_file(file, schema) as writer:
@@ -170,8 +155,7 @@ def source(name: str, root: Path) -> Parquet:
 
 def _blocks(path: Path) -> list[pa.Array]:
     """The images of an Arrow file, which stay on the disk until they are used."""
-    blocks: list[pa.Array] = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0).chunks
-    return blocks
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0).chunks
 
 
 def _stored(name: str, value: pa.Scalar) -> Stored:

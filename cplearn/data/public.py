@@ -7,8 +7,6 @@ or the folder cifar-100-python; stl10_binary.tar.gz or the folder stl10_binary; 
 tiny-imagenet-200. What is missing is downloaded. Once decoded (see `cplearn.data.cache`) they are no longer needed.
 """
 
-from __future__ import annotations
-
 import http.client
 import socket
 from collections.abc import Sequence
@@ -19,8 +17,7 @@ import numpy as np
 
 from cplearn.data import cache, image_files
 from cplearn.data.cache import Blocks
-from cplearn.data.dataset import Dataset, check_size
-from cplearn.data.source import Request, Source
+from cplearn.data.dataset import Dataset, Request, Source, check_size
 from cplearn.errors import InputError
 
 SIZES = {"svhn": 32, "cifar10": 32, "cifar100": 32, "stl10": 96, "tiny-imagenet": 64}
@@ -31,12 +28,9 @@ SOURCES = {
     "stl10": "https://cs.stanford.edu/~acoates/stl10",
     "tiny-imagenet": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 }
-VERSION = 1
-"""Of the decoded copies; raise it when the same files are to give other arrays."""
-BLOCK = 4096
-"""Images that are copied at a time."""
-TIMEOUT = 30.0
-"""Seconds of silence after which a download is given up."""
+VERSION = 1  # Of the decoded copies; raise it when the same files are to give other arrays.
+BLOCK = 4096  # Images that are copied at a time.
+TIMEOUT = 30.0  # Seconds of silence after which a download is given up.
 
 
 class _File(NamedTuple):
@@ -50,8 +44,7 @@ class _File(NamedTuple):
 TINY = _File("tiny-imagenet-200.zip", SOURCES["tiny-imagenet"], "90528d7ca1a48142e341f4ef8d21d0de")
 TINY_IMAGES = {"train": 100_000, "val": 10_000}
 
-Content = tuple[Sequence[str], Blocks, Blocks]
-"""Classes, training and test split."""
+Content = tuple[Sequence[str], Blocks, Blocks]  # Classes, training and test split.
 
 
 class Public(Source):
@@ -183,15 +176,12 @@ def _fetch(name: str, root: Path, files: list[_File], download: bool) -> None:
         listed = " and ".join(f"{file.name} (from {file.url})" for file in missing)
         return InputError(f"{name} is not in {root} and {reason}; put {listed} into {root}; nothing else was changed")
 
-    missing = []
+    missing = [file for file in files if not (root / file.name).exists()]
     for file in files:
-        path = root / file.name
-        if not path.exists():
-            missing.append(file)
-        elif not check_integrity(path, file.md5):
+        if file not in missing and not check_integrity(root / file.name, file.md5):
             raise InputError(
-                f"{path}: not the published file (its MD5 is not {file.md5}), perhaps an incomplete download; delete "
-                f"it and load again, or replace it by {file.url}"
+                f"{root / file.name}: not the published file (its MD5 is not {file.md5}), perhaps an incomplete "
+                f"download; delete it and load again, or replace it by {file.url}"
             )
     if missing and not download:
         raise not_here(missing, "downloading is turned off")

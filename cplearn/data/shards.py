@@ -4,8 +4,6 @@ Files of one name, up to its first dot, belong together: the image, and its labe
 tar files are indexed once; then any image is read from its place. Names of files tell the splits.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import re
@@ -16,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cplearn.data import walk
-from cplearn.data.container import Container, Contents, Stamp, class_names, stamp, unreadable
-from cplearn.data.encoded import is_settled, write_json
+from cplearn.data.dataset import Request
+from cplearn.data.encoded import Contents, EncodedSource, Stamp, remember, stamp, unreadable
+from cplearn.data.folder import SUFFIXES, is_hidden
 from cplearn.data.image_files import Encoded, Stored
-from cplearn.data.source import Request
 from cplearn.data.splits import Item, Skipped, skip, split_of
 from cplearn.errors import InputError
 
@@ -35,21 +32,19 @@ class Sample(NamedTuple):
     label: str | None
 
 
-class Shards(Container):
-    """The images of `wds:PATTERN`."""
-
+class Shards(EncodedSource):
     def __init__(self, name: str, pattern: str) -> None:
         super().__init__(name, pattern, "wds")
         self.pattern, self.base = pattern, Path(re.split(r"[*?\[{]", pattern)[0] + "x").parent
         self.samples: list[Sample] = []
         self.files: list[Path] = []
 
-    def stamps(self) -> list[Stamp]:
+    def stamps(self, request: Request) -> list[Stamp]:
         """Raises InputError if no file has such a name, or a file of a range is missing."""
         files: list[Path] = []
         for name in expanded(self.pattern):
-            found = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
-            files += [Path(path) for path in found if Path(path) not in files]
+            paths = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+            files += [Path(path) for path in paths if Path(path) not in files]
         if not files:
             raise InputError(f"{self.pattern}: no files of such names; write wds:/data/train-*.tar, for instance")
         self.files = files
@@ -65,20 +60,14 @@ class Shards(Container):
         if index.get("stamps") != [list(entry) for entry in stamps]:
             samples = [sample for i, path in enumerate(self.files) for sample in _index(path, i, skipped)]
             index = {"stamps": stamps, "samples": samples, "skipped": skipped}
-            if is_settled(max(entry.mtime_ns for entry in stamps)):
-                with suppress(OSError):  # this only saves time
-                    notes.parent.mkdir(parents=True, exist_ok=True)
-                    write_json(notes, index)
+            remember(notes, index, stamps)
         self.samples = [Sample(*sample) for sample in index["samples"]]
         if not self.samples:
             raise InputError(f"{self.pattern}: no images in these files")
-        classes, order = class_names([_number(sample.label) for sample in self.samples])
-        told = [split_of(entry.name) for entry in stamps]
-        items = [
-            Item(f"{stamps[sample.file].name}: {sample.name}", label, told[sample.file])
-            for sample, label in zip(self.samples, classes, strict=True)
-        ]
-        return Contents(items, order, index["skipped"])
+        files = [(entry.name, split_of(entry.name)) for entry in stamps]
+        placed = ((*files[sample.file], sample) for sample in self.samples)
+        items = [Item(f"{file}: {sample.name}", _number(sample.label), split) for file, split, sample in placed]
+        return Contents(items, None, index["skipped"])
 
     def read(self, rows: Sequence[int]) -> Iterator[Encoded]:
         for row in rows:
@@ -117,7 +106,7 @@ def _index(path: Path, file: int, skipped: Skipped) -> list[Sample]:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, kind = name.partition(".")
                 key, kind = f"{folder}/{stem}", kind.lower()
-                if not member.isfile() or walk.is_hidden(name):
+                if not member.isfile() or is_hidden(name):
                     continue
                 if kind in ("cls", "json"):
                     file_of_label = archive.extractfile(member)
@@ -125,7 +114,7 @@ def _index(path: Path, file: int, skipped: Skipped) -> list[Sample]:
                     label = content.strip() if kind == "cls" else json.loads(content).get("label")
                     if label is not None:
                         labels[key] = str(label)
-                elif f".{kind.rpartition('.')[2]}" not in walk.SUFFIXES:
+                elif f".{kind.rpartition('.')[2]}" not in SUFFIXES:
                     skip(skipped, f"files .{kind}", f"{path.name}: {member.name}")
                 elif key in images:
                     skip(skipped, "further images of a sample", f"{path.name}: {member.name}")

@@ -19,18 +19,9 @@ def clustering(
 ) -> Iterator[tuple[str, float]]:
     """Compare clusters with classes; labels and assignments: (n,) integers of any range.
 
-    Yields, each after `prefix`/:
-    nmi -- mutual information over the arithmetic mean of both entropies (scikit-learn's default).
-    nmi_chance -- mean NMI of ten random permutations of the assignments: what clusters of these sizes reach
-        without looking at an image.
-    ami -- mutual information adjusted for chance, arithmetic mean.
-    ari -- adjusted Rand index.
-    accuracy -- images in the cluster that stands for their class, one cluster to one class (Hungarian matching), over
-        all images. With more clusters than classes, all images of the unmatched clusters count as wrong.
-    clusters -- clusters in use.
-
-    One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there is also only one class.
-    Raises ValueError if the lengths differ.
+    Yields after `prefix`/ the metrics that docs/evaluation.md defines: nmi and ami (arithmetic means of entropies),
+    nmi_chance, ari, accuracy and clusters. One single cluster tells nothing, so nmi, ami and ari are 0, but 1 if there
+    is also only one class. Raises ValueError if the lengths differ.
 
     >>> labels, codes = np.array([0, 0, 1, 1]), np.array([7, 7, 3, 3])
     >>> dict(clustering("codes", labels, codes, generator=np.random.default_rng(0)))["codes/ami"]

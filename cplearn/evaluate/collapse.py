@@ -12,25 +12,17 @@ from cplearn.evaluate.inputs import RESOLUTION, Array, standardise, to_float64, 
 RANKME_EPSILON = 1e-7
 LIDAR_DELTA = 1e-4
 MIXTURE_SAMPLES, MIXTURE_REPEATS = 10_000, 10
-MIXTURE_FLOOR = 1e-6
-"""Added to every variance of a mixture: the entropy of collapsed embeddings is low, not minus infinity."""
-PAPER_WIDTH = 2048
-"""To so many dimensions the authors' script pads embeddings with zeros before it fits a mixture."""
+MIXTURE_FLOOR = 1e-6  # Added to every variance of a mixture: the entropy after a collapse is low, not minus infinity.
+PAPER_WIDTH = 2048  # To so many dimensions the authors' script pads embeddings with zeros before it fits a mixture.
 TINY = np.finfo(np.float64).tiny
 
 
 def collapse(embeddings: Array, assignments: Array, n_codes: int) -> Iterator[tuple[str, float]]:
     """Collapse diagnostics of embeddings (n, f) and their codes (n,) in 0..n_codes-1, over a whole test set.
 
-    Yields, each after collapse/, with the collapse in which it goes to its first value:
-    codes_used -- 1 to n_codes (cluster): codes that at least one image has.
-    code_perplexity -- 1 to n_codes (cluster): exponential of the entropy of the codes' usage.
-    intra_cluster_variance -- 0 to about 1 (intra-cluster): see `intra_cluster_variance`; left out where that is None.
-    effective_rank -- 1 to f (dimensional): see `effective_rank`.
-    alpha_req -- large to about 1 or less (dimensional): see `alpha_req`; left out where that is None.
-    offdiag_covariance -- 1 to 0 (dimensional): see `offdiag_correlation`.
-    embedding_std -- 0 to 1 (representation): mean standard deviation of the dimensions of L2-normalised embeddings,
-        times sqrt(f) (Chen & He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1).
+    Yields after collapse/ the numbers of the functions below, what is None left out, and embedding_std, 0 to 1: the
+    mean standard deviation of the dimensions of L2-normalised embeddings, times sqrt(f) (Chen & He, "Exploring Simple
+    Siamese Representation Learning", CVPR 2021, section 4.1).
 
     Raises NonFiniteFeatures; ValueError if the lengths differ or a code is out of range.
 
@@ -72,8 +64,7 @@ def singular_values(embeddings: Array, *, centred: bool = True) -> np.ndarray:
     """Singular values of the covariance of embeddings (n, f), (f,) float64, descending.
 
     The embeddings are first scaled to [0, 1] by the minimum and maximum of the whole matrix; the covariance divides by
-    n. Not `centred` they are those of the authors' script, EᵀE / n, whose first one is mostly the mean. Values below
-    about 1e-16 of the first are rounding. All are 0 if the matrix holds one number only.
+    n. Not `centred` they are those of the authors' script, EᵀE / n. All are 0 if the matrix holds one number only.
 
     >>> singular_values(np.array([[0.0, 1.0], [1.0, 1.0]]))
     array([0.25, 0.  ])
@@ -116,11 +107,10 @@ def alpha_req(embeddings: np.ndarray) -> float | None:
     """α of a power law λ_i ~ i^(-α) fitted to the eigenvalues λ_1 ≥ λ_2 ≥ ... of the covariance of (n, f).
 
     Agrawal et al., "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by Measuring Eigenspectrum
-    Decay", NeurIPS 2022; they find good representations near α = 1, and large α where dimensions have collapsed.
-    Least squares of log λ_i against log i, weighted by 1/i (as Stringer et al., Nature 2019, whose fit that paper
-    uses). The range is ours: i from 11 to 100, or to min(n - 1, f) where that is smaller, and from 1 where that leaves
-    fewer than 30 ranks. Eigenvalues count as at least 1e-12 of the first. None if there are fewer than two, or if all
-    are 0.
+    Decay", NeurIPS 2022. Least squares of log λ_i against log i, weighted by 1/i (as Stringer et al., Nature 2019,
+    whose fit that paper uses). The range is ours: i from 11 to 100, or to min(n - 1, f) where that is smaller, and from
+    1 where that leaves fewer than 30 ranks. Eigenvalues count as at least 1e-12 of the first. None if there are fewer
+    than two, or if all are 0.
     """
     n, f = embeddings.shape
     last = min(100, n - 1, f)
@@ -152,9 +142,9 @@ def offdiag_correlation(embeddings: np.ndarray) -> float:
 def intra_cluster_variance(unit: np.ndarray, codes: np.ndarray) -> float | None:
     """Variance within codes relative to the total variance of L2-normalised embeddings (n, f).
 
-    Both are unbiased: squared distances to the code's mean, summed over all images, over n - (codes in use); squared
-    distances to the mean over n - 1. So random codes give 1 on average, however many there are, and an image alone in
-    its code has no influence. 0 if the total variance is 0; None if no two images have the same code.
+    Both are unbiased, divided by n - (codes in use) and by n - 1. So random codes give 1 on average, however many there
+    are, and an image alone in its code has no influence. 0 if the total variance is 0; None if no two images have the
+    same code.
     """
     n = len(unit)
     order = np.argsort(codes, kind="stable")
@@ -174,14 +164,13 @@ def mixture_entropy(embeddings: Array, components: Sequence[int], *, seed: int) 
     """Differential entropy in nats of mixtures with diagonal covariances, fitted to embeddings (n, f) by EM.
 
     The paper's measure of intra-cluster collapse: -E[log p(x)] by Monte Carlo with 10,000 samples of the mixture, ten
-    times. For each k of `components` yields, for two scalings of the embeddings, the mean of the ten estimates, and
-    with `_std` after its name their standard deviation: the error of the Monte Carlo, not of the fit, which is one
-    (k-means start, at most 100 iterations).
+    times. For each k of `components` yields the mean of the ten estimates, and with `_std` after its name their
+    standard deviation: the error of the Monte Carlo, not of the one fit (k-means start, at most 100 iterations).
 
     collapse/entropy_<k> -- every embedding has length sqrt(f), so methods whose embeddings differ in scale compare.
     paper/entropy_<k> -- as in the authors' script: scaled to [0, 1] by the minimum and maximum of the whole matrix, and
-        padded with zeros to 2,048 dimensions. Each of the added dimensions has the floor of the variances, 1e-6, and so
-        the entropy ½ log(2πe 1e-6); they are not fitted, only added.
+        padded with zeros to 2,048 dimensions. Those have the floor of the variances, 1e-6, and so the entropy
+        ½ log(2πe 1e-6) each; they are not fitted, only added.
 
     The fit depends on `seed` alone. Raises NonFiniteFeatures, and ValueError if there are fewer images than components.
 
@@ -218,13 +207,9 @@ def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
     """How much the codes of two views of an image say about each other; first, second: (n,) codes of the same images.
 
     Yields `select/view_information`: the mutual information of both codes in nats, less what it would be by chance
-    for codes used as often (expected mutual information of the permutation model). It is at most the entropy of the
-    codes, so few codes in use (cluster collapse) keep it low, and so do views that disagree. 0 for codes that ignore
-    the image, and for a single one.
-    `select/view_ami`: the same over its largest value, between 0 and 1. A handful of codes that never disagree reach
-    1 as well: it measures agreement alone, and does not see cluster collapse.
-
-    Raises ValueError if the lengths differ.
+    for codes used as often (permutation model). It is at most the entropy of the codes, so few codes in use (cluster
+    collapse) keep it low, and so do views that disagree. `select/view_ami`: the same over its largest value, between 0
+    and 1; a handful of codes that never disagree reach 1 as well. Raises ValueError if the lengths differ.
 
     >>> codes = np.array([0, 0, 1, 1])
     >>> {name: round(value, 3) for name, value in view_agreement(codes, codes)}
@@ -233,8 +218,8 @@ def view_agreement(first: Array, second: Array) -> Iterator[tuple[str, float]]:
     a, b = to_indices(first), to_indices(second)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} codes for two views of the same images")
-    found, by_chance = _mutual_information(a, b)
-    information = found - by_chance
+    mutual, by_chance = _mutual_information(a, b)
+    information = mutual - by_chance
     # As scikit-learn's adjusted_mutual_info_score, without computing the expectation, the costly part, once more.
     entropies = [math.log(perplexity(np.unique(codes, return_counts=True)[1])) for codes in (a, b)]
     most = sum(entropies) / 2 - by_chance
@@ -250,9 +235,8 @@ def _mutual_information(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Both as scikit-learn has them, whose import would delay the first epoch of every worker by two seconds.
     """
     n = len(a)
-    (_, rows, row_sums), (_, columns, column_sums) = (
-        np.unique(labels, return_inverse=True, return_counts=True) for labels in (a, b)
-    )
+    counted = [np.unique(labels, return_inverse=True, return_counts=True) for labels in (a, b)]
+    (_, rows, row_sums), (_, columns, column_sums) = counted
     pairs, counts = np.unique(rows * len(column_sums) + columns, return_counts=True)
     products = row_sums[pairs // len(column_sums)] * column_sums[pairs % len(column_sums)]
     information = float((counts / n * np.log(n * counts / products)).sum())
@@ -268,16 +252,13 @@ def _mutual_information(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def lidar(embeddings: np.ndarray) -> float:
-    """LiDAR of embeddings (n, q, f), q augmented views of each of n images; between 1 and f.
+    """LiDAR of embeddings (n, q, f), q augmented views of each of n images; between 1 and f, 0 if all images are alike.
 
     Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures", ICLR 2024, Eqs.
     1-5: the effective rank of Σ_w^(-1/2) Σ_b Σ_w^(-1/2), with Σ_b the covariance of the images' means and Σ_w that of
-    the views about their image's mean (divided by n and by nq), plus δ = 1e-4 on its diagonal; exp(-Σ p_i log p_i),
-    p_i = λ_i / Σ λ + ε, ε = 1e-7. Unlike RankMe it counts only directions in which images differ more than the views
-    of one image do. The embeddings are first divided by the root mean square of their entries, so that δ means the same
-    for every method (our choice: the paper takes them as they are). 0 if all images are alike.
-
-    Raises NonFiniteFeatures; ValueError if there is one view only.
+    the views about their image's mean (divided by n and by nq), plus δ = 1e-4 on its diagonal. The embeddings are first
+    divided by the root mean square of their entries, so that δ means the same for every method (our choice: the paper
+    takes them as they are). Raises NonFiniteFeatures; ValueError if there is one view only.
     """
     import scipy.linalg
 

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from cplearn import augment, streams
 from cplearn.data import Split
+from cplearn.data.dataset import evenly_spaced
 from cplearn.data.image_files import ImageFiles
 from cplearn.model import Model
 from cplearn.views import BatchSource
 
-BLOCK = 512
-"""The number of images that are augmented, resized or shown to the backbone at once."""
+BLOCK = 512  # The number of images that are augmented, resized or shown to the backbone at once.
 
 
 def features(model: Model, images: Tensor | ImageFiles) -> Tensor:
@@ -52,15 +52,12 @@ def view_embeddings(model: Model, split: Split, count: int, copies: int, purpose
     blocks = []
     for block in split.images[evenly_spaced(len(split.images), count)].split(BLOCK):
         images = _fitted(block, model).to(device)
-        views: list[Tensor] = []
-        for _ in range(copies // len(recipe.views)):
-            views += recipe(images, generator, trial.augment.strength, model.dtype)
-        blocks.append(torch.stack([model.features(view, BLOCK) for view in views], dim=1))
+        drawn = [recipe(images, generator, trial.augment.strength, model.dtype) for _ in range(copies // 2)]
+        blocks.append(torch.stack([model.features(view, BLOCK) for views in drawn for view in views], dim=1))
     # In one call: the scale of CPLearn's embedding depends on the number of rows.
-    stacked = torch.cat(blocks)
-    embedded = model.embeddings(stacked.flatten(0, 1))
+    embedded = model.embeddings(torch.cat(blocks).flatten(0, 1))
     assert embedded is not None
-    return embedded.unflatten(0, stacked.shape[:2])
+    return embedded.unflatten(0, (-1, copies))
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -70,16 +67,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     from torchvision.transforms.v2 import functional as transforms  # takes a second, and is seldom needed
 
     return transforms.resize(images, [size, size], antialias=True)
-
-
-def evenly_spaced(n: int, most: int) -> Tensor:
-    """Indices (min(n, most),) of evenly spaced rows of n.
-
-    >>> evenly_spaced(10, 4)
-    tensor([0, 2, 5, 7])
-    """
-    count = min(n, most)
-    return torch.arange(count) * n // max(1, count)
 
 
 def _fitted(images: Tensor, model: Model) -> Tensor:

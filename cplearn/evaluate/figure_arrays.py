@@ -7,16 +7,14 @@ from torch import Tensor
 
 from cplearn.config.groups import KEPT_COMPONENTS
 from cplearn.data import Split
-from cplearn.evaluate.features import BLOCK, evenly_spaced, resized
+from cplearn.data.dataset import evenly_spaced
+from cplearn.evaluate.features import BLOCK, resized
 
 Arrays = dict[str, np.ndarray]
 
-SHOWN = 8
-"""The number of codes of which images are named, and of images named for each."""
-QUERIES = 10
-"""Most images that are shown with their nearest neighbours, of different classes."""
-THUMBNAIL = 32
-"""Longest side of a kept image in pixels."""
+SHOWN = 8  # Codes of which images are named, and images named for each.
+QUERIES = 10  # Most images that are shown with their nearest neighbours, of different classes.
+THUMBNAIL = 32  # Longest side of a kept image in pixels.
 
 
 def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | None, kept: int, seed: int) -> Arrays:
@@ -54,10 +52,8 @@ def figure_arrays(split: Split, test: Tensor, embedded: tuple[Tensor, Tensor] | 
     if embedded is not None:
         arrays |= _half_precision("embeddings", embeddings[rows])
     arrays |= _neighbours(test, split.labels)
-    shown = np.unique(
-        np.concatenate([arrays[x].ravel() for x in ("code_images", "queries", "neighbours") if x in arrays])
-    )
-    shown = shown[shown >= 0]
+    named = [arrays[name].ravel() for name in ("code_images", "queries", "neighbours") if name in arrays]
+    shown = np.setdiff1d(np.concatenate(named), [-1])
     images = split.images[torch.from_numpy(shown).long()]
     return arrays | {"shown": shown, "thumbnails": resized(images, min(THUMBNAIL, images.shape[-1])).numpy()}
 

@@ -11,16 +11,11 @@ from torch import Tensor, nn
 
 from cplearn.evaluate.inputs import Array, finite, standardise, to_float64, to_indices
 
-TOLERANCE = 1e-5
-"""Largest gradient of the mean loss at which L-BFGS stops; with scikit-learn's 1e-4 the accuracy still moves."""
-MAX_ITERATIONS = 2000
-"""Most iterations of L-BFGS. Some two hundred are enough for the features of a backbone; raw pixels, thousands of
-correlated features, take far more."""
+TOLERANCE = 1e-5  # Largest gradient of the mean loss at which L-BFGS stops; with 1e-4 the accuracy still moves.
+MAX_ITERATIONS = 2000  # Of L-BFGS; features of a backbone take some two hundred, raw pixels far more.
 TOP = 5
-EPOCHS = 100
-"""Epochs of SGD and Adam."""
-SIMILARITIES = 2**25
-"""Most similarities held at once, 128 MiB in float32: the matrix of all test and training images may not fit."""
+EPOCHS = 100  # Of SGD and Adam.
+SIMILARITIES = 2**25  # Held at once, 128 MiB in float32: the matrix of all test and training images may not fit.
 
 
 def linear_probe(
@@ -30,9 +25,8 @@ def linear_probe(
 
     train: (n, F), test: (m, F), with statistics for both taken from `train`; `c` is scikit-learn's C, the inverse of
     the L2 penalty on the weights against the summed loss. Yields `probe/accuracy` (test), `probe/train_accuracy`,
-    `probe/converged`: 1, or 0 if L-BFGS gave up, and then the accuracies depend on where it stopped; and, with more
-    than 5 classes in `train`, `probe/top5`: test images whose class is among the five likeliest. A class that is
-    missing in `train` is never predicted. Raises ValueError if `train` has only one class.
+    `probe/converged`: 1, or 0 if L-BFGS gave up; and, with more than 5 classes in `train`, `probe/top5` (test). Raises
+    ValueError if `train` has only one class.
 
     >>> features, labels = np.array([[0.0], [0.1], [1.0], [1.1]]), np.array([0, 0, 1, 1])
     >>> dict(linear_probe(features, labels, features, labels))["probe/accuracy"]
@@ -88,10 +82,8 @@ def gradient_probe(
     train: (n, F), test: (m, F), labels (n,) and (m,) in 0..classes-1; features are neither normalised nor standardised.
     Weights (as `torch.nn.Linear` draws them) and orders of batches come from the CPU generator alone; incomplete
     batches are dropped. `augmented` gives the features (n, F) of the training images as they are augmented in an epoch,
-    counted from 0, to be fitted in place of `train`; solo-learn crops and flips them anew in every epoch.
-
-    Yields `probe_<name>/accuracy` (test), `probe_<name>/train_accuracy` and, with more than 5 classes,
-    `probe_<name>/top5` (test).
+    counted from 0, to be fitted in place of `train`. Yields, after `probe_<name>/`, what `linear_probe` does but
+    `converged`.
     """
     protocol, device = PROTOCOLS[name], train.device
     train, test = finite(train, "training features"), finite(test, "test features")

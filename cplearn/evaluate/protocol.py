@@ -6,7 +6,7 @@ training images only.
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cplearn import data, streams
 from cplearn.config.trial import TrialSettings
-from cplearn.data import Dataset, catalogue
+from cplearn.data import Dataset, Split, catalogue
+from cplearn.data.dataset import evenly_spaced
 from cplearn.errors import refuse_if
 from cplearn.evaluate.clustering import clustering, kmeans
 from cplearn.evaluate.collapse import (
@@ -30,15 +31,17 @@ from cplearn.evaluate.collapse import (
     singular_values,
     view_agreement,
 )
-from cplearn.evaluate.features import augmented_features, evenly_spaced, features, view_embeddings
+from cplearn.evaluate.features import augmented_features, features, view_embeddings
 from cplearn.evaluate.figure_arrays import figure_arrays
 from cplearn.evaluate.inputs import NonFiniteFeatures, to_float64
 from cplearn.evaluate.probe import PROTOCOLS, gradient_probe, knn, linear_probe
 from cplearn.model import Model
 
-SPECTRUM_IMAGES = 10_000
-"""Most training images whose spectrum is measured."""
+SPECTRUM_IMAGES = 10_000  # Most training images whose spectrum is measured.
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 10
+
+WATCHED = ("codes_used", "code_perplexity", "effective_rank", "embedding_std", "intra_cluster_variance")
+"""What is measured while a trial trains, as in `collapse`; `knn_accuracy` and `view_information` come to it."""
 
 Metrics = Iterator[tuple[str, float]]
 
@@ -63,23 +66,22 @@ def load_transfer(trial: TrialSettings, image_size: int, root: Path | None = Non
 
     Raises InputError if one is not to be had, has no labels, or has the same images as another.
     """
-    loaded: dict[str, Dataset] = {}
-    twice = "has {} and {}, which have the same images; leave one out"
-    without = "has {}, which has no labels to be probed on; leave it out"
+    key, loaded = "evaluation.transfer", dict[str, Dataset]()
     for name in trial.evaluation.transfer:
-        other = data.load(name, root, image_size if catalogue.is_resized(name) else None)
-        refuse_if(not other.classes, "evaluation.transfer", without.format(other.name))
+        other = data.load(name, root, image_size if catalogue.entry(name).takes else None)
+        refuse_if(not other.classes, key, f"has {other.name}, which has no labels to be probed on; leave it out")
         same = loaded.setdefault(other.fingerprint, other)
-        refuse_if(same is not other, "evaluation.transfer", twice.format(same.name, other.name))
+        twice = f"has {same.name} and {other.name}, which have the same images; leave one out"
+        refuse_if(same is not other, key, twice)
     return list(loaded.values())
 
 
 def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Outcome:
     """Evaluate a model by the settings of its trial, on `dataset` and on the data sets of `transfer`.
 
-    `dataset` need not be the one of the training: its images are brought to the model's channels and size, see
-    `features`. What needs labels is left out where they are lacking. A model whose features are not finite has failed.
-    scikit-learn is held to torch's number of threads, so that trials side by side do not fight for the cores.
+    `dataset` need not be the one of the training: its images are brought to the model's channels and size. What needs
+    labels is left out where they are lacking. A model whose features are not finite has failed. scikit-learn is held to
+    torch's number of threads, so that trials side by side do not fight for the cores.
     """
     start = time.perf_counter()
     try:
@@ -95,6 +97,38 @@ def run(model: Model, dataset: Dataset, transfer: Sequence[Dataset] = ()) -> Out
         return Outcome(failure=str(error))
     outcome.metrics["time/evaluation_s"] = time.perf_counter() - start
     return outcome
+
+
+def watch(model: Model, split: Split, count: int) -> Metrics:
+    """Diagnostics of at most `count` images, evenly spaced over a split and the same ones at every call.
+
+    Yields WATCHED of their embeddings; where the images have labels `knn_accuracy` of their features, each half of them
+    judged by the other; and `view_information` of two augmented views of each, as in `view_agreement`, from the trial's
+    stream "watch", the same views at every call. Nothing where the method has no embedding, or where embeddings are not
+    finite. The model, measured in evaluation mode, is left as it was.
+    """
+    rows = evenly_spaced(len(split.images), count)
+    seen, labels = features(model, split.images[rows]), split.labels[rows]
+    embeddings = model.embeddings(seen)
+    if embeddings is None:
+        return
+    try:
+        measured = dict(collapse(embeddings, model.codes(embeddings), model.method.n_codes))
+    except NonFiniteFeatures:
+        # The update before was one too many, and the loss of the next epoch will say so.
+        return
+    yield from ((name, measured[f"collapse/{name}"]) for name in WATCHED if f"collapse/{name}" in measured)
+    if len(rows) > 1 and labels.min() >= 0:
+        even, odd = ((seen[half::2], labels[half::2]) for half in (0, 1))
+        halves = ((*even, *odd), (*odd, *even))
+        yield "knn_accuracy", sum(dict(_knn(model.trial, *splits))["knn/accuracy"] for splits in halves) / 2
+    views = view_embeddings(model, split, count, 2, "watch")
+    yield "view_information", dict(view_agreement(*_codes(model, views)))["select/view_information"]
+
+
+def _codes(model: Model, views: Tensor) -> Iterable[Tensor]:
+    """The codes (n,) of each view of embeddings (n, V, f)."""
+    return model.codes(views.flatten(0, 1)).cpu().unflatten(0, views.shape[:2]).unbind(1)
 
 
 class _Evaluation:
@@ -140,20 +174,15 @@ class _Evaluation:
             yield from clustering("codes", labels, self.embedded[1], generator=chance)
 
     def _probes(self) -> Metrics:
-        """Classifiers on the features of the training split, scored on the test split."""
         settings, train, test = self.settings, self.dataset.train, self.dataset.test
         splits = self.train, train.labels, self.test, test.labels
+        on_device = self.train_on_device, train.labels, self.test_on_device, test.labels
         if "lbfgs" in settings.probe:
             yield from linear_probe(*splits, c=settings.probe_c)
         augmented = functools.partial(augmented_features, self.model, train) if settings.probe_augment else None
         for name in (name for name in settings.probe if name in PROTOCOLS):
-            yield from gradient_probe(
-                name,
-                *(self.train_on_device, train.labels, self.test_on_device, test.labels),
-                classes=self.dataset.n_classes,
-                generator=streams.generator(streams.stream(self.trial), f"probe {name}"),
-                augmented=augmented,
-            )
+            generator, classes = streams.generator(streams.stream(self.trial), f"probe {name}"), self.dataset.n_classes
+            yield from gradient_probe(name, *on_device, classes=classes, generator=generator, augmented=augmented)
         yield from _knn(self.trial, *splits)
 
     def _validation(self) -> Metrics:
@@ -170,7 +199,6 @@ class _Evaluation:
             yield from ((f"validation/{name}", results[name]) for name in ("accuracy", "knn_accuracy"))
 
     def _selection(self) -> Metrics:
-        """Criteria without labels, on training images."""
         model, split, view_images = self.model, self.dataset.train, self.settings.view_images
         rows = evenly_spaced(len(self.train), SPECTRUM_IMAGES)
         slope = alpha_req(to_float64(self.train[rows], "training features"))
@@ -182,7 +210,7 @@ class _Evaluation:
         yield "select/rankme", effective_rank(to_float64(embeddings, "training embeddings"))
         if view_images:
             views = view_embeddings(model, split, view_images, 2, "agreement")
-            yield from view_agreement(*model.codes(views.flatten(0, 1)).cpu().unflatten(0, (-1, 2)).unbind(1))
+            yield from view_agreement(*_codes(model, views))
         if self.settings.lidar:
             views = view_embeddings(model, split, LIDAR_IMAGES, LIDAR_VIEWS, "lidar")
             yield "select/lidar", lidar(views.cpu().numpy())
@@ -201,7 +229,6 @@ def _classifiers(trial: TrialSettings, *splits: Tensor) -> Metrics:
 
 
 def _transfer(model: Model, other: Dataset) -> Metrics:
-    """Linear probe and k-NN on another data set."""
     train, test = (features(model, split.images).cpu() for split in (other.train, other.test))
     for name, value in _classifiers(model.trial, train, other.train.labels, test, other.test.labels):
         yield f"transfer/{other.slug}/{name}", value

@@ -16,24 +16,19 @@ from cplearn import outside
 from cplearn.errors import InputError
 
 
+@functools.cache
 def own() -> list[str]:
     """The name of every method of this folder, in alphabetical order.
 
     >>> own()[:3]
     ['barlow_twins', 'byol', 'cplearn']
     """
-    return list(_listed(tuple(__path__)))
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"base", "parts"})
 
 
 def names() -> list[str]:
     """The name of every method, also of those that installed packages register, in alphabetical order."""
     return sorted({*own(), *outside.registered(outside.METHODS)})
-
-
-@functools.cache
-def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
-    # Names are asked for with every trial that is read, so each folder is listed once.
-    return tuple(sorted({module.name for module in pkgutil.iter_modules(folders)} - {"base", "parts"}))
 
 
 def get(name: str) -> ModuleType:

@@ -29,17 +29,12 @@ class Settings(MethodSettings):
     )
 
 
-def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """C_ij (d, d) of dimension i of view a (n, d) with dimension j of view b (n, d), over the batch."""
-    a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + _EPS).sqrt() for z in (a, b))
-    return a.T @ b / len(a)
-
-
 def redundancy(z: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_i (1 - C_ii)² and Σ_i Σ_{j≠i} C_ij² of embeddings (V, n, d), means over the pairs of views."""
     diagonal, off_diagonal = [], []
-    for a, b in itertools.combinations(z, 2):
-        c = cross_correlation(a, b)
+    standardised = [(view - view.mean(0)) / (view.var(0, correction=0) + _EPS).sqrt() for view in z]
+    for a, b in itertools.combinations(standardised, 2):
+        c = a.T @ b / len(a)
         diagonal.append((1 - c.diagonal()).square().sum())
         off_diagonal.append((c - c.diagonal().diag()).square().sum())
     return torch.stack(diagonal).mean(), torch.stack(off_diagonal).mean()

@@ -76,8 +76,7 @@ class Method(nn.Module, ABC, Generic[S]):
     """
 
     projector: nn.Module
-    evaluates_teacher: bool = True
-    """Where there is a teacher, its backbone is evaluated; False: that of the student."""
+    evaluates_teacher: bool = True  # Where there is a teacher, its backbone is evaluated; False: that of the student.
 
     def __init__(self, settings: S, n_codes: int) -> None:
         super().__init__()

@@ -110,5 +110,4 @@ class Method(base.Method[Settings]):
         return embedding(self.norm(self.linear(features)), self.settings.form)
 
     def codes(self, embeddings: Tensor) -> Tensor:
-        """The code with the largest logit."""
         return nearest(embeddings, self.dictionary)

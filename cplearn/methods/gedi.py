@@ -58,5 +58,4 @@ class Method(base.Method[Settings]):
         return self.projector.hidden(features)
 
     def codes(self, embeddings: Tensor) -> Tensor:
-        """The most likely cluster."""
         return self.projector.last(embeddings).argmax(dim=-1)

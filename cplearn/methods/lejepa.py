@@ -119,11 +119,9 @@ class Method(base.Method[Settings]):
     def __init__(self, settings: Settings, inputs: base.MethodInputs) -> None:
         super().__init__(settings, settings.embedding_dim)
         self.projector = parts.MLP([inputs.features, settings.hidden_dim, settings.hidden_dim, settings.embedding_dim])
-        self.form = FORMS[settings.form]
-        self.weight = self.form.weight if settings.weight is None else settings.weight
-        t, weights = quadrature(
-            settings.knots or self.form.knots, settings.largest_t or self.form.largest_t, self.form.doubled
-        )
+        self.form = form = FORMS[settings.form]
+        self.weight = form.weight if settings.weight is None else settings.weight
+        t, weights = quadrature(settings.knots or form.knots, settings.largest_t or form.largest_t, form.doubled)
         self.register_buffer("t", t, persistent=False)
         self.register_buffer("t_weights", weights, persistent=False)
         self.step_generator = inputs.step_generator

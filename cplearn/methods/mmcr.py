@@ -50,5 +50,4 @@ class Method(base.Method[Settings]):
         return self.settings.weight * views - centroids, {"centroids": centroids, "views": views}
 
     def embed(self, features: Tensor) -> Tensor:
-        """On the unit sphere, where the loss compares embeddings."""
         return F.normalize(self.projector(features), dim=-1)

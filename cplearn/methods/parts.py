@@ -69,9 +69,7 @@ def cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def _pairs(targets: Tensor, predictions: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Every target of a view a with every prediction from a view b ≠ a; views are in the first dimension of both."""
-    return [
-        (target, prediction) for a, target in enumerate(targets) for b, prediction in enumerate(predictions) if b != a
-    ]
+    return [(t, p) for a, t in enumerate(targets) for b, p in enumerate(predictions) if b != a]
 
 
 def rising(first: float, progress: Progress) -> float:

@@ -73,5 +73,4 @@ class Method(base.Method[Settings]):
         return F.normalize(self.projector(features), dim=-1)
 
     def codes(self, embeddings: Tensor) -> Tensor:
-        """The most likely class."""
         return self.classifier(embeddings).argmax(dim=-1)

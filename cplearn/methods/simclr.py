@@ -52,5 +52,4 @@ class Method(base.Method[Settings]):
         return nt_xent(parts.each_view(self.projector, batch.features), self.settings.temperature), {}
 
     def embed(self, features: Tensor) -> Tensor:
-        """On the unit sphere, where the loss compares embeddings."""
         return F.normalize(self.projector(features), dim=-1)

@@ -64,7 +64,6 @@ class Method(base.Method[Settings]):
 
     @torch.no_grad()
     def after_initialisation(self) -> None:
-        """Normalise the prototypes."""
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def forward(self, batch: base.Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,5 +98,4 @@ class Method(base.Method[Settings]):
         return F.normalize(self.projector(features), dim=-1)
 
     def codes(self, embeddings: Tensor) -> Tensor:
-        """The nearest prototype."""
         return self.prototypes(embeddings).argmax(dim=-1)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cplearn import backbones, streams
+from cplearn.config.groups import OptimizerSettings
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset, Split
 from cplearn.data.cache import moments
@@ -19,14 +21,11 @@ from cplearn.dictionary.products import counts
 from cplearn.distributed import ALONE, Ranks, synchronise
 from cplearn.errors import refuse_if
 from cplearn.evaluate import protocol
-from cplearn.evaluate.protocol import Outcome
-from cplearn.evaluate.watch import watch
+from cplearn.evaluate.protocol import Outcome, watch
 from cplearn.methods import parts
 from cplearn.methods.base import GLOBAL_VIEWS, Batch, Progress
 from cplearn.model import Model
-from cplearn.training import device as device_setup
 from cplearn.training import optimisers
-from cplearn.training.online import OnlineProbe
 from cplearn.views import TrainingViews, local_size
 
 
@@ -92,7 +91,7 @@ class TrialTraining:
         self.steps_per_epoch = len(split.images) // trial.batch_size
         self.transfer = protocol.load_transfer(trial, dataset.image_size, data_root)
 
-        self.model = device_setup.prepare(Model(trial, describe(dataset, trial.normalisation)), self.device)
+        self.model = on_device(Model(trial, describe(dataset, trial.normalisation)), self.device)
         for network in filter(None, (self.model.backbone, self.model.teacher)):
             synchronise(network, ranks, trial.batch_size)
         # Their parameters are the model's; evaluation, rare and of other shapes, is not worth compiling for.
@@ -145,8 +144,8 @@ class TrialTraining:
             asked = self.trial.evaluation
             if asked.watch_images and self.epoch % asked.watch_every == 0:
                 # Of several processes each measures the same, since all have the same weights.
-                found = watch(self.model, self.dataset.train, asked.watch_images)
-                means |= {f"train/{name}": value for name, value in found}
+                watched = watch(self.model, self.dataset.train, asked.watch_images)
+                means |= {f"train/{name}": value for name, value in watched}
         self.seconds += time.perf_counter() - start
         return {} if self.failure else means
 
@@ -154,10 +153,8 @@ class TrialTraining:
         """Update number `step`, on views and labels as `TrainingViews.epoch` yields them; returns loss and terms."""
         method, progress = self.model.method, Progress(step, self.steps_per_epoch, self.epochs)
         features = self._features(self.backbone, views)
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self._features(self.teacher, views[:1])
+        with torch.no_grad():
+            teacher = None if self.teacher is None else self._features(self.teacher, views[:1])
         loss, terms = method(Batch(features, labels, progress, teacher))
         self.scaler.scale(loss).backward()
         self.ranks.reduce(self.model.backbone.parameters())
@@ -216,8 +213,7 @@ class TrialTraining:
             state["optimizer"] = self.optimizer.state_dict()
         if self.online is not None:
             state["online"] = self.online.state_dict()
-        copied: dict[str, Any] = _on_cpu(state)
-        return copied
+        return _on_cpu(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` left off, on a CPU to the same bits as if never stopped.
@@ -233,10 +229,66 @@ class TrialTraining:
         self.scaler.load_state_dict(state["scaler"])
         steps = self.epoch * self.steps_per_epoch
         if self.trial.method.trains:
-            optimisers.restore(self.optimizer, state["optimizer"])
-            self.schedule.resume(steps)
+            self.schedule.restore(state["optimizer"], steps)
         if self.online is not None:
             self.online.load_state_dict(state["online"], steps)
+
+
+class OnlineProbe:
+    """A linear classifier on detached backbone features of augmented training images, one update a step.
+
+    The authors' configuration (solo-learn): cross-entropy, averaged over the views; the method's Adam without weight
+    decay, at `evaluation.online_lr` under the method's schedule. Weights are drawn from the stream "online", so a
+    trial's other numbers are the same with and without it. It sees training images with the augmentation of training:
+    its accuracy is a sign of progress, not a result.
+    """
+
+    def __init__(self, model: Model, steps_per_epoch: int) -> None:
+        trial = model.trial
+        with torch.random.fork_rng(devices=[]):
+            self.linear = nn.Linear(model.backbone.features, len(model.images["classes"]))
+        backbones.initialise(self.linear, streams.generator(streams.stream(trial), "online"))
+        self.linear.to(model.device, model.dtype)
+        shared = {key: getattr(trial.optimizer, key) for key in ("schedule", "warmup_epochs", "warmup_lr")}
+        settings = OptimizerSettings(name="adam", lr=trial.evaluation.online_lr, **shared)
+        self.optimizer = optimisers.build(settings, self.linear.parameters())
+        self.schedule = optimisers.Schedule(self.optimizer, settings, trial.epochs, steps_per_epoch)
+
+    def step(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One update from features (V, n, F) without gradient and labels (n,), -1 where there is none.
+
+        Returns `online_loss` and `online_accuracy` before the update, scalars over views and labelled images. The host
+        does not wait for the device.
+        """
+        logits, target = self.linear(features.flatten(0, 1)), labels.repeat(len(features))
+        labelled = target >= 0
+        count = labelled.sum().clamp(min=1)
+        loss = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / count
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        accuracy = ((logits.argmax(1) == target) & labelled).sum().to(loss.dtype) / count
+        return {"online_loss": loss.detach(), "online_accuracy": accuracy}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"linear": self.linear.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
+        """Go on where `state_dict` left off, after `steps` updates."""
+        self.linear.load_state_dict(state["linear"])
+        self.schedule.restore(state["optimizer"], steps)
+
+
+def on_device(model: Model, device: torch.device) -> Model:
+    """The model on its device, in the memory format and with the settings that PyTorch's tuning guide recommends there;
+    convolutions of CPUs and tensor cores read channels_last without copies. Not measured on a GPU yet."""
+    if device.type == "cuda":
+        # Every step has the same shapes: the quickest convolutions are chosen once; two runs may choose differently.
+        torch.backends.cudnn.benchmark = True
+        # As convolutions have it by default: float32's range with ten bits of precision.
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -306,5 +358,4 @@ def operations(trial: TrialSettings, dataset: Dataset) -> int:
     views, labels = next(training.views.epoch(0))
     with FlopCounterMode(display=False, custom_mapping=counts()) as counter:
         training.training_step(views, labels, 0)
-    total: int = counter.get_total_flops()
-    return total
+    return int(counter.get_total_flops())

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cplearn.config.groups import OptimizerSettings
 
-REFERENCE_BATCH = 256
-"""Images a step for which a learning rate is meant that `scale_lr` adapts (Goyal et al. 2017)."""
+REFERENCE_BATCH = 256  # Images a step for which a learning rate is meant that `scale_lr` adapts (Goyal et al. 2017).
 
 
 def build(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -33,68 +32,25 @@ def build(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Op
 
         groups = [group | {"always_adapt": group["decayed"]} for group in groups]
         trust = {"trust_coeff": settings.eta, "trust_clip": settings.trust_clip}
-        lars: Optimizer = Lars(groups, momentum=settings.momentum, **trust, foreach=True)
-        return lars
+        return Lars(groups, momentum=settings.momentum, **trust, foreach=True)
     # Fused updates are the quickest on CPU and GPU alike (an Adam of 150,000 weights: a third of the time of foreach).
     if settings.name == "sgd":
-        sgd = SGD(groups, lr=1.0, momentum=settings.momentum, fused=True)
+        sgd = _eager(torch.optim.SGD)(groups, lr=1.0, momentum=settings.momentum, fused=True)
         for parameter in trained:
             # The fused SGD makes its buffers in the first update, and fails where a layer is frozen in it, or where
             # its gradients overflow in float16. An update from zeros is the same.
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
-    return {"adam": Adam, "adamw": AdamW}[settings.name](groups, lr=1.0, weight_decay=0.0, fused=True)
+    adam = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return _eager(adam)(groups, lr=1.0, weight_decay=0.0, fused=True)
 
 
-def _plain(method: Any) -> Callable[..., Any]:
-    """A method of an optimiser without torch's decorators, the first call of which imports its compiler, for 2 s of
-    every worker: they are for an update within a compiled function, and ours is outside."""
-    plain: Callable[..., Any] = method.__wrapped__
-    return plain
-
-
-class _Eager(Optimizer):
-    add_param_group = _plain(Optimizer.add_param_group)
-    zero_grad = _plain(Optimizer.zero_grad)
-    state_dict = _plain(Optimizer.state_dict)
-    load_state_dict = _plain(Optimizer.load_state_dict)
-
-
-class Adam(_Eager, torch.optim.Adam):
-    step = torch.no_grad()(_plain(torch.optim.Adam.step))
-
-
-class AdamW(_Eager, torch.optim.AdamW):
-    step = torch.no_grad()(_plain(torch.optim.AdamW.step))
-
-
-class SGD(_Eager, torch.optim.SGD):
-    step = torch.no_grad()(_plain(torch.optim.SGD.step))
-
-
-def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser that `build` has made the state of another one, but for what a `Schedule` sets.
-
-    Raises ValueError, or what such a content raises, for a state that does not fit: fused updates do not look at
-    shapes, and would write beyond the tensors.
-    """
-    own, given = (
-        [{key: value for key, value in group.items() if key not in ("lr", "weight_decay")} for group in groups]
-        for groups in (optimizer.state_dict()["param_groups"], state["param_groups"])
-    )
-    is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
-    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # As text, because comparing a tensor that stands in place of a number could need any amount of memory.
-    fits = json.dumps(own) == json.dumps(given) and all(
-        tensors.keys() == names
-        and all(tensor.layout == torch.strided and tensor.is_floating_point() for tensor in tensors.values())
-        and all(tensors[name].shape == (() if name == "step" else parameters[place].shape) for name in names)
-        for place, tensors in state["state"].items()
-    )
-    if not fits:
-        raise ValueError("the state is that of another optimiser")
-    optimizer.load_state_dict(state)
+def _eager(kind: Any) -> Any:
+    """A class of optimisers without torch's decorators, the first call of which imports its compiler, for 2 s of every
+    worker: they are for an update within a compiled function, and ours is outside."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: getattr(kind, name).__wrapped__ for name in names}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(kind.step.__wrapped__)})
 
 
 class Schedule(LambdaLR):
@@ -140,15 +96,35 @@ class Schedule(LambdaLR):
         return start if end is None else end + (start - end) * _cosine(step / max(1, self.total))
 
     def step(self, epoch: int | None = None) -> None:
-        """Move on to the next update."""
         # torch warns where no update came before, as happens in float16: the first update may have overflowed.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
         super().step(epoch)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.weight_decay(self.last_epoch) if group["decayed"] else 0.0
 
-    def resume(self, steps: int) -> None:
-        """Go on as after `steps` updates."""
+    def restore(self, state: dict[str, Any], steps: int) -> None:
+        """Go on as after `steps` updates, with the state that the optimiser had then.
+
+        Raises ValueError, or what such a content raises, for a state that does not fit: fused updates do not look at
+        shapes, and would write beyond the tensors.
+        """
+        wanted, given = (
+            [{key: value for key, value in group.items() if key not in ("lr", "weight_decay")} for group in groups]
+            for groups in (self.optimizer.state_dict()["param_groups"], state["param_groups"])
+        )
+        is_adam = isinstance(self.optimizer, torch.optim.Adam | torch.optim.AdamW)
+        names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        # As text, because comparing a tensor that stands in place of a number could need any amount of memory.
+        fits = json.dumps(wanted) == json.dumps(given) and all(
+            tensors.keys() == names
+            and all(tensor.layout == torch.strided and tensor.is_floating_point() for tensor in tensors.values())
+            and all(tensors[name].shape == (() if name == "step" else parameters[place].shape) for name in names)
+            for place, tensors in state["state"].items()
+        )
+        if not fits:
+            raise ValueError("the state is that of another optimiser")
+        self.optimizer.load_state_dict(state)
         self.last_epoch = steps - 1
         self.step()
 

@@ -97,7 +97,7 @@ def evaluate(
     model = model.with_evaluation(nested(overrides).get("evaluation", {}))
     trial = model.trial
     name = dataset or trial.dataset
-    size = model.images["image_size"] if cplearn.data.catalogue.is_resized(name) else None
+    size = model.images["image_size"] if cplearn.data.catalogue.entry(name).takes else None
     share = None if dataset else trial.test_share
     data = cplearn.data.load(name, data_root, size, test_share=share)
     training.check_evaluation(trial, data)

@@ -18,7 +18,7 @@ from runner.driver.options import SweepOptions
 from runner.machine.folders import cache_folder
 from sweeps.addresses import experiment_name, resolve
 from sweeps.loading import find, load
-from sweeps.program import code_state
+from sweeps.settings import code_state
 
 if TYPE_CHECKING:
     from reports.build import Report

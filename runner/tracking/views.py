@@ -17,7 +17,7 @@ from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 from cplearn.errors import InputError
 from sweeps.addresses import experiment_name
 from sweeps.record import LOSS, SWEEP, Tag, tag_is
-from sweeps.trials import ARM
+from sweeps.spec import ARM
 
 SHARED_VIEW = "mlflow.sharedViewState."
 

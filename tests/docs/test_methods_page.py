@@ -23,11 +23,13 @@ def example(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     module, test = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
     (tmp_path / "alignment.py").write_text(module)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    methods.own.cache_clear()
     names: dict[str, object] = {}
     exec(compile(test, "docs/own-method.md", "exec"), names)
     yield names
     sys.modules.pop("cplearn.methods.alignment")
     del methods.alignment
+    methods.own.cache_clear()
 
 
 def test_the_example_passes_its_test_and_those_of_every_method(example: dict, digits: Dataset) -> None:

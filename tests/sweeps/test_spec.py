@@ -256,7 +256,6 @@ def test_a_bad_arm_or_scale_is_one_sentence(tmp_path: Path, scale: str, text: st
         ("sweep: s\nseeds: [-1]\n", "greater than or equal to 0"),
         ("sweep: s\nsettings: {dataset: imagenet}\n", "unknown dataset 'imagenet'"),
         ("sweep: s\nseeds: 2000000\n", "at most 1,000,000"),
-        ("sweep: s\npacking: off\n", "packing is gone, every trial is trained by itself; delete the line"),
     ],
 )
 def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, message: str) -> None:

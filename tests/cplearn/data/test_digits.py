@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from cplearn import data
+from cplearn.data import Request
 from cplearn.data.digits import source
-from cplearn.data.source import Request
 from cplearn.errors import InputError
 
 

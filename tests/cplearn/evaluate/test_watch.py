@@ -9,19 +9,16 @@ import torch
 
 from cplearn import methods
 from cplearn.data import Dataset
+from cplearn.data.dataset import evenly_spaced
 from cplearn.evaluate.collapse import collapse
-from cplearn.evaluate.features import evenly_spaced, features
+from cplearn.evaluate.features import features
 from cplearn.evaluate.probe import knn
-from cplearn.evaluate.watch import MEASURES, watch
+from cplearn.evaluate.protocol import WATCHED, watch
 from cplearn.training import TrialTraining
-from sweeps.collapse import WATCHED
 from trials import assert_same_state, run, trial
 
+LOGGED = (*WATCHED, "knn_accuracy", "view_information")
 TRAINED = [name for name in methods.names() if methods.get(name).Settings.trains]
-
-
-def test_they_are_what_the_rules_of_collapse_look_at() -> None:
-    assert (*MEASURES, "view_information") == WATCHED
 
 
 def test_they_are_those_of_the_evaluation_on_the_same_images(digits: Dataset) -> None:
@@ -30,11 +27,11 @@ def test_they_are_those_of_the_evaluation_on_the_same_images(digits: Dataset) ->
     embeddings = model.embeddings(features(model, images))
     assert embeddings is not None
     expected = dict(collapse(embeddings, model.codes(embeddings), 32))
-    assert {name: logs[-1][f"train/{name}"] for name in MEASURES} == {
-        name: expected[f"collapse/{name}"] for name in MEASURES
+    assert {name: logs[-1][f"train/{name}"] for name in WATCHED} == {
+        name: expected[f"collapse/{name}"] for name in WATCHED
     }
     measured = dict(watch(model, digits.train, 128))
-    assert measured == {name: logs[-1][f"train/{name}"] for name in (*WATCHED, "knn_accuracy")}
+    assert measured == {name: logs[-1][f"train/{name}"] for name in LOGGED}
     assert -0.1 < measured["view_information"] < 3.5
     assert dict(watch(model, digits.train, 200)) != measured
 
@@ -66,7 +63,7 @@ def test_a_training_that_is_watched_is_the_same(digits: Dataset, name: str) -> N
     watched, logs = run(trial(small, evaluation={"watch_images": 40}), few)
     assert torch.equal(torch.get_rng_state(), before)
     alone, plain = run(trial(small, evaluation={"watch_images": 0}), few)
-    named = {f"train/{name}" for name in (*WATCHED, "knn_accuracy")}
+    named = {f"train/{name}" for name in LOGGED}
     assert all(len(named & epoch.keys()) >= 5 for epoch in logs)
     assert [{key: value for key, value in epoch.items() if key not in named} for epoch in logs] == plain
     assert_same_state(watched.state_dict(), alone.state_dict())

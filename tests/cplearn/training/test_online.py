@@ -13,7 +13,7 @@ from cplearn import streams
 from cplearn.config.trial import TrialSettings
 from cplearn.data import Dataset
 from cplearn.model import Model
-from cplearn.training.online import OnlineProbe
+from cplearn.training.loop import OnlineProbe
 from trials import assert_same_state, run, trial
 
 

@@ -131,7 +131,7 @@ def test_learning_rates_by_hand(options: dict[str, Any], expected: list[float]) 
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(expected)
-    schedule.resume(4)
+    schedule.restore(optimizer.state_dict(), 4)
     assert optimizer.param_groups[0]["lr"] == rates[4]
 
 
