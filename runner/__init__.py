@@ -5,6 +5,7 @@ Its rooms know little of each other: `planning` knows no Ray, `execution` alone 
 """
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,12 +22,20 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
 
 
-def sweep(name: str, *, quiet: bool = False, **options: Any) -> "SweepResult":
+def sweep(
+    name: str,
+    *,
+    dataset: str | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> "SweepResult":
     """Run a sweep as `cplearn sweep` does, from a notebook for instance; what has finished before is not run again.
 
-    `name` is that of a sweep or the path of its file. `options` are those of `runner.driver.options.SweepOptions`:
-    dataset, seeds, epochs, `settings` (dotted, of which a list makes an axis) and more. Unless `quiet`, sentences are
-    printed.
+    `name` is that of a sweep or the path of its file; `settings` are dotted settings, of which a list makes an axis.
+    Further `options` are those of `runner.driver.options.SweepOptions`. Unless `quiet`, sentences are printed.
 
     >>> result = sweep("beta", dataset="digits", seeds=3, settings={"method.codes": 512})  # doctest: +SKIP
     >>> result.table  # A DataFrame: a row for each point, a column for each metric. # doctest: +SKIP
@@ -40,6 +49,7 @@ def sweep(name: str, *, quiet: bool = False, **options: Any) -> "SweepResult":
     from runner.driver.result import SweepResult
     from runner.driver.run import SweepRun
 
-    run = SweepRun(SweepOptions(name, **options), Observer() if quiet else Printer())
+    asked = SweepOptions(name, dataset, seeds, epochs, settings or {}, **options)
+    run = SweepRun(asked, Observer() if quiet else Printer())
     run.run()
     return SweepResult(run.report(), run.failures, run.complete)

@@ -47,7 +47,8 @@ def draw(path: str | Path, count: int, generator: random.Random) -> list[Drawn]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How new numbers of a trial agree with the old: `bitwise`, else the metric that differs most, and by how much."""
+    """How new numbers of a trial agree with the old: `bitwise`, else the metric that differs most, and by how much: of
+    those that the table shows, or of all where these are equal."""
 
     compared: int
     bitwise: bool
@@ -62,8 +63,8 @@ class Agreement:
 
 
 def compare(old: Mapping[str, float], new: Mapping[str, float], shown: tuple[str, ...]) -> Agreement:
-    """Compare all metrics of a trial but times; the difference is that of those which its table shows, relative to the
-    larger of 1 and the old number. Raises UserError where they share none.
+    """Compare all metrics of a trial but times; a difference is relative to the larger of 1 and the old number. Raises
+    UserError where they share none.
 
     >>> compare({"probe/accuracy": 0.5, "time/wall_s": 1.0}, {"probe/accuracy": 0.75}, ("probe/accuracy",)).difference
     0.25
@@ -72,11 +73,12 @@ def compare(old: Mapping[str, float], new: Mapping[str, float], shown: tuple[str
     if not names:
         raise UserError("the run and the new training have no metric in common, so nothing can be compared")
     bitwise = all(old[name] == new[name] or (old[name] != old[name] and new[name] != new[name]) for name in names)
-    apart = [(_difference(old[name], new[name]), name) for name in names if name in shown]
-    difference, worst = max(apart, default=(0.0, ""))
-    if bitwise or not worst:
-        return Agreement(len(names), bitwise)
-    return Agreement(len(names), False, worst, old[worst], new[worst], difference)
+    if bitwise:
+        return Agreement(len(names), True)
+    # What the table shows comes first, else what differs most of all.
+    apart = {name: _difference(old[name], new[name]) for name in names}
+    worst = max(names, key=lambda name: (name in shown and apart[name] > 0, apart[name]))
+    return Agreement(len(names), False, worst, old[worst], new[worst], apart[worst])
 
 
 def _difference(old: float, new: float) -> float:

@@ -34,9 +34,9 @@ class Retrained:
     def __str__(self) -> str:
         shown, trial = self.agreement, self.trial
         machine = "the same kind of machine" if self.same_machine else "another kind of machine, or other libraries"
-        how = f"all {shown.compared} metrics equal bit for bit" if shown.bitwise else "not equal bit for bit"
-        if shown.metric:
-            how = f"{shown.metric} {shown.old:.6g} before, {shown.new:.6g} now, the largest difference that is shown"
+        how = f"all {shown.compared} metrics equal bit for bit"
+        if not shown.bitwise:
+            how = f"{shown.metric} {shown.old:.6g} before, {shown.new:.6g} now ({shown.difference:.2g} apart)"
         return f"{trial.where}, seed {trial.seed} (run {trial.run_id}): {how}, on {machine}"
 
 

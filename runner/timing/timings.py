@@ -219,7 +219,7 @@ def timed_kinds(
     jobs: Sequence[Job], hardware: Mapping[str, str], data_root: Path | None, seconds: float
 ) -> Iterator[tuple[TimingKey, Timing | str]]:
     """The key of each job with its timing, or with a clause that says why it has none."""
-    os.nice(10)  # Ray and the first workers start meanwhile.
+    os.nice(19)  # Ray and the first workers start meanwhile.
     torch.set_num_threads(int(hardware["threads"]))
     if hardware["device"] != "cpu":
         torch.cuda.set_per_process_memory_fraction(GPU_SHARE)

@@ -73,6 +73,8 @@ def test_numbers_agree_bit_for_bit_or_within_the_tolerance() -> None:
     assert not near.holds(True, 0.02)
     assert near.holds(False, 0.02)
     assert not near.holds(False, 0.01)
+    hidden = compare(old, {**old, "collapse/entropy_10": 5.5}, ("probe/accuracy",))
+    assert (hidden.metric, hidden.difference) == ("collapse/entropy_10", pytest.approx(0.1)), "no shown one differs"
     assert compare({"probe/accuracy": math.nan}, {"probe/accuracy": math.nan}, ("probe/accuracy",)).bitwise
     lost = compare({"probe/accuracy": 0.9}, {"probe/accuracy": math.nan}, ("probe/accuracy",))
     assert not lost.holds(False, 0.02)
