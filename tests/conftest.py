@@ -22,6 +22,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+torch.set_num_threads(1)  # For fixtures of a module, which are made before those of its tests.
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """As in a worker with one CPU; more threads than idle cores make small problems many times slower."""

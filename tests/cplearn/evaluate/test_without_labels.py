@@ -53,7 +53,8 @@ def test_without_labels_all_is_measured_that_needs_none(
 def test_training_is_the_same_with_and_without_labels(trained: TrialTraining, digits: Dataset, blind: Dataset) -> None:
     unseen, logs = run(trial(evaluation=ASKED), blind)
     _, seen = run(trial(evaluation=ASKED), digits)
-    assert all(epoch.pop("train/knn_accuracy") >= 0 for epoch in seen)
+    accuracies = [epoch.pop("train/knn_accuracy") for epoch in seen]
+    assert min(accuracies) > 0.1, accuracies
     assert logs == seen
     weights = zip(unseen.model.parameters(), trained.model.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in weights)
