@@ -237,13 +237,20 @@ def log_summary(
     """Add to a sweep's run the settings that its trials share, metrics of all of them and tags. MLflow changes no
     setting of a run: one that the run has already stays."""
     client: MlflowClient = Repeated(MlflowClient(uri), "the tracking store")
-    params = client.get_run(sweep_run).data.params
-    client.log_batch(
-        sweep_run,
-        [Metric(name, value, _now(), 0) for name, value in metrics.items()],
-        [Param(key, param_text(value)) for key, value in settings.items() if key not in params],
-        [RunTag(str(tag), text) for tag, text in tags.items()],
-    )
+
+    def write() -> None:
+        params = client.get_run(sweep_run).data.params
+        client.log_batch(
+            sweep_run,
+            [Metric(name, value, _now(), 0) for name, value in metrics.items()],
+            [Param(key, param_text(value)) for key, value in settings.items() if key not in params],
+            [RunTag(str(tag), text) for tag, text in tags.items()],
+        )
+
+    try:
+        write()
+    except MlflowException:  # Another driver of the sweep has ended too, and written the settings since they were read.
+        write()
 
 
 def _now() -> int:
