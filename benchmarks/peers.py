@@ -30,6 +30,7 @@ from runner.machine.environment import in_worker
 from sweeps.record import EVALUATION_SECONDS, TRAIN_SECONDS
 
 LARGE, HALF, SMALL, BEYOND = (Goal("at least", bound) for bound in (1.2, 2.0, 3.0, 3.0))
+PEERS = {"plain loop": plain.cplearn, "lightly": plain.lightly}
 EPOCHS = 2
 
 
@@ -74,8 +75,7 @@ def epochs(repeats: int, images: int) -> list[Pair]:
     rows = []
     for other, label, settings, dataset, goal in cases:
         trial = TrialSettings.read({**settings, "epochs": repeats + 1, "evaluation": {"watch_images": 0}})
-        theirs = plain.lightly if other == "lightly" else plain.cplearn
-        sides = {"this program": TrialTraining(trial, dataset).train_epoch, other: theirs(trial, dataset).epoch}
+        sides = {"this program": TrialTraining(trial, dataset).train_epoch, other: PEERS[other](trial, dataset).epoch}
         trained = len(dataset.train.images) // trial.batch_size * trial.batch_size
         spent: dict[str, list[float]] = {name: [] for name in sides}
         timed = {name: partial(_rate, call, trained, spent[name]) for name, call in sides.items()}

@@ -88,10 +88,14 @@ def test_a_terminal_that_writes_line_by_line_has_room() -> None:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> SafeConsole:
     """A terminal of 80 columns, where the live table and its lines go."""
-    shown = screen(width=80, NO_COLOR="1")
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0)
+    return use(screen(width=80, NO_COLOR="1"), monkeypatch)
+
+
+def use(shown: SafeConsole, monkeypatch: pytest.MonkeyPatch) -> SafeConsole:
+    """Let the live table and its lines go to this terminal."""
     monkeypatch.setattr(progress, "out", shown)
     monkeypatch.setattr(console.show, "__kwdefaults__", {"console": shown})
-    monkeypatch.setattr(progress, "LOOK_SECONDS", 0)
     return shown
 
 
@@ -124,9 +128,7 @@ def test_progress_prints_any_name_and_promises_no_seconds(plan: Plan, shown: Saf
 
 
 def test_lines_in_a_log_have_key_and_time(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = screen(TERM="dumb", NO_COLOR="1")
-    monkeypatch.setattr(progress, "out", log)
-    monkeypatch.setattr(console.show, "__kwdefaults__", {"console": log})
+    log = use(screen(TERM="dumb", NO_COLOR="1"), monkeypatch)
     job = plan.jobs[0]
     tally = Tally([job], 0, ProgressEstimate({}), lambda: 0)
     display = progress.Progress(tally)
